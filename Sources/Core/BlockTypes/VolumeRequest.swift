@@ -1,0 +1,51 @@
+/// Why a volume did not do what it was asked. Closed on purpose: every frontend must map each case.
+public enum VolumeError: Error, Hashable, Sendable {
+    /// The request is not inside the volume, or not a multiple of 512 bytes.
+    case outOfRange
+    /// The volume was attached read-only.
+    case readOnly
+    /// The pool has no room for new data; overwrites, trims and deletes still work.
+    case noSpace
+    /// Another client took the volume over; this attachment is dead for good.
+    case fenced
+    /// A majority of replicas stayed out of reach for longer than the volume's policy allows.
+    case replicasUnavailable
+    /// No replica holds a copy that matches its checksum.
+    case checksumMismatch
+    /// The volume was deleted.
+    case deleted
+    /// The volume is being closed.
+    case shuttingDown
+}
+
+/// What a frontend asks of a volume. Offsets and lengths are multiples of 512 bytes.
+public enum VolumeRequest: Sendable {
+    /// Returns the bytes of the run.
+    case read(start: ByteOffset, byteCount: Int)
+    /// Replaces bytes with those of `payloads`, one after the other. Answered when durable on a majority.
+    case write(start: ByteOffset, payloads: [Payload])
+    /// Forgets the run's whole blocks; its edges are zeroed. Reads as zeroes afterwards.
+    case trim(start: ByteOffset, length: ByteCount)
+    /// Makes the run read as zeroes.
+    case writeZeroes(start: ByteOffset, length: ByteCount)
+    /// Answered when every write answered before it is durable.
+    case flush
+}
+
+/// A run of what a read returns: bytes, or zeroes that were never stored.
+public enum ReadSegment: Sendable {
+    /// Stored bytes, checksum verified.
+    case data(Payload)
+    /// This many zero bytes.
+    case zeroes(Int)
+    /// Bytes in the run.
+    public var byteCount: Int {
+        switch self {
+        case .data(let payload): payload.byteCount
+        case .zeroes(let count): count
+        }
+    }
+}
+
+/// How a request ended. Only a read has segments; they add up to the bytes asked for.
+public typealias VolumeResult = Result<[ReadSegment], VolumeError>
