@@ -48,7 +48,8 @@ public struct RequestTag: Hashable, Sendable, CustomStringConvertible {
 public struct VolumeFence: Hashable, Sendable {
     /// The attachment whose requests are accepted.
     public var epoch: Epoch
-    /// The volume's size; nothing is written at or past it.
+    /// End of the volume's chunk address space: its size, rounded up to whole stripe groups when striped.
+    /// Chunk `i`, byte `b` lies at `i * 16 MiB + b`; nothing is written at or past the end.
     public var size: ByteCount
     /// Requests of `epoch`, on a volume of `size`.
     public init(epoch: Epoch, size: ByteCount) { (self.epoch, self.size) = (epoch, size) }
