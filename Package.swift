@@ -29,6 +29,7 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
     ]
 )
