@@ -30,6 +30,13 @@ let package = Package(
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
         room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
+        .target(
+            name: "StoreCrashModel", dependencies: ["ChunkStore"], path: "Tests/Support/StoreCrashModel",
+            swiftSettings: inTests),
+        .executableTarget(
+            name: "curve-crashfuzz", dependencies: ["StoreCrashModel"], path: "Tests/Tools/curve-crashfuzz",
+            swiftSettings: inTests),
+        tests("ChunkStoreTests", ["ChunkStore", "StoreCrashModel"]),
         tests("BlockTypesTests", ["BlockTypes"]),
     ]
 )
