@@ -391,6 +391,6 @@ extension ChunkStore {
         if checkpoint.tail > journal.tail { journal.isCarrying = false }
         journal.tail = checkpoint.tail
         for span in checkpoint.obsolete { freeOrDiscard(span) }
-        for copyset in checkpoint.finishedSyncs { effects.append(.syncFinished(copyset.id)) }
+        for copyset in checkpoint.finishedSyncs where !copyset.isSyncing { effects.append(.syncFinished(copyset.id)) }
     }
 }

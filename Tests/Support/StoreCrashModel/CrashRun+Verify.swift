@@ -117,6 +117,7 @@ extension CrashRun {
             verifyLog(number, state)
             if failure != nil { return }
             verifyVote(number, state)
+            model[number].told = Int(state.applied.rawValue)
             let contents = self.state(number, through: Int(state.applied.rawValue))
             for volume in 1...2 {
                 for (index, first) in [(UInt32(0), 0), (0, 500), (1, 0), (1, 500)] {
