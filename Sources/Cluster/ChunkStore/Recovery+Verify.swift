@@ -48,7 +48,7 @@ extension ChunkStore {
             }
             copyset.log.truncate(from: index)
             copyset.durable = min(copyset.durable, copyset.log.lastIndex)
-            journal.waiting.append(.record(copyset, .truncate(from: index), .freedAll(freed)))
+            journal.urgent.append(.record(copyset, .truncate(from: index), .freedAll(freed)))
         }
         superblock.identity.incarnation = Incarnation(superblock.identity.incarnation.rawValue + 1)
         superblock.sequence += 1
@@ -83,11 +83,11 @@ extension ChunkStore {
             return writeOpeningSuperblocks()
         }
         recovery.stage = .records
-        guard let id = copysetIDs.first, let copyset = copysetsByID[id], !journal.waiting.isEmpty else {
+        guard let id = copysetIDs.first, let copyset = copysetsByID[id], !journal.urgent.isEmpty else {
             return finishRecovery()
         }
         // The last record of the lot: what it follows is durable when it is.
-        journal.waiting.append(.record(copyset, .watermark, .recovered))
+        journal.urgent.append(.record(copyset, .watermark, .recovered))
         pumpJournal()
     }
     func finishRecovery() {

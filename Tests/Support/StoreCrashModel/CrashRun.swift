@@ -9,6 +9,8 @@ package final class CrashRun {
     package struct Options: Sendable {
         package var rules = StoreRules()
         package var steps = 220
+        /// The two others are always ahead: what is committed is often not on this device yet.
+        package var commitsAhead = false
         package init() {}
     }
     let options: Options
@@ -69,7 +71,7 @@ package final class CrashRun {
             model.append(ModelCopyset(id: CopysetID(UInt32(number))))
         }
     }
-    static func format(_ format: StoreFormat, _ disk: CrashDisk, _ random: inout SeededRandom) {
+    package static func format(_ format: StoreFormat, _ disk: CrashDisk, _ random: inout SeededRandom) {
         let formatter = StoreFormatter(format)
         formatter.start()
         var ended = false
@@ -204,7 +206,9 @@ package final class CrashRun {
     private func commit(_ number: Int) {
         let top = model[number].log.count
         // The two others may have what this one does not have on disk yet.
-        let reach = random.oneIn(3) ? top : max(model[number].committed, min(top, model[number].acknowledged))
+        let reach =
+            options.commitsAhead || random.oneIn(3)
+            ? top : max(model[number].committed, min(top, model[number].acknowledged))
         guard reach > model[number].committed || model[number].told < model[number].committed else { return }
         model[number].committed = max(
             model[number].committed,
@@ -355,13 +359,16 @@ package final class CrashRun {
             }
         }
         drain()
-        guard failure == nil else { return }
+        // A device that is too full for a copy waits for space, which never comes here.
+        guard failure == nil, !store.isTooFullForCopy else { return }
         if let problem = store.audit() { failure = "at the end: \(problem)" }
         for number in model.indices where model[number].isSyncing {
             failure = "copyset \(number) did not finish its copy: \(model[number].sync), \(store.diagnosis)"
         }
         for number in model.indices where applied(number) != model[number].log.count {
-            failure = "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count)"
+            failure =
+                failure
+                ?? "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count): \(store.diagnosis), \(model[number].sent.count) sent"
         }
         restartCleanly()
     }
