@@ -34,7 +34,7 @@ let package = Package(
             name: "StoreCrashModel", dependencies: ["ChunkStore"], path: "Tests/Support/StoreCrashModel",
             swiftSettings: inTests),
         .executableTarget(
-            name: "curve-crashfuzz", dependencies: ["StoreCrashModel"], path: "Tests/Tools/curve-crashfuzz",
+            name: "curve-crashfuzz", dependencies: ["ChunkStore", "StoreCrashModel"], path: "Tests/Tools/curve-crashfuzz",
             swiftSettings: inTests),
         tests("ChunkStoreTests", ["ChunkStore", "StoreCrashModel"]),
         tests("BlockTypesTests", ["BlockTypes"]),

@@ -2,7 +2,7 @@ import BlockTypes
 
 /// Head of a journal block: one block per commit batch, a multiple of the sector long.
 ///
-/// Byte by byte in Format.md. The chain through `previousChecksum` ends recovery's scan at the first gap.
+/// Byte by byte in the README. The chain through `previousChecksum` ends recovery's scan at the first gap.
 struct JournalHeader: Equatable {
     var incarnation: UInt32
     /// Distance from the journal's first byte ever; never wraps.

@@ -134,6 +134,8 @@ package final class CrashRun {
                 ModelEntry(term: model[number].term, change: randomChange(number)))
         }
         send(number)
+        // The others may be so fast that the commit comes before this device has begun.
+        if options.commitsAhead || random.oneIn(10) { commit(number) }
     }
     private func randomChange(_ number: Int) -> ModelChange {
         let volume = VolumeID(UInt64(1 + Int.random(in: 0..<2, using: &random)))
