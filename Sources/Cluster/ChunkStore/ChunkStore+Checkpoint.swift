@@ -87,20 +87,18 @@ extension ChunkStore {
     /// Entries that stay unapplied for long (a lost quorum) would stop the ring for everybody: their records
     /// are written again in front.
     func carryForward(olderThan old: UInt64) {
-        var items: [JournalItem] = []
+        guard journal.carried.isEmpty else { return }
         for id in copysetIDs {
             guard let copyset = copysetsByID[id], copyset.stalled.isEmpty else { continue }
             var index = copyset.applied.next
             while copyset.log.contains(index) {
                 let slot = copyset.log[index]
                 if slot.isStable && slot.lsn < old {
-                    items.append(.entry(copyset, index, serial: slot.serial))
+                    journal.carried.append(.entry(copyset, index, serial: slot.serial))
                 }
                 index = index.next
             }
         }
-        journal.waiting.prepend(items)
-        journal.carriedWaiting += items.count
     }
 
     // MARK: Capture

@@ -88,8 +88,8 @@ struct JournalState {
     var nextBatch: UInt64 = 1
     var flushThrough: UInt64?
     var lastWatermarks = Duration.zero
-    /// How many of the first waiting items are records carried forward because the ring is full.
-    var carriedWaiting = 0
+    /// Entries whose records are written again because the old ones hold the tail.
+    var carried = Fifo<JournalItem>()
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()
     /// Entries whose payload write failed, by serial: their old record holds back `durableLSN`.
@@ -110,29 +110,33 @@ extension ChunkStore {
             guard let batch = journal.open, !batch.records.isEmpty else { return }
             guard journal.inFlight.isEmpty || journal.inFlight.count < JournalState.inFlightMax && isBlocked
             else { return }
-            guard closeBatch(batch) else { return }
+            if closeBatch(batch) { continue }
+            // What was carried forward meanwhile goes along and opens the room left for it.
+            guard !journal.carried.isEmpty, !batch.mayUseCarryRoom else { return }
+            batch.mayUseCarryRoom = true
         }
     }
 
     /// - Returns: true when the batch can take no more.
     private func fillOpenBatch() -> Bool {
-        while let item = journal.urgent.first {
+        while let item = journal.urgent.first ?? journal.carried.first {
             let batch = openBatch()
             guard batch.page.position + JournalRecord.byteCountMax <= layout.journalBlockBytesMax else {
                 return true
             }
-            journal.urgent.dropFirst(1)
+            if journal.urgent.popFirst() == nil {
+                journal.carried.dropFirst(1)
+                batch.mayUseCarryRoom = true
+            }
             encode(item, into: batch)
         }
         while let item = journal.waiting.first {
             let batch = openBatch()
+            // Its room is for what moves the tail.
+            if batch.mayUseCarryRoom { return true }
             let room = layout.journalBlockBytesMax - JournalRecord.byteCountMax
             if batch.isFull || batch.page.position + JournalRecord.byteCountMax > room { return true }
             journal.waiting.dropFirst(1)
-            if journal.carriedWaiting > 0 {
-                journal.carriedWaiting -= 1
-                batch.mayUseCarryRoom = true
-            }
             encode(item, into: batch)
         }
         return journal.open?.isFull ?? false
@@ -201,7 +205,7 @@ extension ChunkStore {
         let offset = lsn % layout.journalBytes
         if offset + UInt64(byteCount) > layout.journalBytes { lsn += layout.journalBytes - offset }
         let used = lsn + UInt64(byteCount) - journal.tail
-        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull(batch) }
+        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull() }
         guard used <= journalLimitBytes(batch) else { return false }
         journal.open = nil
         batch.lsn = lsn
@@ -239,13 +243,11 @@ extension ChunkStore {
         return layout.journalBytes - kept
     }
     /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
-    private func ringIsFull(_ batch: Batch) {
+    private func ringIsFull() {
         let needed = neededTail()
         if needed > journal.tail {
             wantsCheckpoint = true
-        } else if journal.carriedWaiting == 0 && journal.inFlight.isEmpty {
-            // It goes first: what is carried comes behind it.
-            batch.mayUseCarryRoom = true
+        } else if journal.carried.isEmpty && journal.inFlight.isEmpty {
             carryForward(olderThan: min(journal.head, needed + layout.journalBytes / 4))
         }
     }

@@ -37,7 +37,8 @@ extension ChunkStore {
                 // Not torn by a crash: it was durable, and may have been acknowledged (rule R4).
                 let floor = max(copyset.voteFloor, copyset.log.last)
                 copyset.isFaulty = true
-                restart(copyset, base: copyset.log.base, voteFloor: floor, volumes: [], announce: false)
+                let base = LogPosition(term: copyset.appliedTerm, index: copyset.applied)
+                restart(copyset, base: base, voteFloor: floor, volumes: [], announce: false)
                 continue
             }
             var freed: [Span] = []

@@ -31,6 +31,8 @@ package final class CrashRun {
     var expectations: [UInt64: Expectation] = [:]
     var effects: [StoreEffect] = []
     var now = Duration.zero
+    let hasFaults: Bool
+    let journalBytes: UInt64
     var isOpen = false
     var isClosed = false
     var failure: String?
@@ -48,6 +50,8 @@ package final class CrashRun {
         self.options = options
         random = SeededRandom(seed: seed)
         let journal = UInt64([64, 96, 128].randomElement(using: &random) ?? 64) << 10
+        journalBytes = journal
+        hasFaults = random.oneIn(4)
         let size = UInt64([2816, 3072, 3584].randomElement(using: &random) ?? 3072) << 10
         let geometry = DiskGeometry(
             size: ByteCount(bytes: size), sectorBytes: random.oneIn(2) ? 512 : 4096,
@@ -124,9 +128,28 @@ package final class CrashRun {
         case 77..<80: drain()
         case 80: if random.oneIn(2) { beginSync(number) }
         case 81..<90: stepSync(number)
+        case 90: if hasFaults { changeFaults() }
         default: break
         }
         pump(Int.random(in: 0..<8, using: &random))
+    }
+    /// Some places that fail for good, or a file system below that has no room for a while.
+    private func changeFaults() {
+        let geometry = disk.geometry
+        let end = geometry.size.bytes / 4096
+        let roots = ChunkStore.probeOffsets(for: geometry).map { $0.bytes / 4096 }
+        guard disk.failing.isEmpty || random.oneIn(2) else { return disk.failing = [:] }
+        let first = 257 + journalBytes / 4096
+        if random.oneIn(2) {
+            for block in first..<end where !roots.contains(block) && random.oneIn(2) {
+                disk.failing[block] = .full
+            }
+        } else {
+            let start = UInt64.random(in: first..<end, using: &random)
+            for block in start..<min(end, start + 6) where !roots.contains(block) {
+                disk.failing[block] = .io(errno: 5)
+            }
+        }
     }
     private func propose(_ number: Int) {
         for _ in 0..<Int.random(in: 1...6, using: &random) {
@@ -304,6 +327,8 @@ package final class CrashRun {
         open()
     }
     private func restartCleanly() {
+        disk.failing = [:]
+        store.tick(now: now)
         store.close()
         isOpen = false
         drain()
@@ -338,6 +363,7 @@ package final class CrashRun {
         if failure == nil { verify() }
     }
     private func finish() {
+        disk.failing = [:]
         for number in model.indices {
             send(number)
             model[number].committed = model[number].log.count
