@@ -30,5 +30,6 @@ let package = Package(
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("TidyTests", []),
     ]
 )
