@@ -5,9 +5,11 @@ import BlockTypes
 /// The owner lends each piece with ``received(_:)`` and then calls ``next()`` until it returns `nil`. Before a
 /// piece is received it may ask for ``receiveWindow()``, so that a large payload lands where it will stay.
 public struct FrameDecoder {
-    /// What the peer may send. Change it once the peer has said who it is.
-    public var accepted: FrameKindSet
     private let pool: BufferPool
+    private var accepted: FrameKindSet
+    /// During the handshake: what came after the hello. It is read once ``accept(_:)`` says by which rules.
+    private var held: [UInt8] = []
+    private var isHandshake: Bool
     /// Header and body of the frame that is arriving, as far as they have come. Grows with what has arrived,
     /// never with what a header announces.
     private var head: [UInt8] = []
@@ -23,13 +25,27 @@ public struct FrameDecoder {
     /// Above this, the memory of a long body is given back once its frame is complete.
     private static let headBytesKept = 64 << 10
 
-    /// A decoder at the start of a stream; payload memory comes from `pool`.
+    /// A decoder at the start of a stream that may hold frames of `accepted`; payload memory comes from `pool`.
     public init(pool: BufferPool, accepted: FrameKindSet = .all) {
-        (self.pool, self.accepted) = (pool, accepted)
+        (self.pool, self.accepted, isHandshake) = (pool, accepted, false)
+    }
+    /// A decoder that gives out a hello, and nothing after it until ``accept(_:)``.
+    public static func awaitingHello(pool: BufferPool) -> FrameDecoder {
+        var decoder = FrameDecoder(pool: pool, accepted: .handshake)
+        decoder.isHandshake = true
+        return decoder
+    }
+
+    /// Ends the handshake: from here on the peer may send `kinds`.
+    public mutating func accept(_ kinds: FrameKindSet) {
+        (accepted, isHandshake) = (kinds, false)
+        let bytes = held
+        held = []
+        unsafe bytes.withUnsafeBytes { unsafe received($0) }
     }
 
     /// True when the stream may end here: every frame that has begun is complete.
-    public var isBetweenFrames: Bool { head.isEmpty && payload == nil }
+    public var isBetweenFrames: Bool { head.isEmpty && payload == nil && held.isEmpty }
 
     /// Memory for the rest of the payload that is arriving, or `nil`.
     ///
@@ -47,6 +63,10 @@ public struct FrameDecoder {
         do throws(WireError) {
             var taken = 0
             while taken < bytes.count {
+                if isHandshake, !ready.isEmpty || !held.isEmpty {
+                    // At most what one receive brings: the owner looks at the hello before it reads on.
+                    return unsafe held.append(contentsOf: UnsafeRawBufferPointer(rebasing: bytes[taken...]))
+                }
                 taken += unsafe try take(UnsafeRawBufferPointer(rebasing: bytes[taken...]))
             }
         } catch {
