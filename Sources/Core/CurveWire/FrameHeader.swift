@@ -114,8 +114,9 @@ extension FrameKind {
     var bodyBytesMax: Int {
         switch self {
         case .hello, .helloRefused: WireLimits.helloBodyBytesMax
-        case .control, .controlReply, .syncOffer: WireLimits.longBodyBytesMax
-        case .write, .reply, .append, .beats, .beatReplies, .syncPiece, .fetched: WireLimits.bodyBytesMax
+        case .controlReply, .syncOffer: WireLimits.longBodyBytesMax
+        case .control, .write, .reply, .append, .beats, .beatReplies, .syncPiece, .fetched:
+            WireLimits.bodyBytesMax
         case .read, .trim, .zero, .fence, .appendReply, .heartbeat, .heartbeatReply, .voteRequest, .voteReply,
             .timeoutNow, .syncPull, .syncRefused, .fetch:
             0
@@ -143,6 +144,12 @@ public struct FrameKindSet: Sendable {
     }
     /// True when `kind` is one of them.
     public func contains(_ kind: FrameKind) -> Bool { bits >> UInt64(kind.rawValue) & 1 == 1 }
+
+    /// The kinds in both.
+    public func intersection(_ other: FrameKindSet) -> FrameKindSet { FrameKindSet(bits: bits & other.bits) }
+    /// The kinds in either.
+    public func union(_ other: FrameKindSet) -> FrameKindSet { FrameKindSet(bits: bits | other.bits) }
+    private init(bits: UInt64) { self.bits = bits }
 
     /// Every kind.
     public static let all = FrameKindSet(FrameKind.allCases)

@@ -53,6 +53,7 @@ public final class FramedLink {
     private var phase = Phase.handshake
     private let connection: any Connection
     private let environment: any Environment
+    private let served: FrameKindSet
     private let check: (Hello) -> String?
     private var decoder: FrameDecoder
     private var handshakeTimer: TimerID?
@@ -62,12 +63,16 @@ public final class FramedLink {
     private var resumeTimer: TimerID?
 
     /// Takes over `connection` and sends `mine`.
-    /// - Parameter check: judges the peer's hello; what it returns is the reason to refuse, told to the peer.
+    /// - Parameters:
+    ///   - served: what the owner can handle at all; a peer that sends anything else is cut off.
+    ///   - check: judges the peer's hello; what it returns is the reason to refuse, told to the peer.
     public init(
         connection: any Connection, environment: any Environment, pool: BufferPool, mine: Hello,
-        check: @escaping (Hello) -> String?
+        serving served: FrameKindSet = .all, check: @escaping (Hello) -> String?
     ) {
-        (self.connection, self.environment, self.check) = (connection, environment, check)
+        (self.connection, self.environment, self.served, self.check) = (
+            connection, environment, served, check
+        )
         decoder = .awaitingHello(pool: pool)
         handshakeTimer = environment.after(Self.handshakeTimeout) { [weak self] in
             guard let self, self.phase == .handshake else { return }
@@ -76,6 +81,13 @@ public final class FramedLink {
         }
         connection.handler = self
         send(.hello(mine))
+    }
+
+    /// Tells a peer why there is no place for it, and closes the connection.
+    public static func refuse(_ connection: any Connection, reason: String) {
+        connection.handler = DeafHandler()
+        connection.send([.bytes(FrameEncoder.encode(.helloRefused(reason: reason)).head)])
+        connection.close()
     }
 
     /// Who is at the other end, for the log.
@@ -166,7 +178,7 @@ public final class FramedLink {
         }
         if let handshakeTimer { environment.cancel(handshakeTimer) }
         handshakeTimer = nil
-        decoder.accept(.sent(by: hello.role))
+        decoder.accept(served.union(.handshake).intersection(.sent(by: hello.role)))
         (phase, peerHello) = (.open, hello)
         onReady?(hello)
     }
@@ -201,4 +213,12 @@ extension FramedLink: ConnectionHandler {
         (self.onReady, self.onFrame, self.onClosed, self.onDrained) = (nil, nil, nil, nil)
         onClosed?(why)
     }
+}
+
+/// Listens to nobody: the connection is closing.
+private final class DeafHandler: ConnectionHandler {
+    @unsafe func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { nil }
+    @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {}
+    func connectionDrained() {}
+    func connectionClosed(_ reason: NetworkError) {}
 }
