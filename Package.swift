@@ -34,7 +34,10 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
-        room("ControlMessages", in: "Core", [protobuf], exclude: ["control.proto"]),
+        room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
+        room(
+            "ControlMessages", in: "Core",
+            ["BlockTypes", "CurveWire", "Environment", "FramedLink", protobuf], exclude: ["control.proto"]),
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("TidyTests", []),
     ]
