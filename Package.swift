@@ -10,10 +10,12 @@ let strict: [SwiftSetting] = [
 ]
 let inTests: [SwiftSetting] = [.treatAllWarnings(as: .error), .enableUpcomingFeature("ExistentialAny")]
 
-func room(_ name: String, in wing: String, _ dependencies: [Target.Dependency] = []) -> Target {
+func room(
+    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
     .target(
-        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)", exclude: ["README.md"],
-        swiftSettings: strict)
+        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)",
+        exclude: ["README.md"] + exclude, swiftSettings: strict)
 }
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: inTests)
@@ -22,13 +24,17 @@ func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
 
+let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+
 let package = Package(
     name: "curve",
+    dependencies: [.package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0")],
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("ControlMessages", in: "Core", [protobuf], exclude: ["control.proto"]),
         tests("BlockTypesTests", ["BlockTypes"]),
     ]
 )
