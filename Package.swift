@@ -35,6 +35,8 @@ let package = Package(
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
         room("ControlMessages", in: "Core", [protobuf], exclude: ["control.proto"]),
+        room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("VolumeCoreTests", ["VolumeCore"]),
     ]
 )
