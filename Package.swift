@@ -29,6 +29,8 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
+        room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         tests("BlockTypesTests", ["BlockTypes"]),
     ]
 )
