@@ -18,6 +18,9 @@ func room(_ name: String, in wing: String, _ dependencies: [Target.Dependency] =
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: inTests)
 }
+func testSupport(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
+}
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
@@ -31,6 +34,9 @@ let package = Package(
         room("Environment", in: "Core", ["BlockTypes"]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
+        testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
+        tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
     ]
 )
