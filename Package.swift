@@ -29,6 +29,8 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
     ]
 )
