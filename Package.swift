@@ -29,6 +29,8 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("RaftTests", ["Raft", "BlockTypes", "CurveWire"]),
     ]
 )
