@@ -29,6 +29,11 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        .target(
+            name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
+            linkerSettings: [.linkedLibrary("uring")]),
+        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
     ]
 )
