@@ -4,7 +4,8 @@ import PackageDescription
 // The floor plan, bottom to top. A room may use the rooms above its line, never those below.
 
 let strict: [SwiftSetting] = [
-    .strictMemorySafety(), .treatAllWarnings(as: .error), .treatWarning("DeprecatedDeclaration", as: .warning),
+    .strictMemorySafety(), .treatAllWarnings(as: .error),
+    .treatWarning("DeprecatedDeclaration", as: .warning),
     .enableExperimentalFeature("Lifetimes"), .enableUpcomingFeature("ExistentialAny"),
 ]
 /// Programs that only talk to people and start processes: no memory of their own to be unsafe with.
@@ -18,7 +19,8 @@ func room(
     _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
 ) -> Target {
     .target(
-        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)", exclude: ["README.md"] + exclude,
+        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)",
+        exclude: ["README.md"] + exclude,
         swiftSettings: strict)
 }
 func toolRoom(_ name: String, in wing: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -61,15 +63,26 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        .target(
+            name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
+            linkerSettings: [.linkedLibrary("uring")]),
+        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
+        room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
         room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
         room(
             "ControlMessages", in: "Core",
             ["BlockTypes", "CurveWire", "Environment", "FramedLink", protobuf], exclude: ["control.proto"]),
+        toolRoom(
+            "ToolSupport", in: "Core",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "Reactor", arguments]),
         room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
+        room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
+        tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
         tests("VolumeCoreTests", ["VolumeCore"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),

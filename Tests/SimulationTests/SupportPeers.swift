@@ -14,7 +14,9 @@ final class Collector: ConnectionHandler {
 
     func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { window?.bytes }
     func connectionReceived(_ received: UnsafeRawBufferPointer) {
-        if let window { precondition(window.bytes.baseAddress == UnsafeMutableRawPointer(mutating: received.baseAddress)) }
+        if let window {
+            precondition(window.bytes.baseAddress == UnsafeMutableRawPointer(mutating: received.baseAddress))
+        }
         deliveries += 1
         bytes.append(contentsOf: received)
         onBytes?(self)

@@ -122,7 +122,9 @@ final class Chatterer {
         case 0: disk.submit(.flush(DiskToken(rawValue: token)))
         case 1:
             disk.submit(
-                .read(DiskToken(rawValue: token), at: at, into: Payload(BlockBuffer(byteCount: 512), byteCount: 512)))
+                .read(
+                    DiskToken(rawValue: token), at: at,
+                    into: Payload(BlockBuffer(byteCount: 512), byteCount: 512)))
         default:
             disk.submit(
                 .write(
