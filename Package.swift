@@ -20,6 +20,9 @@ func room(
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: inTests)
 }
+func support(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
+}
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
@@ -38,6 +41,12 @@ let package = Package(
         room(
             "ControlMessages", in: "Core",
             ["BlockTypes", "CurveWire", "Environment", "FramedLink", protobuf], exclude: ["control.proto"]),
+        support("MemoryEnvironment", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
+        tests("FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests(
+            "ControlMessagesTests",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
     ]
 )
