@@ -47,6 +47,9 @@ public struct FrameDecoder {
     /// True when the stream may end here: every frame that has begun is complete.
     public var isBetweenFrames: Bool { head.isEmpty && payload == nil && held.isEmpty }
 
+    /// Memory held for the header and body of the frame that is arriving.
+    var headCapacityBytes: Int { head.capacity }
+
     /// Memory for the rest of the payload that is arriving, or `nil`.
     ///
     /// Valid until the next ``received(_:)``, and as long as the decoder lives.
