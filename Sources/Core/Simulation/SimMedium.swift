@@ -118,7 +118,8 @@ struct SimMedium {
             case 1: replace(page, with: nil, isUnsynced: hasVolatileCache)
             default:
                 replace(
-                    page, with: Page(repeating: UInt8(truncatingIfNeeded: random.next()), count: Self.pageBytes),
+                    page,
+                    with: Page(repeating: UInt8(truncatingIfNeeded: random.next()), count: Self.pageBytes),
                     isUnsynced: hasVolatileCache)
             }
         }
