@@ -69,7 +69,7 @@ import Testing
                         size: ByteCount(bytes: 1 << 20), sectorBytes: 512, hasVolatileCache: true)))
         }
         var nodes = (0..<3).map { Chatterer(world.startHost(on: "m\($0)"), disks[$0], $0) }
-        for _ in 0..<15 {
+        for _ in 0..<10 {
             world.run(for: .milliseconds(Int.random(in: 1...300, using: &random)))
             let victim = Int.random(in: 0..<3, using: &random)
             switch random.next() % 5 {
@@ -94,7 +94,9 @@ final class Chatterer {
     init(_ host: SimHost, _ disk: SimDisk, _ index: Int) {
         (self.host, self.disk) = (host, disk)
         disk.attach(to: host)
-        disk.completed = { [unowned self] _, _ in self.write() }
+        disk.completed = { [unowned self, host] _, _ in
+            host.after(.milliseconds(3)) { self.write() }
+        }
         _ = try? host.listen(on: .tcp(host: "m\(index)", port: 1)) { connection in
             let collector = Collector()
             collector.onBytes = { [unowned connection] in
@@ -112,7 +114,7 @@ final class Chatterer {
         write()
     }
     private func say(_ connection: any Connection) {
-        connection.send([.bytes(pattern(Int(host.random() % 2000)))])
+        connection.send([.bytes(pattern(Int(host.random() % 500)))])
         host.after(.milliseconds(Int(host.random() % 20))) { self.say(connection) }
     }
     private func write() {
