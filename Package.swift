@@ -31,6 +31,8 @@ let package = Package(
         room("Environment", in: "Core", ["BlockTypes"]),
         room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        .target(name: "Checkers", path: "Tests/Support/Checkers", swiftSettings: inTests),
+        tests("CheckersTests", ["Checkers"]),
         tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
     ]
 )
