@@ -1,0 +1,6 @@
+import BlockTypes
+import Testing
+
+@testable import VolumeCore
+
+@Suite struct StripeMapTests {}
