@@ -78,9 +78,9 @@ public enum WireLimits {
     public static let frameVersion: UInt8 = 1
     /// Bytes of the header.
     public static let headerBytes = 64
-    /// Body of most kinds: the longest list of heartbeats.
+    /// Body of most kinds: the longest list of heartbeats; a control request that reports 20,000 copysets.
     public static let bodyBytesMax = 1 << 20
-    /// Protobuf bodies (a status of many servers), and a sync offer: 544 bytes for each of 30,000 volumes.
+    /// A control reply (the status of many servers), and a sync offer: 544 bytes for each of 30,000 volumes.
     public static let longBodyBytesMax = 16 << 20
     /// Before a peer has said who it is, it can make us hold this much.
     public static let helloBodyBytesMax = 4 << 10
