@@ -20,6 +20,9 @@ func room(
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: inTests)
 }
+func support(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
+}
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
@@ -34,9 +37,34 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
-        room("ControlMessages", in: "Core", [protobuf], exclude: ["control.proto"]),
+        room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
+        room(
+            "ControlMessages", in: "Core",
+            ["BlockTypes", "CurveWire", "Environment", "FramedLink", protobuf], exclude: ["control.proto"]),
+        .target(
+            name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
+            linkerSettings: [.linkedLibrary("uring")]),
+        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
         room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
+        room(
+            "CurveClient", in: "ClientLib",
+            [
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Reactor", "VolumeCore",
+            ]),
+        support("MemoryEnvironment", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
-        tests("VolumeCoreTests", ["VolumeCore"]),
+        tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
+        tests("FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests(
+            "ControlMessagesTests",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
+        tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
+        tests(
+            "CurveClientTests",
+            [
+                "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
+                "MemoryEnvironment", "VolumeCore",
+            ]),
     ]
 )
