@@ -29,11 +29,13 @@ let package = Package(
     name: "curve",
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
+        system("CNetlink", "libnl-genl-3.0", "libnl-genl-3-dev"),
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
+        room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
