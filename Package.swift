@@ -21,6 +21,10 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 func testSupport(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
 }
+func testProgram(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(
+        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", swiftSettings: inTests)
+}
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
@@ -33,10 +37,16 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        .target(
+            name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
+            linkerSettings: [.linkedLibrary("uring")]),
+        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testProgram(
+            "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
