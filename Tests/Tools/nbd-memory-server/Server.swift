@@ -9,8 +9,8 @@ import TestVolumes
 /// `nbd-memory-server serve|map|daemon|unmap|list`: our NBD rooms over a volume without a cluster, for other
 /// people's clients and the kernel to judge.
 ///
-///     serve --listen unix:PATH|HOST:PORT [--size BYTES] [--export NAME] [--read-only] [--file PATH]
-///           [--delay-ms N]
+///     serve --listen unix:PATH|HOST:PORT [--size BYTES] [--export NAME | --exports A,B] [--read-only]
+///           [--file PATH] [--delay-ms N]
 ///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N]
 ///     unmap N [--force]
 ///     list
@@ -49,22 +49,25 @@ import TestVolumes
         exit(1)
     }
     static func makeServer(_ reactor: Reactor, _ options: Options) throws -> NBDServer {
+        let server = NBDServer(environment: reactor)
+        let names = options["exports"]?.split(separator: ",").map(String.init) ?? [options["export"] ?? ""]
+        for name in names {
+            let volume = makeVolume(reactor, options)
+            try server.add(NBDExport(name: name, description: "test volume", volume: volume))
+        }
+        return server
+    }
+    static func makeVolume(_ reactor: Reactor, _ options: Options) -> any BlockVolume {
         let size = ByteCount(bytes: UInt64(options["size"] ?? "") ?? 1 << 30)
-        let volume: any BlockVolume
         if let path = options["file"] {
             guard let file = FileVolume(environment: reactor, path: path, size: size) else {
                 fail("cannot open \(path)")
             }
-            volume = file
-        } else {
-            let memory = MemoryVolume(
-                environment: reactor, size: size, isReadOnly: options["read-only"] != nil)
-            memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
-            volume = memory
+            return file
         }
-        let server = NBDServer(environment: reactor)
-        try server.add(NBDExport(name: options["export"] ?? "", description: "test volume", volume: volume))
-        return server
+        let memory = MemoryVolume(environment: reactor, size: size, isReadOnly: options["read-only"] != nil)
+        memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
+        return memory
     }
     static func serve(_ options: Options) throws {
         let reactor = try Reactor()
