@@ -29,6 +29,8 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("MetadataCore", in: "Cluster", ["BlockTypes"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("MetadataCoreTests", ["MetadataCore", "BlockTypes"]),
     ]
 )
