@@ -3,7 +3,9 @@ import Environment
 
 /// One end of a stream in memory.
 public final class MemoryConnection: Connection {
+    /// The owner; set it before the world runs on.
     public var handler: (any ConnectionHandler)?
+    /// The other end's name.
     public let peer: String
     /// Bytes sent that the other end has not received.
     public var queuedSendBytes: Int { queue.count - queueTaken }
@@ -42,6 +44,7 @@ public final class MemoryConnection: Connection {
         other?.pump()
     }
 
+    /// Queues the pieces.
     public func send(_ pieces: [SendPiece]) {
         guard !isClosing, !isClosed else { return }
         for piece in pieces {
@@ -53,11 +56,14 @@ public final class MemoryConnection: Connection {
         if queuedSendBytes > sendQueueBytesSoftMax { wasFull = true }
         pump()
     }
+    /// Lets bytes wait.
     public func pauseReceiving() { isPaused = true }
+    /// Lets bytes flow.
     public func resumeReceiving() {
         isPaused = false
         other?.pump()
     }
+    /// Delivers what is queued, then closes both ends.
     public func close() {
         guard !isClosing, !isClosed else { return }
         isClosing = true

@@ -101,14 +101,20 @@ public final class MemoryEnvironment: Environment {
     private let world: MemoryWorld
     init(_ name: String, _ world: MemoryWorld) { (self.name, self.world) = (name, world) }
 
+    /// The world's time.
     public var now: Duration { world.now }
+    /// Wall time: a fixed date plus the time since the start.
     public var secondsSince1970: UInt64 { 1_800_000_000 + UInt64(world.now.components.seconds) }
+    /// Chance by the world's seed.
     public func random() -> UInt64 { world.random.next() }
+    /// Runs `action` when the world gets there.
     @discardableResult public func after(_ delay: Duration, _ action: @escaping () -> Void) -> TimerID {
         TimerID(rawValue: world.schedule(delay, action))
     }
+    /// Forgets a timer.
     public func cancel(_ timer: TimerID) { world.cancel(timer.rawValue) }
 
+    /// Accepts connections made in this world.
     public func listen(
         on address: SocketAddress, accepted: @escaping (any Connection) -> Void
     ) throws(NetworkError) -> any Listener {
@@ -120,6 +126,7 @@ public final class MemoryEnvironment: Environment {
         return listener
     }
 
+    /// Connects in this world; refused where nobody listens.
     public func connect(
         to address: SocketAddress, timeout: Duration,
         completed: @escaping (Result<any Connection, NetworkError>) -> Void
@@ -138,6 +145,7 @@ public final class MemoryEnvironment: Environment {
             near.start()
         }
     }
+    /// Adds to the world's log.
     public func log(_ level: LogLevel, _ message: @autoclosure () -> String) {
         world.note("\(level) \(name): \(message())")
     }
