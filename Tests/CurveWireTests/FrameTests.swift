@@ -150,6 +150,39 @@ import Testing
         #expect(error(of: header(.write), accepted: .handshake) == .notAllowed(.write))
     }
 
+    @Test("a client's write fits a log entry, or is refused before its payload is read")
+    func writeLength() {
+        let most = LogEntry.payloadBytesMax / Geometry.blockBytes
+        for blocks in [most, most + 1] {
+            let stream = header(.write) {
+                ($0.b, $0.d) = (1, UInt32(blocks) << 16)
+                ($0.bodyBytes, $0.payloadBytes) = (4 * blocks, 4096 * blocks)
+            }
+            let refused = WireError.payloadTooLong(
+                .write, bytes: 4096 * blocks, bytesMax: LogEntry.payloadBytesMax)
+            #expect(error(of: stream) == (blocks > most ? refused : nil))
+        }
+    }
+
+    @Test("an offer holds many busy volumes and very many deleted ones, and says when it is too long")
+    func offers() throws {
+        let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30))
+        let busy = try #require(
+            VolumeRecord(
+                fence: fence, isDeleted: false, highestSequence: 1 << 20,
+                window: Array(repeating: .max, count: VolumeRecord.windowWords)))
+        var gone = busy
+        gone.delete()
+        func bytes(_ volumes: [(VolumeID, VolumeRecord)]) -> Int {
+            let offer = Frame.syncOffer(CopysetID(1), term: Term(1), base: .zero, volumes: volumes)
+            return FrameEncoder.encode(offer).head.count - 64
+        }
+        #expect(bytes([(VolumeID(1), busy)]) * 30_000 <= WireLimits.longBodyBytesMax)
+        #expect(bytes([(VolumeID(1), gone)]) * 400_000 <= WireLimits.longBodyBytesMax)
+        #expect(FrameEncoder.fitsOffer([(VolumeID(1), busy)]))
+        #expect(!FrameEncoder.fitsOffer((0..<31_000).map { (VolumeID($0), busy) }))
+    }
+
     @Test("numbers that would overflow later are refused at the door")
     func counters() {
         let run: UInt32 = 1 << 16

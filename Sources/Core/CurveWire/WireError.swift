@@ -80,7 +80,7 @@ public enum WireLimits {
     public static let headerBytes = 64
     /// Body of most kinds: the longest list of heartbeats; a control request that reports 20,000 copysets.
     public static let bodyBytesMax = 1 << 20
-    /// A control reply (the status of many servers), and a sync offer: 544 bytes for each of 30,000 volumes.
+    /// A control reply (the status of many servers), and a sync offer (at most 552 bytes a volume).
     public static let longBodyBytesMax = 16 << 20
     /// Before a peer has said who it is, it can make us hold this much.
     public static let helloBodyBytesMax = 4 << 10
@@ -88,18 +88,16 @@ public enum WireLimits {
     public static let reasonBytesMax = 1 << 10
     /// Payload of replies, appends and sync pieces.
     public static let payloadBytesMax = 2 << 20
-    /// Payload of a client's write. Clients split at `LogEntry.payloadBytesMax`, well below.
-    public static let requestPayloadBytesMax = 1 << 20
-    /// Blocks that one read may ask for, so that its answer fits a frame.
-    public static let readBlocksMax = requestPayloadBytesMax / Geometry.blockBytes
+    /// Payload of a client's write: it becomes one log entry as it is, so no client can make a larger one.
+    public static let requestPayloadBytesMax = LogEntry.payloadBytesMax
+    /// Blocks that one read may ask for: its answer is 1 MiB at most, and fits a frame.
+    public static let readBlocksMax = 256
     /// Blocks that one fetch may ask for, so that its answer fits a frame.
     public static let fetchBlocksMax = payloadBytesMax / Geometry.blockBytes
     /// Entries in one append, as ``ReplicaMessage/Append`` promises.
     public static let appendEntriesMax = 64
     /// Heartbeats in one frame: what fits the body.
     public static let beatsMax = 16 << 10
-    /// Volume records in one sync offer: what fits the body.
-    public static let offerVolumesMax = 30_000
     /// Members in a configuration entry.
     public static let membersMax = 16
     /// Clocks, log indexes and the like stay below this, so that adding to one can never overflow.
