@@ -82,14 +82,28 @@ let package = Package(
         room(
             "CurveClient", in: "ClientLib",
             [
-                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Reactor", "VolumeCore",
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Reactor",
+                "VolumeCore",
             ]),
 
+        room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
         room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
+        room(
+            "ChunkServer", in: "Cluster",
+            [
+                "BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "Environment", "FramedLink",
+                "Raft",
+            ]),
         room("MetadataCore", in: "Cluster", ["BlockTypes"]),
         room(
             "MetadataServer", in: "Cluster",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "MetadataCore", grdb]),
+        program(
+            "curve", room: "CurveTool", in: "Cluster",
+            [
+                "BlockTypes", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient", "Environment",
+                "MetadataServer", "Reactor", "ToolSupport", arguments,
+            ]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
@@ -100,14 +114,16 @@ let package = Package(
         testSupport("Checkers", []),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
-        testProgram("nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+        testProgram(
+            "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
         tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
         tests("CheckersTests", ["Checkers"]),
         tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
-        tests("FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests(
+            "FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
@@ -123,7 +139,8 @@ let package = Package(
         tests(
             "MetadataServerTests",
             [
-                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "MemoryEnvironment", "MetadataCore",
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "MemoryEnvironment",
+                "MetadataCore",
                 "MetadataServer", grdb,
             ]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),

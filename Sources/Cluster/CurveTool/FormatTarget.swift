@@ -21,7 +21,8 @@ final class FormatTarget {
     }
 
     private var isDevice: Bool {
-        (try? FileManager.default.attributesOfItem(atPath: path))?[.type] as? FileAttributeType == .typeBlockSpecial
+        (try? FileManager.default.attributesOfItem(atPath: path))?[.type] as? FileAttributeType
+            == .typeBlockSpecial
     }
 
     /// Refuses what already holds data, and sizes that cannot be.
@@ -37,13 +38,16 @@ final class FormatTarget {
             }
             // A store that is being served is never overwritten, forced or not.
             let reactor = try Self.makeReactor()
-            do { try ReactorDisk.open(reactor, path: path).close() } catch { throw ToolError.failed("\(error)") }
+            do { try ReactorDisk.open(reactor, path: path).close() } catch {
+                throw ToolError.failed("\(error)")
+            }
         }
         guard isDevice || wantedBytes != nil else {
             throw ToolError.failed("a file needs a --size, for example --size 100G")
         }
         if let wantedBytes, wantedBytes % 4096 != 0 || wantedBytes > UInt64(Int64.max) {
-            throw ToolError.failed("--size must be a multiple of 4096 bytes; the nearest is \(wantedBytes / 4096 * 4096)")
+            throw ToolError.failed(
+                "--size must be a multiple of 4096 bytes; the nearest is \(wantedBytes / 4096 * 4096)")
         }
     }
 
@@ -82,7 +86,8 @@ final class FormatTarget {
         var geometry = disk.geometry
         if isDevice, let wantedBytes {
             guard wantedBytes <= geometry.size.bytes else {
-                throw ToolError.failed("\(path) has only \(Text.size(geometry.size.bytes)); choose a smaller --size")
+                throw ToolError.failed(
+                    "\(path) has only \(Text.size(geometry.size.bytes)); choose a smaller --size")
             }
             geometry = DiskGeometry(
                 size: ByteCount(bytes: wantedBytes), sectorBytes: geometry.sectorBytes,
@@ -92,11 +97,12 @@ final class FormatTarget {
         do {
             format = try StoreFormat(
                 identity: identity, geometry: geometry,
-                journalBytes: StoreFormat.defaultJournalBytes(for: geometry.size), isLazilyGrown: isLazy && !isDevice)
+                journalBytes: StoreFormat.defaultJournalBytes(for: geometry.size),
+                isLazilyGrown: isLazy && !isDevice)
         } catch { throw ToolError.failed("\(path): \(error)") }
         var failure: ToolError?
         let formatter = StoreFormatter(format)
-        var effects: [StoreEffect] = []
+        var effects: [StoreFormatter.Effect] = []
         func pump() {
             effects.removeAll(keepingCapacity: true)
             formatter.takeEffects(&effects)
@@ -104,10 +110,9 @@ final class FormatTarget {
                 switch effect {
                 case .disk(let request): disk.submit(request)
                 case .formatted: reactor.stop()
-                case .failStop(let why):
+                case .failed(let why):
                     failure = .failed("formatting \(path) failed: \(why)")
                     reactor.stop()
-                default: break
                 }
             }
         }

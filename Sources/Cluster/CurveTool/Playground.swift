@@ -170,7 +170,7 @@ final class Playground: @unchecked Sendable {
             .init(name: $0.name, pid: $0.process?.processIdentifier ?? 0)
         }
         guard let state, let data = try? JSONEncoder().encode(state) else { return }
-        FileManager.default.createFile(atPath: folder.stateFile, contents: data)
+        _ = FileManager.default.createFile(atPath: folder.stateFile, contents: data)
     }
 
     /// The newest line of counters that curve-nbd printed.

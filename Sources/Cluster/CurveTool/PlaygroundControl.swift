@@ -121,7 +121,7 @@ struct PlaygroundUp: ParsableCommand {
                 Supervisor.programFolder + "/curve", "playground", "run", "--detached", "--data", folder.path,
                 "--size", "\(options.size.bytes)",
             ] + (options.prewritten ? ["--prewritten"] : [])
-        FileManager.default.createFile(atPath: folder.path + "/up.log", contents: nil)
+        _ = FileManager.default.createFile(atPath: folder.path + "/up.log", contents: nil)
         let log = FileHandle(forWritingAtPath: folder.path + "/up.log") ?? .nullDevice
         (process.standardInput, process.standardOutput, process.standardError) = (
             FileHandle.nullDevice, log, log

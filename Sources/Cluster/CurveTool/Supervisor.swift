@@ -22,6 +22,43 @@ final class Member: @unchecked Sendable {
     }
 }
 
+/// Work of the main queue for the main queue, handed through an interface that takes it for another thread's.
+private struct Later: @unchecked Sendable {
+    // SAFETY: made and run on the main queue.
+    let run: () -> Void
+}
+
+/// One start of a member: what it says until it is ready, and who waits for that.
+private final class Launch: @unchecked Sendable {
+    // SAFETY: used only on the main queue.
+    private let member: Member
+    private var waiting: ((Result<String, ToolError>) -> Void)?
+    private var unfinished = Data()
+    private(set) var isReady = false
+
+    init(_ member: Member, _ waiting: @escaping (Result<String, ToolError>) -> Void) {
+        (self.member, self.waiting) = (member, waiting)
+    }
+    func answer(_ result: Result<String, ToolError>) {
+        waiting?(result)
+        waiting = nil
+    }
+    func took(_ data: Data) {
+        unfinished.append(data)
+        while let end = unfinished.firstIndex(of: UInt8(ascii: "\n")) {
+            let line = String(decoding: unfinished[unfinished.startIndex..<end], as: UTF8.self)
+            unfinished = Data(unfinished[unfinished.index(after: end)...])
+            guard line.hasPrefix("ready ") else {
+                member.lines?(line)
+                continue
+            }
+            isReady = true
+            (member.address, member.restartDelay) = (String(line.dropFirst(6)), Member.restartDelayMin)
+            answer(.success(String(line.dropFirst(6))))
+        }
+    }
+}
+
 /// Starts daemons, waits until each says that it serves, starts again what dies, stops all.
 ///
 /// Everything runs on the main queue. A daemon ends with this process however this one ends.
@@ -36,8 +73,10 @@ final class Supervisor: @unchecked Sendable {
 
     /// - Parameter logPath: file that all daemons' standard error goes to.
     init(logPath: String) throws {
-        if !FileManager.default.fileExists(atPath: logPath) {
-            FileManager.default.createFile(atPath: logPath, contents: nil)
+        if !FileManager.default.fileExists(atPath: logPath),
+            !FileManager.default.createFile(atPath: logPath, contents: nil)
+        {
+            throw ToolError.failed("cannot make the log \(logPath)")
         }
         guard let log = FileHandle(forWritingAtPath: logPath) else {
             throw ToolError.failed("cannot write the log \(logPath)")
@@ -54,10 +93,10 @@ final class Supervisor: @unchecked Sendable {
         return (own as NSString).deletingLastPathComponent
     }
 
-    /// Starts the member; `ready` gets the address it announced, or why it did not.
+    /// Starts the member; `ready` gets the addresses it announced, or why it did not.
     func start(_ member: Member, ready: @escaping (Result<String, ToolError>) -> Void) {
         if !members.contains(where: { $0 === member }) { members.append(member) }
-        var answer: ((Result<String, ToolError>) -> Void)? = ready
+        let launch = Launch(member, ready)
         let process = Process()
         process.executableURL = URL(fileURLWithPath: Self.programFolder + "/" + member.program)
         process.arguments = member.arguments(member) + ["--exit-with-parent"]
@@ -65,41 +104,24 @@ final class Supervisor: @unchecked Sendable {
         process.standardError = log
         let output = Pipe()
         process.standardOutput = output
-        var unfinished = Data()
         output.fileHandleForReading.readabilityHandler = { handle in
             let data = handle.availableData
             if data.isEmpty { handle.readabilityHandler = nil }
-            DispatchQueue.main.async {
-                unfinished.append(data)
-                while let end = unfinished.firstIndex(of: UInt8(ascii: "\n")) {
-                    let line = String(decoding: unfinished[unfinished.startIndex..<end], as: UTF8.self)
-                    unfinished = Data(unfinished[unfinished.index(after: end)...])
-                    if line.hasPrefix("ready ") {
-                        let address = String(line.dropFirst(6))
-                        (member.address, member.restartDelay) = (address, Member.restartDelayMin)
-                        answer?(.success(address))
-                        answer = nil
-                    } else {
-                        member.lines?(line)
-                    }
-                }
-            }
+            DispatchQueue.main.async { launch.took(data) }
         }
         process.terminationHandler = { [weak self] process in
+            let how = Self.words(for: process)
             DispatchQueue.main.async {
-                let how = Self.words(for: process)
-                answer?(.failure(.failed("\(member.name) \(how) before it was ready; see the log")))
-                let wasReady = answer == nil
-                answer = nil
-                if wasReady { self?.ended(member, how: how) }
+                // Its last words may still wait in the pipe, in front of this in the queue.
+                if launch.isReady { self?.ended(member, how: how) }
+                launch.answer(.failure(.failed("\(member.name) \(how) before it was ready; see the log")))
             }
         }
         do {
             try process.run()
             member.process = process
         } catch {
-            answer = nil
-            ready(.failure(.failed("cannot start \(member.program): \(error.localizedDescription)")))
+            launch.answer(.failure(.failed("cannot start \(member.program): \(error.localizedDescription)")))
         }
     }
 
@@ -142,17 +164,21 @@ final class Supervisor: @unchecked Sendable {
     }
 
     private func stopNext(_ rest: ArraySlice<Member>, done: @escaping () -> Void) {
-        guard let member = rest.first, let process = member.process else {
-            return rest.isEmpty ? done() : stopNext(rest.dropFirst(), done: done)
-        }
+        guard let member = rest.first else { return done() }
         member.isWanted = false
-        process.terminate()
-        let deadline = Date().addingTimeInterval(Self.stopTimeout)
-        func wait() {
-            if !process.isRunning { return stopNext(rest.dropFirst(), done: done) }
-            if Date() > deadline { kill(process.processIdentifier, SIGKILL) }
-            DispatchQueue.main.asyncAfter(deadline: .now() + 0.01, execute: wait)
+        guard let process = member.process, process.isRunning else {
+            return stopNext(rest.dropFirst(), done: done)
         }
-        wait()
+        process.terminate()
+        wait(for: process, until: Date().addingTimeInterval(Self.stopTimeout)) { [self] in
+            stopNext(rest.dropFirst(), done: done)
+        }
+    }
+
+    private func wait(for process: Process, until deadline: Date, then next: @escaping () -> Void) {
+        if !process.isRunning { return next() }
+        if Date() > deadline { kill(process.processIdentifier, SIGKILL) }
+        let later = Later { [self] in wait(for: process, until: deadline, then: next) }
+        DispatchQueue.main.asyncAfter(deadline: .now() + 0.01) { later.run() }
     }
 }
