@@ -104,10 +104,15 @@ final class Supervisor: @unchecked Sendable {
         process.standardError = log
         let output = Pipe()
         process.standardOutput = output
-        output.fileHandleForReading.readabilityHandler = { handle in
-            let data = handle.availableData
-            if data.isEmpty { handle.readabilityHandler = nil }
-            DispatchQueue.main.async { launch.took(data) }
+        // A thread that reads until the end: a dispatch source on a pipe that closes under it brings the
+        // whole process down.
+        let lines = output.fileHandleForReading
+        Thread.detachNewThread {
+            while true {
+                let data = lines.availableData
+                if data.isEmpty { return }
+                DispatchQueue.main.async { launch.took(data) }
+            }
         }
         process.terminationHandler = { [weak self] process in
             let how = Self.words(for: process)
