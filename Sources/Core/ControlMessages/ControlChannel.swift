@@ -72,7 +72,7 @@ public final class ControlChannel {
     }
 
     /// Asks the MDS; `completed` runs once, never from inside this call.
-    /// - Parameter isIdempotent: asking twice does no harm. Such a call is sent again after a broken connection;
+    /// - Parameter isIdempotent: asking twice is harmless. Such a call is repeated after a broken connection;
     ///   any other then fails, because nobody knows whether it was done.
     public func call(
         _ request: ControlRequest, timeout: Duration, isIdempotent: Bool = false,
