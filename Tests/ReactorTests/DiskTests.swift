@@ -312,6 +312,34 @@ import Testing
         }
     }
 
+    @Test(
+        "a block device: claimed alone, written, flushed, discarded; a mount or another owner keeps us out",
+        .enabled(
+            if: getenv("CURVE_TEST_BLOCK_DEVICE") != nil, "CURVE_TEST_BLOCK_DEVICE names no scratch device"))
+    func blockDevice() throws {
+        let path = try #require(getenv("CURVE_TEST_BLOCK_DEVICE").map { String(cString: $0) })
+        try onLoop { reactor in
+            let disk = try ReactorDisk.open(reactor, path: path)
+            #expect(disk.geometry.size.bytes > 1 << 20)
+            let error = #expect(throws: DiskOpenError.self) { _ = try ReactorDisk.open(reactor, path: path) }
+            #expect("\(String(describing: error))".contains(path))
+            let data = noisePayload(12288, seed: 5)
+            let back = Payload(BlockBuffer(byteCount: 12288), byteCount: 12288)
+            let end = ByteOffset(bytes: disk.geometry.size.bytes - 4096)
+            Script(reactor, disk).run([
+                .init([.write(token(1), at: .start, [data])]),
+                .init([.flush(token(2))]),
+                .init([.discard(token(3), at: ByteOffset(bytes: 8192), ByteCount(bytes: 4096))]),
+                .init([.read(token(4), at: .start, into: back)]),
+                .init([.read(token(5), at: end, into: back.slice(8192, 4096))]),
+            ]) {
+                #expect(Array(back.array[..<8192]) == Array(data.array[..<8192]))
+                disk.close()
+                reactor.stop()
+            }
+        }
+    }
+
     @Test("misaligned requests are our own mistake and stop the process")
     func misaligned() async {
         await #expect(processExitsWith: .failure) {

@@ -171,6 +171,33 @@ import Testing
         #expect(lines.count == 1 && lines[0].hasSuffix("Z notice test: ready"))
     }
 
+    @Test("a loop that has ended leaves nothing behind")
+    func nothingLeft() throws {
+        weak var loop: Reactor?
+        weak var accepted: SocketConnection?
+        weak var dialled: SocketConnection?
+        weak var handler: EchoHandler?
+        try onLoop { reactor in
+            loop = reactor
+            try reactor.onTerminationSignals { _ in reactor.stop() }
+            let listener = try reactor.listen(on: anyPort) { connection in
+                accepted = connection as? SocketConnection
+                let echo = EchoHandler(connection)
+                handler = echo
+                connection.handler = echo
+            }
+            reactor.dial(listener.address) { connection in
+                dialled = connection as? SocketConnection
+                let recorder = Recorder()
+                recorder.received = { _ in reactor.stop() }
+                connection.handler = recorder
+                connection.send([.bytes([1])])
+                reactor.after(.seconds(30)) { connection.close() }
+            }
+        }
+        #expect(loop == nil && accepted == nil && dialled == nil && handler == nil)
+    }
+
     @Test("an error of starting says what is wrong and what to do")
     func errors() {
         #expect("\(ReactorError.forbidden(sysctl: 2))".contains("sysctl kernel.io_uring_disabled=0"))
