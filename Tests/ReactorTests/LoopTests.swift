@@ -201,6 +201,12 @@ import Testing
         #expect(loop == nil && accepted == nil && dialled == nil && handler == nil)
     }
 
+    @Test("the process may open as many files as it is allowed to")
+    func descriptorLimit() {
+        let allowed = Reactor.raiseDescriptorLimit()
+        #expect(allowed > 0 && allowed == Reactor.raiseDescriptorLimit())
+    }
+
     @Test("an error of starting says what is wrong and what to do")
     func errors() {
         #expect("\(ReactorError.forbidden(sysctl: 2))".contains("sysctl kernel.io_uring_disabled=0"))
