@@ -42,7 +42,7 @@ final class BlockingPeer: @unchecked Sendable {
     func readAllOnThread(afterWriting first: [UInt8] = [], _ done: @escaping @Sendable ([UInt8]) -> Void)
         throws
     {
-        _ = try startThread(name: "peer") { [self] in
+        let thread = try startThread(name: "peer") { [self] in
             if !first.isEmpty { try? write(first) }
             var all: [UInt8] = []
             var some = [UInt8](repeating: 0, count: 1 << 16)
@@ -51,5 +51,6 @@ final class BlockingPeer: @unchecked Sendable {
             }
             done(all)
         }.get()
+        pthread_detach(thread)
     }
 }

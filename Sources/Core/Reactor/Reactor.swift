@@ -204,6 +204,7 @@ public final class Reactor: Environment {
             turn()
         }
         timers.removeAll()
+        signals = nil  // Its action mostly holds this loop.
         staging.unregister(ring)
     }
 }

@@ -101,7 +101,7 @@ import Glibc
     // MARK: The turn's end
 
     private func wantAttention() {
-        guard !awaitsAttention, life != .gone else { return }
+        guard !awaitsAttention, life != .gone || handler != nil else { return }
         awaitsAttention = true
         reactor.attend(self)
     }
@@ -116,6 +116,13 @@ import Glibc
         case .draining: if !isReceiving { startDiscarding() }
         case .gone: break
         }
+        if life == .draining || life == .gone { tellTheEnd() }
+    }
+    /// A handler that is set only after the end hears of it too.
+    private func tellTheEnd() {
+        guard let told = handler, let reason else { return }
+        handler = nil
+        told.connectionClosed(reason)
     }
 
     override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
@@ -308,12 +315,11 @@ import Glibc
     }
     /// Tells the owner once nothing is in flight that uses its memory.
     private func finishIfDone() {
-        guard !isReceiving, !isSending, sendQueue.isEmpty || !mayFlush, let reason else { return }
+        guard !isReceiving, !isSending, sendQueue.isEmpty || !mayFlush else { return }
         if let batch { reactor.batches.giveBack(batch) }
         batch = nil
         (queuedSendBytes, kept, keptInWindow) = (0, [], 0)
         unsafe window = nil
-        let told = handler
         if reason == .closedHere, mayFlush, lingerTimer != nil, !reactor.isStopping {
             life = .draining
             shutdown(descriptor, Int32(SHUT_WR))
@@ -322,8 +328,6 @@ import Glibc
         } else {
             leave()
         }
-        handler = nil
-        told?.connectionClosed(reason)
     }
     private func finishDraining() {
         mayFlush = false  // Also ends it when data wins the race against the cancellation.

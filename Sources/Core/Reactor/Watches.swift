@@ -34,13 +34,11 @@ final class BellWatch: RingTarget {
 }
 
 /// SIGINT and SIGTERM as events of the loop.
-@safe final class SignalWatch: RingTarget {
-    // SAFETY: `information` is allocated in init and freed in deinit; the kernel's reference to this object
-    // keeps it while a read is in flight.
-    private let information = UnsafeMutablePointer<signalfd_siginfo>.allocate(capacity: 1)
+final class SignalWatch: RingTarget {
     private unowned let reactor: Reactor
     private let descriptor: Int32
     private let action: (Int32) -> Void
+    private var isDisarmed = false
 
     init(_ reactor: Reactor, _ action: @escaping (Int32) -> Void) throws(ReactorError) {
         (self.reactor, self.action) = (reactor, action)
@@ -49,26 +47,29 @@ final class BellWatch: RingTarget {
         unsafe sigemptyset(&set)
         for number in [SIGINT, SIGTERM] { unsafe sigaddset(&set, number) }
         unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
-        descriptor = unsafe signalfd(-1, &set, Int32(SFD_CLOEXEC))
+        descriptor = unsafe signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
         super.init()
         guard descriptor >= 0 else { throw .system(errno: errno, call: "signalfd") }
     }
-    deinit {
-        if descriptor >= 0 { close(descriptor) }
-        unsafe information.deallocate()
-    }
+    deinit { if descriptor >= 0 { close(descriptor) } }
+    /// Waits for readiness, then reads on this thread: a read inside the ring may run on a kernel thread
+    /// (Linux 6.1), which does not see what was sent to this thread alone.
     func arm() {
         unsafe reactor.ring.submit(self, 0) {
-            unsafe io_uring_prep_read(
-                $0, descriptor, information, UInt32(MemoryLayout<signalfd_siginfo>.size), 0)
+            unsafe io_uring_prep_poll_multishot($0, descriptor, UInt32(POLLIN))
         }
     }
-    func disarm() { reactor.ring.cancel(self, 0) }
+    func disarm() {
+        isDisarmed = true
+        reactor.ring.cancel(self, 0)
+    }
 
     override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
-        if result == Int32(MemoryLayout<signalfd_siginfo>.size) {
-            action(Int32(unsafe information.pointee.ssi_signo))
+        var information = signalfd_siginfo()
+        let size = MemoryLayout<signalfd_siginfo>.size
+        while !isDisarmed, unsafe read(descriptor, &information, size) == size {
+            action(Int32(information.ssi_signo))
         }
-        if !reactor.isStopping { arm() }
+        if !isDisarmed, flags & UInt32(IORING_CQE_F_MORE) == 0 { arm() }
     }
 }
