@@ -4,7 +4,7 @@ Every 4 KiB block that it writes names itself and the write it came from. The le
 which writes its content may legally come from: the last acknowledged one, and those whose answer never came.
 A read that returns anything else is a lost or changed byte.
 """
-import errno, random, struct, time
+import collections, errno, random, struct, time
 import nbd
 
 BLOCK = 4096
@@ -24,7 +24,7 @@ class Ledger:
         self.next_write, self.in_flight = 1, 0
         self.acknowledged = self.reads = self.reconnects = self.io_errors = 0
         self.longest_stall, self.last_completion = 0.0, None
-        self.failure, self.handle = None, None
+        self.failure, self.handle, self.errors = None, None, collections.Counter()
 
     def connect(self):
         deadline = time.monotonic() + RECONNECT_SECONDS_MAX
@@ -64,7 +64,9 @@ class Ledger:
         try:
             if error:
                 # Either content stays legal. A connection that died is not the server's answer.
-                self.io_errors += error != errno.ENOTCONN
+                if error != errno.ENOTCONN:
+                    self.io_errors += 1
+                    self.errors[errno.errorcode.get(error, error)] += 1
             elif kind == "write":
                 self.acknowledged += 1
                 for block in range(first, first + count):
@@ -100,7 +102,8 @@ class Ledger:
         generation = self.reconnects
 
         def done(error):
-            return self.completed(generation, kind, first, count, buffer, number, error)
+            code = getattr(error, "value", error)  # Bindings differ: a number, or a cell that holds it.
+            return self.completed(generation, kind, first, count, buffer, number, code)
 
         if kind == "read":
             self.handle.aio_pread(buffer, offset, done)
