@@ -69,12 +69,42 @@ import Testing
             #expect(refusal.message.contains("format it anew"))
             #expect(refusal.message.contains("host2"))
         }
-        #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 60)?.code == .identityInUse)
-        for _ in 0..<10 {
-            bench.pass(.seconds(2))
-            try bench.ask(.heartbeat(Bench.beat(2)), session: 1002)
-            #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 60)?.code == .identityInUse)
+    }
+
+    @Test("when two processes go on speaking for one store, the later one is told; the first is left alone")
+    func twoSpeak() throws {
+        let bench = try Bench.ready()
+        let beat = MetadataRequest.heartbeat(Bench.beat(2))
+        // One heartbeat proves nothing: it may be the same process on a new connection.
+        #expect(bench.refusal(beat, session: 60)?.code == .notReady)
+        for second in 1...20 {
+            bench.pass(.seconds(1))
+            try bench.ask(beat, session: 1002)
+            let code = bench.refusal(beat, session: 60)?.code
+            #expect(code == (second <= 1 ? .notReady : .identityInUse))
         }
+    }
+
+    @Test(
+        "a chunkserver whose old connection broke unnoticed is let in over the new one, and never sent away")
+    func brokenConnection() throws {
+        let bench = try Bench.ready()
+        bench.pass(.seconds(1))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 1002)
+        for _ in 0..<5 {
+            bench.pass(.milliseconds(500))
+            #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 70)?.code == .notReady)
+        }
+        bench.pass(.milliseconds(500))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 70)
+        #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 1002)?.code == .notReady)
+    }
+
+    @Test("a chunkserver whose old connection is known to be broken is let in at once")
+    func closedConnection() throws {
+        let bench = try Bench.ready()
+        bench.feed(.sessionClosed(SessionID(rawValue: 1002)))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 70)
     }
 
     @Test("a replaced process is refused afterwards and its connection is closed")

@@ -83,24 +83,29 @@ struct CopysetTable {
 private struct Leaders {
     /// Leader first.
     private(set) var copysets: [[Int]]
-    private var led: [Int]
+    /// The copysets that each server leads.
+    private var led: [[Int]]
 
     init(copysets: [[Int]], servers: Int) {
-        (self.copysets, led) = (copysets, Array(repeating: 0, count: servers))
-        for copyset in copysets.indices {
-            let members = copysets[copyset]
-            let place = members.indices.min { led[members[$0]] < led[members[$1]] } ?? 0
-            led[members[place]] += 1
-            self.copysets[copyset].swapAt(0, place)
+        (self.copysets, led) = (copysets, Array(repeating: [], count: servers))
+        for (number, members) in copysets.enumerated() {
+            let place = members.indices.min { led[members[$0]].count < led[members[$1]].count } ?? 0
+            led[members[place]].append(number)
+            self.copysets[number].swapAt(0, place)
         }
     }
     /// Lets each server pass leadership on, directly or over others, to one that leads two fewer.
     /// - Returns: true when something moved.
     mutating func even() -> Bool {
         var hasMoved = false
-        for server in led.indices.sorted(by: { (-led[$0], $0) < (-led[$1], $1) }) {
+        for server in led.indices.sorted(by: { (-led[$0].count, $0) < (-led[$1].count, $1) }) {
             while let path = pathDown(from: server) {
-                for copyset in path { copysets[copyset.number].swapAt(0, copyset.place) }
+                for step in path {
+                    let (old, new) = (copysets[step.number][0], copysets[step.number][step.place])
+                    led[old].removeAll { $0 == step.number }
+                    led[new].append(step.number)
+                    copysets[step.number].swapAt(0, step.place)
+                }
                 hasMoved = true
             }
         }
@@ -110,29 +115,25 @@ private struct Leaders {
         let number: Int
         let place: Int
     }
-    /// The shortest chain of copysets over which `server` can make one that leads two fewer lead one more;
-    /// counts the move. Breadth first.
-    private mutating func pathDown(from server: Int) -> [Step]? {
-        var ledBy: [[Int]] = Array(repeating: [], count: led.count)
-        for (number, members) in copysets.enumerated() { ledBy[members[0]].append(number) }
+    /// The shortest chain of copysets over which `server` can make one that leads two fewer lead one more.
+    private func pathDown(from server: Int) -> [Step]? {
         var came: [Int: (from: Int, over: Step)] = [:]
         var (reached, next) = ([server], 0)
         while next < reached.count {
             let here = reached[next]
             next += 1
-            for number in ledBy[here] {
+            for number in led[here] {
                 for (place, member) in copysets[number].enumerated().dropFirst() {
                     guard member != server, came[member] == nil else { continue }
                     came[member] = (here, Step(number: number, place: place))
                     reached.append(member)
-                    guard led[member] + 1 < led[server] else { continue }
+                    guard led[member].count + 1 < led[server].count else { continue }
                     var path: [Step] = []
                     var at = member
                     while let (from, over) = came[at] {
                         path.append(over)
                         at = from
                     }
-                    (led[server], led[member]) = (led[server] - 1, led[member] + 1)
                     return path
                 }
             }

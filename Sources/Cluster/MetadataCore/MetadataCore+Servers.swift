@@ -68,9 +68,7 @@ extension MetadataCore {
     private func checkIdentity(
         _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
     ) throws(MetadataRefusal) {
-        if let other = live[row.id], let open = other.session, open != session,
-            now - other.lastHeard < limits.identityHold
-        {
+        if let other = incumbent(of: row.id, besides: session, now: now) {
             let age = (now - other.lastHeard).components.seconds
             throw MetadataRefusal(
                 .identityInUse,
@@ -86,6 +84,31 @@ extension MetadataCore {
                     + " \(incarnation): it is an old copy of that store or was replaced; format it anew")
         }
     }
+    /// Who speaks for `server` over an open connection that is not `session`, and was heard lately.
+    private func incumbent(of server: ServerID, besides session: SessionID, now: Duration) -> LiveServer? {
+        guard let other = live[server], let open = other.session, open != session,
+            now - other.lastHeard < limits.identityHold
+        else { return nil }
+        return other
+    }
+    /// Judges a heartbeat over a connection that is not its server's own.
+    ///
+    /// It may be the same process, whose old connection broke without our knowing: then that one stays silent,
+    /// and telling the process to give up would be wrong. Only when both go on speaking there are two.
+    private mutating func checkRival(
+        _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
+    ) throws(MetadataRefusal) {
+        guard incarnation == row.incarnation, let other = incumbent(of: row.id, besides: session, now: now)
+        else { return }
+        if other.rival?.session != session { live[row.id]?.rival = Rival(session: session, since: now) }
+        guard let rival = live[row.id]?.rival, other.lastHeard <= rival.since + limits.heartbeat else {
+            return
+        }
+        throw MetadataRefusal(
+            .notReady,
+            "chunkserver \(row.id) was heard over another connection just now; if that one is dead, this one takes"
+                + " its place \(limits.identityHold) after it was last heard; try again")
+    }
 
     mutating func heard(
         _ heartbeat: ServerHeartbeat, session: SessionID, now: Duration
@@ -97,6 +120,7 @@ extension MetadataCore {
         guard heartbeat.health.utf8.count <= limits.textBytesMax else {
             throw MetadataRefusal(.badRequest, "a health text has at most \(limits.textBytesMax) bytes")
         }
+        try checkRival(row, heartbeat.incarnation, session: session, now: now)
         try checkIdentity(row, heartbeat.incarnation, session: session, now: now)
         guard heartbeat.incarnation == row.incarnation else {
             throw MetadataRefusal(
@@ -106,8 +130,8 @@ extension MetadataCore {
         }
         var kept = heartbeat
         (kept.copysets, kept.finishedTasks) = ([], [])  // Kept elsewhere; a copyset's news is its leader's.
-        live[row.id] = LiveServer(
-            session: session, incarnation: row.incarnation, lastHeard: now, heartbeat: kept)
+        let rival = live[row.id]?.session == session ? live[row.id]?.rival : nil
+        live[row.id] = LiveServer(session: session, lastHeard: now, heartbeat: kept, rival: rival)
         let led = note(heartbeat.copysets, from: row.id, now: now)
         let changes = finished(heartbeat.finishedTasks)
         let done = Set(heartbeat.finishedTasks)

@@ -58,9 +58,14 @@ public struct MetadataCore: Machine {
     /// What is known of a running chunkserver.
     struct LiveServer: Hashable {
         var session: SessionID?
-        var incarnation: Incarnation
         var lastHeard: Duration
         var heartbeat: ServerHeartbeat?
+        /// Another connection that speaks for the same incarnation, and since when.
+        var rival: Rival?
+    }
+    struct Rival: Hashable {
+        var session: SessionID
+        var since: Duration
     }
     /// What a copyset's leader said last.
     struct LiveCopyset: Hashable {
@@ -206,9 +211,7 @@ extension MetadataCore {
             case .endLease(let volume): leases[volume] = nil
             case .serverRegistered(let server, let session):
                 if let old = live[server]?.session, old != session { effects.append(.closeSession(old)) }
-                live[server] = LiveServer(
-                    session: session, incarnation: state.servers[server]?.incarnation ?? Incarnation(0),
-                    lastHeard: now, heartbeat: nil)
+                live[server] = LiveServer(session: session, lastHeard: now)
             case .log(let line): effects.append(.log(line))
             }
         }
