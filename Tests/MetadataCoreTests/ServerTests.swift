@@ -179,6 +179,36 @@ import Testing
         #expect(try beat(1, term: 5) == [])
     }
 
+    @Test("only a member of the copyset can say that its work is done")
+    func strangersTasks() throws {
+        let bench = try Bench()
+        try bench.addServers(4)
+        try bench.ask(.createPool(name: "main", replicas: 3, copysets: 1, domain: .server))
+        let id = try bench.create("/v").row.id
+        try bench.ask(.detach(volume: id, epoch: try bench.attach("/v").epoch))
+        try bench.ask(.deleteVolume(path: "/v", purgeNow: true))
+        let members = try #require(bench.core.state.copysets[CopysetID(1)]).members
+        for number in (UInt64(1)...4).sorted(by: { a, _ in !members.contains(ServerID(a)) }) {
+            var beat = Bench.beat(number)
+            beat.finishedTasks = [TaskID(1)]
+            try bench.ask(.heartbeat(beat), session: 1000 + number)
+            #expect(bench.core.state.tasks.isEmpty == members.contains(ServerID(number)))
+        }
+    }
+
+    @Test("the log says once who fell silent, and once who is back")
+    func silence() throws {
+        let bench = try Bench.ready()
+        for _ in 0..<10 {
+            bench.pass(.seconds(1))
+            bench.tick()
+        }
+        #expect(bench.log.count { $0.contains("is silent") } == 3)
+        try bench.beatAll()
+        try bench.beatAll()
+        #expect(bench.log.count { $0.contains("heard again") } == 3)
+    }
+
     @Test("a heartbeat of somebody unknown or unregistered is refused")
     func strangers() throws {
         let bench = try Bench()

@@ -26,9 +26,9 @@ extension MetadataCore {
         let wanted =
             copysets == 0
             ? max(1, Self.copysetsPerServerDefault * servers.count / replicas) : Int(copysets)
-        guard wanted <= limits.copysetsPerPoolMax else {
-            throw MetadataRefusal(
-                .badRequest, "\(wanted) copysets: a pool has at most \(limits.copysetsPerPoolMax)")
+        let most = min(limits.copysetsPerPoolMax, limits.copysetsMax - state.copysets.count)
+        guard wanted <= most else {
+            throw MetadataRefusal(.badRequest, "\(wanted) copysets: this pool can have at most \(most)")
         }
         var cluster = state.cluster
         let id = PoolID(cluster.nextPool)

@@ -40,7 +40,9 @@ extension MetadataCore {
         }
         try check(registration.host, "a host name")
         try check(registration.zone, "a zone")
-        for address in registration.addresses { try check(address, "an address") }
+        for address in registration.addresses {
+            try check(address, "an address", bytesMax: limits.addressBytesMax)
+        }
         guard (1...limits.addressesMax).contains(registration.addresses.count) else {
             throw MetadataRefusal(
                 .badRequest, "a chunkserver has 1 to \(limits.addressesMax) addresses; register with them")
@@ -110,6 +112,16 @@ extension MetadataCore {
                 + " its place \(limits.identityHold) after it was last heard; try again")
     }
 
+    /// Notes who fell silent since the last time.
+    mutating func newlySilent(now: Duration) -> [String] {
+        var lines: [String] = []
+        for server in live.keys.sorted() where !isOnline(server, now: now) {
+            guard silent.insert(server).inserted, let row = state.servers[server] else { continue }
+            lines.append("chunkserver \(server) on \(row.host) is silent for \(limits.offlineAfter)")
+        }
+        return lines
+    }
+
     mutating func heard(
         _ heartbeat: ServerHeartbeat, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
@@ -128,13 +140,17 @@ extension MetadataCore {
                 "chunkserver \(row.id) has registered with incarnation \(row.incarnation), not"
                     + " \(heartbeat.incarnation); register first")
         }
+        var returned: [Afterwards] = []
+        if silent.remove(row.id) != nil {
+            returned.append(.log("chunkserver \(row.id) on \(row.host) is heard again"))
+        }
         var kept = heartbeat
         (kept.copysets, kept.finishedTasks) = ([], [])  // Kept elsewhere; a copyset's news is its leader's.
         let rival = live[row.id]?.session == session ? live[row.id]?.rival : nil
         live[row.id] = LiveServer(session: session, lastHeard: now, heartbeat: kept, rival: rival)
         let led = note(heartbeat.copysets, from: row.id, now: now)
-        let changes = finished(heartbeat.finishedTasks)
-        let done = Set(heartbeat.finishedTasks)
+        let done = Set(heartbeat.finishedTasks.filter { isMember(row.id, of: state.tasks[$0]?.copyset) })
+        let changes = finished(done)
         var tasks: [TaskRow] = []
         for copyset in led where tasks.count < limits.tasksPerHeartbeatMax {
             for id in (state.tasksOfCopyset[copyset] ?? []).sorted() where !done.contains(id) {
@@ -149,7 +165,10 @@ extension MetadataCore {
             .heartbeat(
                 addressBook: isNew ? state.addressBook : nil,
                 copysets: copysets.compactMap { state.copysets[$0] }, copysetsVersion: version, tasks: tasks),
-            changes)
+            changes, returned)
+    }
+    private func isMember(_ server: ServerID, of copyset: CopysetID?) -> Bool {
+        copyset.flatMap { state.copysets[$0] }?.members.contains(server) ?? false
     }
     /// Notes who leads, and returns the copysets that `server` leads, in the order in which it named them.
     private mutating func note(_ reports: [CopysetReport], from server: ServerID, now: Duration)
@@ -175,9 +194,10 @@ extension MetadataCore {
     }
 
     /// Refuses a text that is too long or has control characters.
-    func check(_ text: String, _ what: String) throws(MetadataRefusal) {
-        guard text.utf8.count <= limits.textBytesMax else {
-            throw MetadataRefusal(.badRequest, "\(what) has at most \(limits.textBytesMax) bytes")
+    func check(_ text: String, _ what: String, bytesMax: Int? = nil) throws(MetadataRefusal) {
+        let bytesMax = bytesMax ?? limits.textBytesMax
+        guard text.utf8.count <= bytesMax else {
+            throw MetadataRefusal(.badRequest, "\(what) has at most \(bytesMax) bytes")
         }
         guard text.unicodeScalars.allSatisfy({ $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) }) else {
             throw MetadataRefusal(.badRequest, "\(what) may not have control characters")

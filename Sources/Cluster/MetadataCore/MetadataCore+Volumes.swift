@@ -165,10 +165,10 @@ extension MetadataCore {
         return unfinished.map { .delete(.task($0)) } + [.put(.volume(row))] + tasks
     }
     /// What changes when copysets have finished `tasks`.
-    func finished(_ tasks: [TaskID]) -> [RecordChange] {
+    func finished(_ tasks: Set<TaskID>) -> [RecordChange] {
         var changes: [RecordChange] = []
         var left: [VolumeID: Int] = [:]
-        for id in Set(tasks).sorted() {
+        for id in tasks.sorted() {
             guard let task = state.tasks[id] else { continue }
             changes.append(.delete(.task(id)))
             let others = (left[task.volume] ?? state.tasksOfVolume[task.volume]?.count ?? 0) - 1

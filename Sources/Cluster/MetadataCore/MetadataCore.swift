@@ -95,6 +95,8 @@ public struct MetadataCore: Machine {
     var live: [ServerID: LiveServer] = [:]
     var liveCopysets: [CopysetID: LiveCopyset] = [:]
     var leases: [VolumeID: Lease] = [:]
+    /// Chunkservers that the log calls silent.
+    var silent: Set<ServerID> = []
     /// When this process started; silence before it says nothing.
     let startedAt: Duration
     private let wallAtStart: UInt64
@@ -212,6 +214,7 @@ extension MetadataCore {
             case .serverRegistered(let server, let session):
                 if let old = live[server]?.session, old != session { effects.append(.closeSession(old)) }
                 live[server] = LiveServer(session: session, lastHeard: now)
+                silent.remove(server)
             case .log(let line): effects.append(.log(line))
             }
         }
@@ -250,6 +253,7 @@ extension MetadataCore {
     private mutating func tick(now: Duration, effects: inout [Effect]) {
         switch phase {
         case .ready:
+            for line in newlySilent(now: now) { effects.append(.log(line)) }
             let decision = endRetention(wall: trustedWall(now: now))
             if !decision.changes.isEmpty { begin(decision, id: nil, now: now, effects: &effects) }
         case .broken:

@@ -75,7 +75,7 @@ extension ServerRegistration {
         self.init(
             cluster: try id(body.clusterID, "cluster"), device: try id(body.deviceID, "device"),
             server: ServerID(body.server), incarnation: Incarnation(body.incarnation),
-            addresses: body.addresses, host: body.host, capacityBytes: body.capacityBytes,
+            addresses: body.addresses, host: body.host, zone: body.zone, capacityBytes: body.capacityBytes,
             lazilyGrown: body.lazilyGrown)
     }
 }
