@@ -3,14 +3,14 @@ import BlockTypes
 /// Chooses the members of a pool's copysets.
 ///
 /// Two layers (ENGINE section 11). First a few *replica sets*: groups of servers of which no two share a
-/// failure domain. Each server is in as many sets as give it ``scatterWidth`` peers: fewer sets would make its
-/// rebuild slow, more would make it likely that some three dead servers are all of some copyset. The number of
-/// sets is rounded so that every server can be in equally many. Then the copysets are dealt over the sets,
-/// and each gets the preferred leader that leads least.
+/// failure domain. Each server is in as many sets as give it ``scatterWidth`` peers: fewer sets would make
+/// its rebuild slow, more would make it likely that some three dead servers are all of some copyset. The
+/// number of sets is rounded so that every server can be in equally many. Then the copysets are dealt over
+/// the sets, and each gets the preferred leader that leads least.
 ///
-/// The choice is greedy: always a server that is in the fewest sets, and among those the one that met the others
-/// least. That spreads evenly whenever the failure domains are of similar size; a domain much smaller than the others
-/// carries more, as it must.
+/// The choice is greedy: always a server that is in the fewest sets, and among those the one that met the
+/// others least. That spreads evenly whenever the failure domains are of similar size; a domain much smaller
+/// than the others carries more, as it must.
 struct CopysetTable {
     /// A place for replicas.
     struct Server: Hashable {
@@ -18,8 +18,9 @@ struct CopysetTable {
         /// What must differ among the members of a copyset.
         let domain: String
     }
-    /// Peers that a server shares copysets with in a large pool: rebuild from 20 at 100 MB/s each takes a full
-    /// 8 TB device about 47 minutes, and 1 % of 10,000 devices dying at once loses data with a chance of 3 %.
+    /// Peers that a server shares copysets with in a large pool: rebuild from 20 at 100 MB/s each takes a
+    /// full 8 TB device about 47 minutes, and 1 % of 10,000 devices dying at once loses data with a chance of
+    /// 3 %.
     static let scatterWidth = 20
 
     /// The members of each copyset, preferred leader first.

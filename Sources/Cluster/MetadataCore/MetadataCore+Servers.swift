@@ -74,9 +74,10 @@ extension MetadataCore {
             let age = (now - other.lastHeard).components.seconds
             throw MetadataRefusal(
                 .identityInUse,
-                "another process runs as chunkserver \(row.id), on \(row.host) at \(enumerated(row.addresses)),"
-                    + " heard \(age) s ago. If this store is a copy of that one, format it anew. If it is the same"
-                    + " one, stop the other process; it may start \(limits.identityHold) after that was last heard"
+                "another process runs as chunkserver \(row.id), on \(row.host) at"
+                    + " \(enumerated(row.addresses)), heard \(age) s ago. If this store is a copy of that"
+                    + " one, format it anew. If it is the same one, stop the other process; it may start"
+                    + " \(limits.identityHold) after that was last heard"
             )
         }
         guard incarnation >= row.incarnation else {
@@ -95,8 +96,9 @@ extension MetadataCore {
     }
     /// Judges a heartbeat over a connection that is not its server's own.
     ///
-    /// It may be the same process, whose old connection broke without our knowing: then that one stays silent,
-    /// and telling the process to give up would be wrong. Only when both go on speaking there are two.
+    /// It may be the same process, whose old connection broke without our knowing: then that one stays
+    /// silent, and telling the process to give up would be wrong. Only when both go on speaking there are
+    /// two.
     private mutating func checkRival(
         _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
     ) throws(MetadataRefusal) {
@@ -108,8 +110,8 @@ extension MetadataCore {
         }
         throw MetadataRefusal(
             .notReady,
-            "chunkserver \(row.id) was heard over another connection just now; if that one is dead, this one takes"
-                + " its place \(limits.identityHold) after it was last heard; try again")
+            "chunkserver \(row.id) was heard over another connection just now; if that one is dead, this"
+                + " one takes its place \(limits.identityHold) after it was last heard; try again")
     }
 
     /// Notes who fell silent since the last time.

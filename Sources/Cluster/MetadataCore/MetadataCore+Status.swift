@@ -70,8 +70,8 @@ extension MetadataCore {
         }
         if server.row.lazilyGrown {
             warnings.append(
-                "\(name) has a store that grows inside its file system, which may be full one day; format with"
-                    + " all space allocated for anything but a trial")
+                "\(name) has a store that grows inside its file system, which may be full one day; format"
+                    + " with all space allocated for anything but a trial")
         }
         return warnings
     }

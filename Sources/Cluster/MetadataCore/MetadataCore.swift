@@ -2,12 +2,13 @@ import BlockTypes
 
 /// The metadata server's logic: names, pools, chunkservers, attachments.
 ///
-/// The order is a promise: a request that changes anything is answered, and its change is seen by others, only
-/// after ``Event/committed`` said that the change is durable. While a transaction is in flight further requests
-/// wait in order; so every decision is made on the state that the store holds.
+/// The order is a promise: a request that changes anything is answered, and its change is seen by others,
+/// only after ``Event/committed`` said that the change is durable. While a transaction is in flight further
+/// requests wait in order; so every decision is made on the state that the store holds.
 ///
-/// What is not durable on purpose: when chunkservers were heard, what they reported, and when leases end. After
-/// a restart every volume that has a holder gets one full lease, so a holder that lives is never robbed.
+/// What is not durable on purpose: when chunkservers were heard, what they reported, and when leases end.
+/// After a restart every volume that has a holder gets one full lease, so a holder that lives is never
+/// robbed.
 public struct MetadataCore: Machine {
     /// What happened.
     public enum Event: Sendable {
@@ -262,8 +263,8 @@ extension MetadataCore {
         case .committing, .reloading: break
         }
     }
-    /// Wall time that a clock set forward by mistake cannot hurry: no more has passed than the monotonic clock
-    /// says since the start.
+    /// Wall time that a clock set forward by mistake cannot hurry: no more has passed than the monotonic
+    /// clock says since the start.
     private func trustedWall(now: Duration) -> UInt64 {
         let elapsed = UInt64(max(0, (now - startedAt).components.seconds))
         return min(secondsSince1970, wallAtStart &+ elapsed)

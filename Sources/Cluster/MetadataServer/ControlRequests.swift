@@ -9,7 +9,8 @@ import MetadataCore
     import Foundation
 #endif
 
-/// Requests as the wire has them, turned into requests as the core knows them. What cannot be is refused here.
+/// Requests as the wire has them, turned into requests as the core knows them. What cannot be is refused
+/// here.
 extension MetadataRequest {
     init(_ request: ControlRequest) throws(MetadataRefusal) {
         guard let body = request.body else { throw MetadataRefusal(.badRequest, "the request is empty") }
