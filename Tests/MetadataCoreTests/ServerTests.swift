@@ -257,6 +257,22 @@ import Testing
         ] { #expect(text.contains(part), "\(text)") }
     }
 
+    @Test("stores that grow lazily are named in one warning")
+    func lazyStores() throws {
+        let bench = try Bench.ready()
+        try bench.beatAll()
+        for number in UInt64(1)...2 {
+            var registration = Bench.registration(number, host: "host\(number)")
+            registration.lazilyGrown = true
+            try bench.ask(.registerServer(registration), session: 1000 + number)
+        }
+        try bench.beatAll()
+        let warnings = try bench.status().warnings
+        #expect(warnings.count == 1)
+        #expect(warnings.first?.contains("the stores of 2 chunkservers") == true)
+        #expect(warnings.first?.contains("(1 and 2)") == true)
+    }
+
     @Test("volumes, attachments and the recycle bin are counted")
     func counts() throws {
         let bench = try Bench.ready()
