@@ -32,8 +32,8 @@ public final class ControlChannel {
     public static let connectTimeout = Duration.seconds(3)
     /// A connection on which a call timed out is given up when no word has come for this long.
     public static let silenceMax = Duration.seconds(3)
-    /// The pause after all addresses have failed; doubles up to ``pauseMax``, and is shortened by chance so that
-    /// a cluster's servers do not come back all at once.
+    /// The pause after all addresses have failed; doubles up to ``pauseMax``, and is shortened by chance so
+    /// that a cluster's servers do not come back all at once.
     public static let pauseMin = Duration.milliseconds(100)
     /// See ``pauseMin``.
     public static let pauseMax = Duration.seconds(2)
@@ -72,7 +72,7 @@ public final class ControlChannel {
     }
 
     /// Asks the MDS; `completed` runs once, never from inside this call.
-    /// - Parameter isIdempotent: asking twice does no harm. Such a call is sent again after the connection broke;
+    /// - Parameter isIdempotent: asking twice is harmless. Such a call is repeated after a broken connection;
     ///   any other then fails, because nobody knows whether it was done.
     public func call(
         _ request: ControlRequest, timeout: Duration, isIdempotent: Bool = false,

@@ -78,11 +78,11 @@ public final class ControlServerConnection {
 public final class ControlServer {
     /// What peers may make this process hold.
     public struct Limits: Sendable {
-        /// Chunkservers, clients and tools of one cell, with room for newcomers. Each holds at most the request
-        /// that is arriving, 1 MiB, and those it waits for.
+        /// Chunkservers, clients and tools of one cell, with room for newcomers. Each holds at most the
+        /// request that is arriving, 1 MiB, and those it waits for.
         public var connectionsMax = 4096
-        /// Peers that asked nothing for this long make room for newcomers when the server is full: their hosts may
-        /// have died without a word, and a living one connects again when it has something to ask.
+        /// Peers that asked nothing for this long make room for newcomers when the server is full: their
+        /// hosts may have died without a word, and a living one connects again when it has something to ask.
         public var idleMin = Duration.seconds(60)
         /// Requests of one peer that wait for an answer; then it is not read any more.
         public var inFlightPerConnectionMax = 64

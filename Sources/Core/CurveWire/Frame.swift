@@ -13,8 +13,8 @@ public enum Frame: Sendable {
     case request(id: UInt64, BlockRequest)
     /// The answer to ``request(id:_:)``.
     case reply(id: UInt64, BlockReply)
-    /// Between the replicas of a copyset. A `.syncOffer` never goes this way: ``syncOffer(_:term:base:volumes:)``
-    /// carries it together with the state it stands for.
+    /// Between the replicas of a copyset. A `.syncOffer` never goes this way:
+    /// ``syncOffer(_:term:base:volumes:)`` carries it together with the state it stands for.
     case replica(CopysetID, ReplicaMessage)
     /// The heartbeats of all copysets that one server leads and another follows.
     case beats([(CopysetID, ReplicaMessage.Heartbeat)])
@@ -89,8 +89,8 @@ public struct BlockRequest: Sendable {
     public enum Kind: Sendable {
         /// Returns the blocks.
         case read(BlockRun)
-        /// Replaces the blocks. One checksum per block, made by the client. The payloads follow each other and
-        /// fill the run; a received frame has exactly one.
+        /// Replaces the blocks. One checksum per block, made by the client. The payloads follow each other
+        /// and fill the run; a received frame has exactly one.
         case write(BlockRun, SnapshotNumber, RequestTag, checksums: [CRC32C], payload: [Payload])
         /// Forgets the blocks.
         case trim(BlockRun, SnapshotNumber, RequestTag)

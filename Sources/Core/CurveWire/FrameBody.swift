@@ -102,8 +102,9 @@ extension Operation {
 }
 
 extension LogEntry {
-    /// `kind:1 | zero:1 | members:2 | term:4 | key:8 | number:8 | sn:4 | session:4 | blocks:4`, then checksums or
-    /// members. `key` is a chunk or a volume, `number` a sequence or a size, `session` also a fence's epoch.
+    /// `kind:1 | zero:1 | members:2 | term:4 | key:8 | number:8 | sn:4 | session:4 | blocks:4`, then
+    /// checksums or members. `key` is a chunk or a volume, `number` a sequence or a size, `session` also a
+    /// fence's epoch.
     fileprivate func write(_ writer: inout WireWriter) {
         switch operation {
         case .noop: fixed(.noop, &writer)
@@ -176,8 +177,8 @@ extension VolumeRecord {
         for (index, word) in window.enumerated() where word != 0 { mask |= 1 << UInt64(index) }
         return mask
     }
-    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | deleted:4 | mask:8`, then the words of the mask: deleted
-    /// volumes and those that were hardly written are many, and take little room.
+    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | deleted:4 | mask:8`, then the words of the mask:
+    /// deleted volumes and those that were hardly written are many, and take little room.
     fileprivate func write(_ volume: VolumeID, _ writer: inout WireWriter) {
         writer.put(volume.rawValue)
         writer.put(fence.size.bytes)

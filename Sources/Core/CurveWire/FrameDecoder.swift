@@ -2,8 +2,8 @@ import BlockTypes
 
 /// Turns a stream of bytes into frames, however the bytes were cut up on the way.
 ///
-/// The owner lends each piece with ``received(_:)`` and then calls ``next()`` until it returns `nil`. Before a
-/// piece is received it may ask for ``receiveWindow()``, so that a large payload lands where it will stay.
+/// The owner lends each piece with ``received(_:)`` and then calls ``next()`` until it returns `nil`. Before
+/// a piece is received it may ask for ``receiveWindow()``, so that a large payload lands where it will stay.
 public struct FrameDecoder {
     private let pool: BufferPool
     private var accepted: FrameKindSet
@@ -25,7 +25,8 @@ public struct FrameDecoder {
     /// Above this, the memory of a long body is given back once its frame is complete.
     private static let headBytesKept = 64 << 10
 
-    /// A decoder at the start of a stream that may hold frames of `accepted`; payload memory comes from `pool`.
+    /// A decoder at the start of a stream that may hold frames of `accepted`; payload memory comes from
+    /// `pool`.
     public init(pool: BufferPool, accepted: FrameKindSet = .all) {
         (self.pool, self.accepted, isHandshake) = (pool, accepted, false)
     }
@@ -59,8 +60,8 @@ public struct FrameDecoder {
             rebasing: payload.buffer.bytes[payloadFilled..<payload.byteCount])
     }
 
-    /// Takes the next bytes of the stream. What they complete waits for ``next()``; what is wrong with them is
-    /// thrown there, after the frames before it.
+    /// Takes the next bytes of the stream. What they complete waits for ``next()``; what is wrong with them
+    /// is thrown there, after the frames before it.
     @unsafe public mutating func received(_ bytes: UnsafeRawBufferPointer) {
         guard failure == nil else { return }
         do throws(WireError) {

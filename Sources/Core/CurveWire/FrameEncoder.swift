@@ -27,8 +27,8 @@ public enum FrameEncoder {
         return (head, draft.payloads)
     }
 
-    /// True when the records fit one ``Frame/syncOffer(_:term:base:volumes:)``: at least 30,000 do. Users decide how
-    /// many volumes there are, so the sender of an offer asks first.
+    /// True when the records fit one ``Frame/syncOffer(_:term:base:volumes:)``: at least 30,000 do. Users
+    /// decide how many volumes there are, so the sender of an offer asks first.
     public static func fitsOffer(_ volumes: [(VolumeID, VolumeRecord)]) -> Bool {
         FrameBody.volumes(volumes).byteCount <= FrameKind.syncOffer.bodyBytesMax
     }

@@ -2,7 +2,8 @@ import BlockTypes
 
 /// Makes a ``Frame`` of a checked header, its body and its payload.
 ///
-/// Everything taken is zeroed or consumed, so that whatever is left over at the end was not meant to be there.
+/// Everything taken is zeroed or consumed, so that whatever is left over at the end was not meant to be
+/// there.
 struct FrameParser {
     private var header: FrameHeader
     private var body: WireReader

@@ -94,7 +94,8 @@ public final class FramedLink {
     public var peer: String { connection.peer }
     /// True from ``onReady`` until the link ends.
     public var isOpen: Bool { phase == .open }
-    /// Bytes that the kernel has not taken yet. Hold back above ``sendQueueBytesSoftMax`` until ``onDrained``.
+    /// Bytes that the kernel has not taken yet. Hold back above ``sendQueueBytesSoftMax`` until
+    /// ``onDrained``.
     public var queuedSendBytes: Int { connection.queuedSendBytes }
     /// See ``queuedSendBytes``.
     public var sendQueueBytesSoftMax: Int { connection.sendQueueBytesSoftMax }

@@ -3,8 +3,8 @@ import Environment
 
 /// A small world for tests of shells: several environments on one clock, joined by streams in memory.
 ///
-/// Nothing happens until the test runs it, and everything happens in one order that the seed decides. It knows
-/// no disks and no faults beyond resets; the Simulation room has those.
+/// Nothing happens until the test runs it, and everything happens in one order that the seed decides. It
+/// knows no disks and no faults beyond resets; the Simulation room has those.
 public final class MemoryWorld {
     /// Time since the start.
     public private(set) var now = Duration.zero
