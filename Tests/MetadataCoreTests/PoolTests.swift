@@ -16,11 +16,11 @@ import Testing
 
     @Test(
         "members, failure domains and preferred leaders are spread evenly, whatever the cluster",
-        arguments: [3, 4, 5, 6, 7, 9, 10, 12, 16, 31, 60], [1, 2, 3])
+        arguments: [3, 4, 5, 6, 7, 9, 10, 12, 16, 30], [1, 2, 3])
     func even(count: Int, perDomain: Int) throws {
         let servers = servers(count, perDomain: perDomain)
         let domains = Dictionary(uniqueKeysWithValues: servers.map { ($0.id, $0.domain) })
-        for seed in UInt64(0)..<4 {
+        for seed in UInt64(0)..<2 {
             for copysets in [12 * count / 3, 100] {
                 let table = CopysetTable(servers: servers, replicas: 3, copysets: copysets, seed: seed)
                 guard Set(servers.map(\.domain)).count >= 3 else {
@@ -46,14 +46,14 @@ import Testing
 
     @Test("a server shares copysets with about as many others as the scatter width says, not with all")
     func scatterWidth() throws {
-        let servers = servers(200, perDomain: 2)
-        let table = try #require(CopysetTable(servers: servers, replicas: 3, copysets: 2400, seed: 1))
+        let servers = servers(60, perDomain: 2)
+        let table = try #require(CopysetTable(servers: servers, replicas: 3, copysets: 720, seed: 1))
         var peers: [ServerID: Set<ServerID>] = [:]
         for set in table.members {
             for server in set { peers[server, default: []].formUnion(set.filter { $0 != server }) }
         }
         for server in servers { #expect((14...20).contains(peers[server.id]?.count ?? 0)) }
-        #expect(Set(table.members.map { Set($0) }).count == 600, "replica sets are shared by copysets")
+        #expect(Set(table.members.map { Set($0) }).count == 200, "replica sets are shared by copysets")
     }
 
     @Test(

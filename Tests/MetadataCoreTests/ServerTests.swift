@@ -69,12 +69,42 @@ import Testing
             #expect(refusal.message.contains("format it anew"))
             #expect(refusal.message.contains("host2"))
         }
-        #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 60)?.code == .identityInUse)
-        for _ in 0..<10 {
-            bench.pass(.seconds(2))
-            try bench.ask(.heartbeat(Bench.beat(2)), session: 1002)
-            #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 60)?.code == .identityInUse)
+    }
+
+    @Test("when two processes go on speaking for one store, the later one is told; the first is left alone")
+    func twoSpeak() throws {
+        let bench = try Bench.ready()
+        let beat = MetadataRequest.heartbeat(Bench.beat(2))
+        // One heartbeat proves nothing: it may be the same process on a new connection.
+        #expect(bench.refusal(beat, session: 60)?.code == .notReady)
+        for second in 1...20 {
+            bench.pass(.seconds(1))
+            try bench.ask(beat, session: 1002)
+            let code = bench.refusal(beat, session: 60)?.code
+            #expect(code == (second <= 1 ? .notReady : .identityInUse))
         }
+    }
+
+    @Test(
+        "a chunkserver whose old connection broke unnoticed is let in over the new one, and never sent away")
+    func brokenConnection() throws {
+        let bench = try Bench.ready()
+        bench.pass(.seconds(1))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 1002)
+        for _ in 0..<5 {
+            bench.pass(.milliseconds(500))
+            #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 70)?.code == .notReady)
+        }
+        bench.pass(.milliseconds(500))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 70)
+        #expect(bench.refusal(.heartbeat(Bench.beat(2)), session: 1002)?.code == .notReady)
+    }
+
+    @Test("a chunkserver whose old connection is known to be broken is let in at once")
+    func closedConnection() throws {
+        let bench = try Bench.ready()
+        bench.feed(.sessionClosed(SessionID(rawValue: 1002)))
+        try bench.ask(.heartbeat(Bench.beat(2)), session: 70)
     }
 
     @Test("a replaced process is refused afterwards and its connection is closed")
@@ -149,6 +179,36 @@ import Testing
         #expect(try beat(1, term: 5) == [])
     }
 
+    @Test("only a member of the copyset can say that its work is done")
+    func strangersTasks() throws {
+        let bench = try Bench()
+        try bench.addServers(4)
+        try bench.ask(.createPool(name: "main", replicas: 3, copysets: 1, domain: .server))
+        let id = try bench.create("/v").row.id
+        try bench.ask(.detach(volume: id, epoch: try bench.attach("/v").epoch))
+        try bench.ask(.deleteVolume(path: "/v", purgeNow: true))
+        let members = try #require(bench.core.state.copysets[CopysetID(1)]).members
+        for number in (UInt64(1)...4).sorted(by: { a, _ in !members.contains(ServerID(a)) }) {
+            var beat = Bench.beat(number)
+            beat.finishedTasks = [TaskID(1)]
+            try bench.ask(.heartbeat(beat), session: 1000 + number)
+            #expect(bench.core.state.tasks.isEmpty == members.contains(ServerID(number)))
+        }
+    }
+
+    @Test("the log says once who fell silent, and once who is back")
+    func silence() throws {
+        let bench = try Bench.ready()
+        for _ in 0..<10 {
+            bench.pass(.seconds(1))
+            bench.tick()
+        }
+        #expect(bench.log.count { $0.contains("is silent") } == 3)
+        try bench.beatAll()
+        try bench.beatAll()
+        #expect(bench.log.count { $0.contains("heard again") } == 3)
+    }
+
     @Test("a heartbeat of somebody unknown or unregistered is refused")
     func strangers() throws {
         let bench = try Bench()
@@ -195,6 +255,22 @@ import Testing
             "the device answers slowly", "1 of 12 copysets have fewer members in step than replicas (1)",
             "chunkservers 2 and 3 are offline",
         ] { #expect(text.contains(part), "\(text)") }
+    }
+
+    @Test("stores that grow lazily are named in one warning")
+    func lazyStores() throws {
+        let bench = try Bench.ready()
+        try bench.beatAll()
+        for number in UInt64(1)...2 {
+            var registration = Bench.registration(number, host: "host\(number)")
+            registration.lazilyGrown = true
+            try bench.ask(.registerServer(registration), session: 1000 + number)
+        }
+        try bench.beatAll()
+        let warnings = try bench.status().warnings
+        #expect(warnings.count == 1)
+        #expect(warnings.first?.contains("the stores of 2 chunkservers") == true)
+        #expect(warnings.first?.contains("(1 and 2)") == true)
     }
 
     @Test("volumes, attachments and the recycle bin are counted")

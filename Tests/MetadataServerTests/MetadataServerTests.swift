@@ -108,6 +108,26 @@ import Testing
         #expect(status.warnings.count == 2)
     }
 
+    @Test("chunkservers name their zones, and a pool keeps replicas in different ones")
+    func zones() throws {
+        let bench = try ServerBench()
+        for number in UInt64(1)...6 {
+            var allocate = ControlAllocateServerRequest()
+            allocate.deviceID = ServerBench.device(number).controlBytes
+            _ = try bench.ask(.allocateServer(allocate))
+            var register = bench.registration(number)
+            register.zone = "zone\(number % 3)"
+            _ = try bench.ask(.registerServer(register), from: "cs\(number)")
+        }
+        var pool = ControlCreatePoolRequest()
+        (pool.name, pool.failureDomain) = ("p", .zone)
+        let made = try bench.ask(.createPool(pool)).createPool.pool
+        #expect((made.copysets, made.replicas, made.failureDomain) == (24, 3, .zone))
+        let status = try bench.ask(.getStatus(ControlGetStatusRequest())).getStatus
+        #expect(status.copysets.count == 24)
+        #expect(status.copysets.allSatisfy { Set($0.members.map { $0 % 3 }).count == 3 })
+    }
+
     @Test("a copied store is refused while the original is connected, and let in when it has gone")
     func clone() throws {
         let bench = try ServerBench()

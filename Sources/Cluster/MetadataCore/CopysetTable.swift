@@ -3,14 +3,14 @@ import BlockTypes
 /// Chooses the members of a pool's copysets.
 ///
 /// Two layers (ENGINE section 11). First a few *replica sets*: groups of servers of which no two share a
-/// failure domain. Each server is in as many sets as give it ``scatterWidth`` peers: fewer sets would make its
-/// rebuild slow, more would make it likely that some three dead servers are all of some copyset. The number of
-/// sets is rounded so that every server can be in equally many. Then the copysets are dealt over the sets,
-/// and each gets the preferred leader that leads least.
+/// failure domain. Each server is in as many sets as give it ``scatterWidth`` peers: fewer sets would make
+/// its rebuild slow, more would make it likely that some three dead servers are all of some copyset. The
+/// number of sets is rounded so that every server can be in equally many. Then the copysets are dealt over
+/// the sets, and each gets the preferred leader that leads least.
 ///
-/// The choice is greedy: always a server that is in the fewest sets, and among those the one that met the others
-/// least. That spreads evenly whenever the failure domains are of similar size; a domain much smaller than the others
-/// carries more, as it must.
+/// The choice is greedy: always a server that is in the fewest sets, and among those the one that met the
+/// others least. That spreads evenly whenever the failure domains are of similar size; a domain much smaller
+/// than the others carries more, as it must.
 struct CopysetTable {
     /// A place for replicas.
     struct Server: Hashable {
@@ -18,8 +18,9 @@ struct CopysetTable {
         /// What must differ among the members of a copyset.
         let domain: String
     }
-    /// Peers that a server shares copysets with in a large pool: rebuild from 20 at 100 MB/s each takes a full
-    /// 8 TB device about 47 minutes, and 1 % of 10,000 devices dying at once loses data with a chance of 3 %.
+    /// Peers that a server shares copysets with in a large pool: rebuild from 20 at 100 MB/s each takes a
+    /// full 8 TB device about 47 minutes, and 1 % of 10,000 devices dying at once loses data with a chance of
+    /// 3 %.
     static let scatterWidth = 20
 
     /// The members of each copyset, preferred leader first.
@@ -83,24 +84,29 @@ struct CopysetTable {
 private struct Leaders {
     /// Leader first.
     private(set) var copysets: [[Int]]
-    private var led: [Int]
+    /// The copysets that each server leads.
+    private var led: [[Int]]
 
     init(copysets: [[Int]], servers: Int) {
-        (self.copysets, led) = (copysets, Array(repeating: 0, count: servers))
-        for copyset in copysets.indices {
-            let members = copysets[copyset]
-            let place = members.indices.min { led[members[$0]] < led[members[$1]] } ?? 0
-            led[members[place]] += 1
-            self.copysets[copyset].swapAt(0, place)
+        (self.copysets, led) = (copysets, Array(repeating: [], count: servers))
+        for (number, members) in copysets.enumerated() {
+            let place = members.indices.min { led[members[$0]].count < led[members[$1]].count } ?? 0
+            led[members[place]].append(number)
+            self.copysets[number].swapAt(0, place)
         }
     }
     /// Lets each server pass leadership on, directly or over others, to one that leads two fewer.
     /// - Returns: true when something moved.
     mutating func even() -> Bool {
         var hasMoved = false
-        for server in led.indices.sorted(by: { (-led[$0], $0) < (-led[$1], $1) }) {
+        for server in led.indices.sorted(by: { (-led[$0].count, $0) < (-led[$1].count, $1) }) {
             while let path = pathDown(from: server) {
-                for copyset in path { copysets[copyset.number].swapAt(0, copyset.place) }
+                for step in path {
+                    let (old, new) = (copysets[step.number][0], copysets[step.number][step.place])
+                    led[old].removeAll { $0 == step.number }
+                    led[new].append(step.number)
+                    copysets[step.number].swapAt(0, step.place)
+                }
                 hasMoved = true
             }
         }
@@ -110,29 +116,25 @@ private struct Leaders {
         let number: Int
         let place: Int
     }
-    /// The shortest chain of copysets over which `server` can make one that leads two fewer lead one more;
-    /// counts the move. Breadth first.
-    private mutating func pathDown(from server: Int) -> [Step]? {
-        var ledBy: [[Int]] = Array(repeating: [], count: led.count)
-        for (number, members) in copysets.enumerated() { ledBy[members[0]].append(number) }
+    /// The shortest chain of copysets over which `server` can make one that leads two fewer lead one more.
+    private func pathDown(from server: Int) -> [Step]? {
         var came: [Int: (from: Int, over: Step)] = [:]
         var (reached, next) = ([server], 0)
         while next < reached.count {
             let here = reached[next]
             next += 1
-            for number in ledBy[here] {
+            for number in led[here] {
                 for (place, member) in copysets[number].enumerated().dropFirst() {
                     guard member != server, came[member] == nil else { continue }
                     came[member] = (here, Step(number: number, place: place))
                     reached.append(member)
-                    guard led[member] + 1 < led[server] else { continue }
+                    guard led[member].count + 1 < led[server].count else { continue }
                     var path: [Step] = []
                     var at = member
                     while let (from, over) = came[at] {
                         path.append(over)
                         at = from
                     }
-                    (led[server], led[member]) = (led[server] - 1, led[member] + 1)
                     return path
                 }
             }

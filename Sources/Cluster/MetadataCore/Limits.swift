@@ -12,12 +12,14 @@ public struct MetadataLimits: Hashable, Sendable {
     public var offlineAfter: Duration = .seconds(5)
     /// How long a deleted volume can be restored.
     public var retentionSeconds: UInt64 = 24 * 3600
-    /// Chunkservers: all are in every address book, which must fit one message of 16 MiB.
+    /// Chunkservers: all their addresses are in every address book, which must fit one message of 16 MiB.
     public var serversMax = 4096
     /// Pools.
     public var poolsMax = 64
     /// Copysets of one pool: the table goes into every attach reply.
     public var copysetsPerPoolMax = 16_384
+    /// Copysets of all pools: a status names each, in one message of 16 MiB.
+    public var copysetsMax = 1 << 17
     /// Directories; all are held in memory.
     public var directoriesMax = 1 << 20
     /// Volumes, deleted ones included; all are held in memory.
@@ -32,7 +34,9 @@ public struct MetadataLimits: Hashable, Sendable {
     public var waitingRequestsMax = 1024
     /// Addresses of one chunkserver.
     public var addressesMax = 8
-    /// One address, host name, holder or health text.
+    /// One address: the longest host name and a port fit.
+    public var addressBytesMax = 264
+    /// One host name, zone, holder, holder's key or health text.
     public var textBytesMax = 512
     /// A listing, so that it fits one message of 16 MiB with room for the numbers beside the names.
     public var listingBytesMax = 8 << 20

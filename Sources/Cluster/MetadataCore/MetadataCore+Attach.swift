@@ -33,10 +33,8 @@ extension MetadataCore {
         _ request: AttachRequest, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
         var row = try volume(at: request.path)
-        guard max(request.holder.utf8.count, request.holderKey.utf8.count) <= limits.textBytesMax else {
-            throw MetadataRefusal(
-                .badRequest, "a holder's name and key have at most \(limits.textBytesMax) bytes each")
-        }
+        try check(request.holder, "a holder's name")
+        try check(request.holderKey, "a holder's key")
         let isSame = row.holder.map { !$0.key.isEmpty && $0.key == request.holderKey } ?? false
         if isLeaseLive(row, now: now), !isSame, !request.takeOver {
             throw held(

@@ -2,8 +2,8 @@ import BlockTypes
 
 /// Pools and their tables of copysets.
 extension MetadataCore {
-    /// Copysets for each chunkserver in a pool whose maker did not say: enough that every server leads some and
-    /// that a rebuild has many sources, few enough that idle groups cost next to nothing.
+    /// Copysets for each chunkserver in a pool whose maker did not say: enough that every server leads some
+    /// and that a rebuild has many sources, few enough that idle groups cost next to nothing.
     static let copysetsPerServerDefault = 12
 
     func createPool(
@@ -26,9 +26,9 @@ extension MetadataCore {
         let wanted =
             copysets == 0
             ? max(1, Self.copysetsPerServerDefault * servers.count / replicas) : Int(copysets)
-        guard wanted <= limits.copysetsPerPoolMax else {
-            throw MetadataRefusal(
-                .badRequest, "\(wanted) copysets: a pool has at most \(limits.copysetsPerPoolMax)")
+        let most = min(limits.copysetsPerPoolMax, limits.copysetsMax - state.copysets.count)
+        guard wanted <= most else {
+            throw MetadataRefusal(.badRequest, "\(wanted) copysets: this pool can have at most \(most)")
         }
         var cluster = state.cluster
         let id = PoolID(cluster.nextPool)
@@ -72,8 +72,8 @@ extension MetadataCore {
                 case .device: "devices"
                 }
             var message =
-                "a pool of \(replicas) replicas needs chunkservers on \(replicas) different \(word); there are"
-                + " \(free.count) online and in no pool, on \(domains.count)"
+                "a pool of \(replicas) replicas needs chunkservers on \(replicas) different \(word); there"
+                + " are \(free.count) online and in no pool, on \(domains.count)"
             if offline > 0 { message += "; \(offline) more are not online" }
             if domain != .device, free.count >= replicas {
                 message += "; on a single machine choose the failure domain \"device\""

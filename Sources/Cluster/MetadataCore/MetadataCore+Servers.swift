@@ -40,7 +40,9 @@ extension MetadataCore {
         }
         try check(registration.host, "a host name")
         try check(registration.zone, "a zone")
-        for address in registration.addresses { try check(address, "an address") }
+        for address in registration.addresses {
+            try check(address, "an address", bytesMax: limits.addressBytesMax)
+        }
         guard (1...limits.addressesMax).contains(registration.addresses.count) else {
             throw MetadataRefusal(
                 .badRequest, "a chunkserver has 1 to \(limits.addressesMax) addresses; register with them")
@@ -68,15 +70,14 @@ extension MetadataCore {
     private func checkIdentity(
         _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
     ) throws(MetadataRefusal) {
-        if let other = live[row.id], let open = other.session, open != session,
-            now - other.lastHeard < limits.identityHold
-        {
+        if let other = incumbent(of: row.id, besides: session, now: now) {
             let age = (now - other.lastHeard).components.seconds
             throw MetadataRefusal(
                 .identityInUse,
-                "another process runs as chunkserver \(row.id), on \(row.host) at \(enumerated(row.addresses)),"
-                    + " heard \(age) s ago. If this store is a copy of that one, format it anew. If it is the same"
-                    + " one, stop the other process; it may start \(limits.identityHold) after that was last heard"
+                "another process runs as chunkserver \(row.id), on \(row.host) at"
+                    + " \(enumerated(row.addresses)), heard \(age) s ago. If this store is a copy of that"
+                    + " one, format it anew. If it is the same one, stop the other process; it may start"
+                    + " \(limits.identityHold) after that was last heard"
             )
         }
         guard incarnation >= row.incarnation else {
@@ -85,6 +86,42 @@ extension MetadataCore {
                 "chunkserver \(row.id) has run with incarnation \(row.incarnation), this store comes with"
                     + " \(incarnation): it is an old copy of that store or was replaced; format it anew")
         }
+    }
+    /// Who speaks for `server` over an open connection that is not `session`, and was heard lately.
+    private func incumbent(of server: ServerID, besides session: SessionID, now: Duration) -> LiveServer? {
+        guard let other = live[server], let open = other.session, open != session,
+            now - other.lastHeard < limits.identityHold
+        else { return nil }
+        return other
+    }
+    /// Judges a heartbeat over a connection that is not its server's own.
+    ///
+    /// It may be the same process, whose old connection broke without our knowing: then that one stays
+    /// silent, and telling the process to give up would be wrong. Only when both go on speaking there are
+    /// two.
+    private mutating func checkRival(
+        _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
+    ) throws(MetadataRefusal) {
+        guard incarnation == row.incarnation, let other = incumbent(of: row.id, besides: session, now: now)
+        else { return }
+        if other.rival?.session != session { live[row.id]?.rival = Rival(session: session, since: now) }
+        guard let rival = live[row.id]?.rival, other.lastHeard <= rival.since + limits.heartbeat else {
+            return
+        }
+        throw MetadataRefusal(
+            .notReady,
+            "chunkserver \(row.id) was heard over another connection just now; if that one is dead, this"
+                + " one takes its place \(limits.identityHold) after it was last heard; try again")
+    }
+
+    /// Notes who fell silent since the last time.
+    mutating func newlySilent(now: Duration) -> [String] {
+        var lines: [String] = []
+        for server in live.keys.sorted() where !isOnline(server, now: now) {
+            guard silent.insert(server).inserted, let row = state.servers[server] else { continue }
+            lines.append("chunkserver \(server) on \(row.host) is silent for \(limits.offlineAfter)")
+        }
+        return lines
     }
 
     mutating func heard(
@@ -97,6 +134,7 @@ extension MetadataCore {
         guard heartbeat.health.utf8.count <= limits.textBytesMax else {
             throw MetadataRefusal(.badRequest, "a health text has at most \(limits.textBytesMax) bytes")
         }
+        try checkRival(row, heartbeat.incarnation, session: session, now: now)
         try checkIdentity(row, heartbeat.incarnation, session: session, now: now)
         guard heartbeat.incarnation == row.incarnation else {
             throw MetadataRefusal(
@@ -104,13 +142,17 @@ extension MetadataCore {
                 "chunkserver \(row.id) has registered with incarnation \(row.incarnation), not"
                     + " \(heartbeat.incarnation); register first")
         }
+        var returned: [Afterwards] = []
+        if silent.remove(row.id) != nil {
+            returned.append(.log("chunkserver \(row.id) on \(row.host) is heard again"))
+        }
         var kept = heartbeat
         (kept.copysets, kept.finishedTasks) = ([], [])  // Kept elsewhere; a copyset's news is its leader's.
-        live[row.id] = LiveServer(
-            session: session, incarnation: row.incarnation, lastHeard: now, heartbeat: kept)
+        let rival = live[row.id]?.session == session ? live[row.id]?.rival : nil
+        live[row.id] = LiveServer(session: session, lastHeard: now, heartbeat: kept, rival: rival)
         let led = note(heartbeat.copysets, from: row.id, now: now)
-        let changes = finished(heartbeat.finishedTasks)
-        let done = Set(heartbeat.finishedTasks)
+        let done = Set(heartbeat.finishedTasks.filter { isMember(row.id, of: state.tasks[$0]?.copyset) })
+        let changes = finished(done)
         var tasks: [TaskRow] = []
         for copyset in led where tasks.count < limits.tasksPerHeartbeatMax {
             for id in (state.tasksOfCopyset[copyset] ?? []).sorted() where !done.contains(id) {
@@ -125,7 +167,10 @@ extension MetadataCore {
             .heartbeat(
                 addressBook: isNew ? state.addressBook : nil,
                 copysets: copysets.compactMap { state.copysets[$0] }, copysetsVersion: version, tasks: tasks),
-            changes)
+            changes, returned)
+    }
+    private func isMember(_ server: ServerID, of copyset: CopysetID?) -> Bool {
+        copyset.flatMap { state.copysets[$0] }?.members.contains(server) ?? false
     }
     /// Notes who leads, and returns the copysets that `server` leads, in the order in which it named them.
     private mutating func note(_ reports: [CopysetReport], from server: ServerID, now: Duration)
@@ -151,9 +196,10 @@ extension MetadataCore {
     }
 
     /// Refuses a text that is too long or has control characters.
-    func check(_ text: String, _ what: String) throws(MetadataRefusal) {
-        guard text.utf8.count <= limits.textBytesMax else {
-            throw MetadataRefusal(.badRequest, "\(what) has at most \(limits.textBytesMax) bytes")
+    func check(_ text: String, _ what: String, bytesMax: Int? = nil) throws(MetadataRefusal) {
+        let bytesMax = bytesMax ?? limits.textBytesMax
+        guard text.utf8.count <= bytesMax else {
+            throw MetadataRefusal(.badRequest, "\(what) has at most \(bytesMax) bytes")
         }
         guard text.unicodeScalars.allSatisfy({ $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) }) else {
             throw MetadataRefusal(.badRequest, "\(what) may not have control characters")

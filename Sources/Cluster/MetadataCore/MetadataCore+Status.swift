@@ -46,6 +46,13 @@ extension MetadataCore {
         }
         warnings += copysetWarnings(copysets, offline: Set(servers.filter { !$0.isOnline }.map(\.row.id)))
         for server in servers { warnings += serverWarnings(server) }
+        let lazy = servers.filter(\.row.lazilyGrown).map(\.row.id)
+        if !lazy.isEmpty {
+            warnings.append(
+                "the stores of \(lazy.count) chunkservers grow inside their file systems, which may be full"
+                    + " one day (\(enumerated(lazy))); for anything but a trial format them with all space"
+                    + " allocated")
+        }
         return warnings
     }
     private func serverWarnings(_ server: ServerStatus) -> [String] {
@@ -67,11 +74,6 @@ extension MetadataCore {
             warnings.append(
                 "\(name) is \(percent) % full; add chunkservers, purge deleted volumes or delete data before"
                     + " writes are refused")
-        }
-        if server.row.lazilyGrown {
-            warnings.append(
-                "\(name) has a store that grows inside its file system, which may be full one day; format with"
-                    + " all space allocated for anything but a trial")
         }
         return warnings
     }

@@ -52,13 +52,13 @@ extension MetadataCore {
         return pool
     }
 
-    /// Growing changes the metadata alone: thin space costs nothing, and the holder sets the new fence when it
-    /// learns the size with its next renewal.
+    /// Growing changes the metadata alone: thin space costs nothing, and the holder sets the new fence when
+    /// it learns the size with its next renewal.
     ///
-    /// Shrinking must also free what lies beyond. A holder does that itself, so it must be the one who asks. For
-    /// a volume that nobody holds the copysets get a fence of a new epoch, under which they free it; until all
-    /// have done so the volume cannot grow, or old data would come back. The new epoch makes a late copy of
-    /// such a task harmless: by then a later attachment has raised the epoch further.
+    /// Shrinking must also free what lies beyond. A holder does that itself, so it must be the one who asks.
+    /// For a volume that nobody holds the copysets get a fence of a new epoch, under which they free it;
+    /// until all have done so the volume cannot grow, or old data would come back. The new epoch makes a late
+    /// copy of such a task harmless: by then a later attachment has raised the epoch further.
     func resize(
         _ text: String, to sizeBytes: UInt64, allowShrink: Bool, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
@@ -102,9 +102,9 @@ extension MetadataCore {
         guard fenceBytes == row.sizeBytes else {
             throw MetadataRefusal(
                 .badRequest,
-                "\(text) is striped over \(row.stripeCount) chunks, so while nobody holds it it shrinks only to"
-                    + " whole stripe groups: \(ByteCount(bytes: fenceBytes)), for example; attach it to shrink"
-                    + " to any size")
+                "\(text) is striped over \(row.stripeCount) chunks, so while nobody holds it it shrinks"
+                    + " only to whole stripe groups: \(ByteCount(bytes: fenceBytes)), for example; attach"
+                    + " it to shrink to any size")
         }
         row.epoch = try nextEpoch(of: row)
         row.holder = nil
@@ -123,7 +123,8 @@ extension MetadataCore {
         guard state.tasks.count + table.count <= limits.tasksMax else {
             throw MetadataRefusal(
                 .notReady,
-                "\(state.tasks.count) tasks wait for their copysets already; see \"curve status\", then try again"
+                "\(state.tasks.count) tasks wait for their copysets already; see \"curve status\", then try"
+                    + " again"
             )
         }
         var changes: [RecordChange] = []
@@ -165,10 +166,10 @@ extension MetadataCore {
         return unfinished.map { .delete(.task($0)) } + [.put(.volume(row))] + tasks
     }
     /// What changes when copysets have finished `tasks`.
-    func finished(_ tasks: [TaskID]) -> [RecordChange] {
+    func finished(_ tasks: Set<TaskID>) -> [RecordChange] {
         var changes: [RecordChange] = []
         var left: [VolumeID: Int] = [:]
-        for id in Set(tasks).sorted() {
+        for id in tasks.sorted() {
             guard let task = state.tasks[id] else { continue }
             changes.append(.delete(.task(id)))
             let others = (left[task.volume] ?? state.tasksOfVolume[task.volume]?.count ?? 0) - 1

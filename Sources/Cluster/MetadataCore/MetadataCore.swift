@@ -2,12 +2,13 @@ import BlockTypes
 
 /// The metadata server's logic: names, pools, chunkservers, attachments.
 ///
-/// The order is a promise: a request that changes anything is answered, and its change is seen by others, only
-/// after ``Event/committed`` said that the change is durable. While a transaction is in flight further requests
-/// wait in order; so every decision is made on the state that the store holds.
+/// The order is a promise: a request that changes anything is answered, and its change is seen by others,
+/// only after ``Event/committed`` said that the change is durable. While a transaction is in flight further
+/// requests wait in order; so every decision is made on the state that the store holds.
 ///
-/// What is not durable on purpose: when chunkservers were heard, what they reported, and when leases end. After
-/// a restart every volume that has a holder gets one full lease, so a holder that lives is never robbed.
+/// What is not durable on purpose: when chunkservers were heard, what they reported, and when leases end.
+/// After a restart every volume that has a holder gets one full lease, so a holder that lives is never
+/// robbed.
 public struct MetadataCore: Machine {
     /// What happened.
     public enum Event: Sendable {
@@ -58,9 +59,14 @@ public struct MetadataCore: Machine {
     /// What is known of a running chunkserver.
     struct LiveServer: Hashable {
         var session: SessionID?
-        var incarnation: Incarnation
         var lastHeard: Duration
         var heartbeat: ServerHeartbeat?
+        /// Another connection that speaks for the same incarnation, and since when.
+        var rival: Rival?
+    }
+    struct Rival: Hashable {
+        var session: SessionID
+        var since: Duration
     }
     /// What a copyset's leader said last.
     struct LiveCopyset: Hashable {
@@ -90,6 +96,8 @@ public struct MetadataCore: Machine {
     var live: [ServerID: LiveServer] = [:]
     var liveCopysets: [CopysetID: LiveCopyset] = [:]
     var leases: [VolumeID: Lease] = [:]
+    /// Chunkservers that the log calls silent.
+    var silent: Set<ServerID> = []
     /// When this process started; silence before it says nothing.
     let startedAt: Duration
     private let wallAtStart: UInt64
@@ -206,9 +214,8 @@ extension MetadataCore {
             case .endLease(let volume): leases[volume] = nil
             case .serverRegistered(let server, let session):
                 if let old = live[server]?.session, old != session { effects.append(.closeSession(old)) }
-                live[server] = LiveServer(
-                    session: session, incarnation: state.servers[server]?.incarnation ?? Incarnation(0),
-                    lastHeard: now, heartbeat: nil)
+                live[server] = LiveServer(session: session, lastHeard: now)
+                silent.remove(server)
             case .log(let line): effects.append(.log(line))
             }
         }
@@ -247,6 +254,7 @@ extension MetadataCore {
     private mutating func tick(now: Duration, effects: inout [Effect]) {
         switch phase {
         case .ready:
+            for line in newlySilent(now: now) { effects.append(.log(line)) }
             let decision = endRetention(wall: trustedWall(now: now))
             if !decision.changes.isEmpty { begin(decision, id: nil, now: now, effects: &effects) }
         case .broken:
@@ -255,8 +263,8 @@ extension MetadataCore {
         case .committing, .reloading: break
         }
     }
-    /// Wall time that a clock set forward by mistake cannot hurry: no more has passed than the monotonic clock
-    /// says since the start.
+    /// Wall time that a clock set forward by mistake cannot hurry: no more has passed than the monotonic
+    /// clock says since the start.
     private func trustedWall(now: Duration) -> UInt64 {
         let elapsed = UInt64(max(0, (now - startedAt).components.seconds))
         return min(secondsSince1970, wallAtStart &+ elapsed)

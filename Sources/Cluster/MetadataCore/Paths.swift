@@ -1,6 +1,7 @@
 import BlockTypes
 
-/// Where a volume or a directory is: the names from the root down. Holding one proves that they are good names.
+/// Where a volume or a directory is: the names from the root down. Holding one proves that they are good
+/// names.
 struct MetadataPath: Hashable {
     /// Empty for the root.
     let names: [String]

@@ -9,7 +9,8 @@ import MetadataCore
     import Foundation
 #endif
 
-/// Requests as the wire has them, turned into requests as the core knows them. What cannot be is refused here.
+/// Requests as the wire has them, turned into requests as the core knows them. What cannot be is refused
+/// here.
 extension MetadataRequest {
     init(_ request: ControlRequest) throws(MetadataRefusal) {
         guard let body = request.body else { throw MetadataRefusal(.badRequest, "the request is empty") }
@@ -75,7 +76,7 @@ extension ServerRegistration {
         self.init(
             cluster: try id(body.clusterID, "cluster"), device: try id(body.deviceID, "device"),
             server: ServerID(body.server), incarnation: Incarnation(body.incarnation),
-            addresses: body.addresses, host: body.host, capacityBytes: body.capacityBytes,
+            addresses: body.addresses, host: body.host, zone: body.zone, capacityBytes: body.capacityBytes,
             lazilyGrown: body.lazilyGrown)
     }
 }

@@ -146,6 +146,8 @@ extension MetadataServer {
     }
     private func closed(_ session: SessionID) {
         connections[session] = nil
+        // The core forgets what this one waits for.
+        callers = callers.filter { $0.value.connection.number != session.rawValue }
         guard !isStopped else { return }
         feed(.sessionClosed(session))
     }

@@ -44,8 +44,8 @@ public enum MetadataStoreError: Error, Hashable, Sendable, CustomStringConvertib
     public var description: String {
         switch self {
         case .inUse(let path):
-            "\(path) is in use by another process; stop the other metadata server, or give this one a file of its"
-                + " own"
+            "\(path) is in use by another process; stop the other metadata server, or give this one a file"
+                + " of its own"
         case .newerSchema(let path, let found, let known):
             "\(path) has format \(found), this release knows formats up to \(known); run the newer release"
         case .damagedRow(let what):

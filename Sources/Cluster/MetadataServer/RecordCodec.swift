@@ -9,7 +9,8 @@ import MetadataCore
 
 /// Rows as text: one JSON object each, so that a person with `sqlite3` can read and mend them.
 ///
-/// `{"row": {...}, "version": 1}`; the version is of that kind of row and goes up when a field changes its meaning.
+/// `{"row": {...}, "version": 1}`; the version is of that kind of row and goes up when a field changes its
+/// meaning.
 enum RecordCodec {
     private struct Versioned<Row: Codable>: Codable {
         var version: Int

@@ -1,13 +1,13 @@
 /// Which copyset holds each chunk of a volume: computed, never stored (DESIGN section 3).
 ///
-/// The pool's table of copysets is shuffled by the volume's number; chunk `i` lies in copyset `i mod G` of the
-/// shuffled table. Consecutive chunks so go to different copysets, every copyset gets `1/G` of a large volume,
-/// and small volumes do not all start on the same one.
+/// The pool's table of copysets is shuffled by the volume's number; chunk `i` lies in copyset `i mod G` of
+/// the shuffled table. Consecutive chunks so go to different copysets, every copyset gets `1/G` of a large
+/// volume, and small volumes do not all start on the same one.
 ///
 /// The shuffle is part of the format: data written today must be found for ever. It is a Fisher-Yates shuffle
 /// from the last place down, over SplitMix64 seeded with the volume's number; the partner of place `i` is the
-/// high half of the 128-bit product of the next 64 random bits and `i + 1`. The standard library's own shuffle
-/// is not used because it may change.
+/// high half of the 128-bit product of the next 64 random bits and `i + 1`. The standard library's own
+/// shuffle is not used because it may change.
 public struct Placement: Hashable, Sendable {
     /// The volume placed.
     public let volume: VolumeID

@@ -611,6 +611,9 @@ public nonisolated struct ControlRegisterServerRequest: Sendable {
 
   public var lazilyGrown: Bool = false
 
+  /// Machines that may fail together; empty: none known.
+  public var zone: String = String()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -2261,7 +2264,7 @@ nonisolated extension ControlAllocateServerResponse: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterServerRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}device_id\0\u{1}server\0\u{1}incarnation\0\u{1}addresses\0\u{1}host\0\u{3}capacity_bytes\0\u{3}lazily_grown\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}device_id\0\u{1}server\0\u{1}incarnation\0\u{1}addresses\0\u{1}host\0\u{3}capacity_bytes\0\u{3}lazily_grown\0\u{1}zone\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2277,6 +2280,7 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
       case 6: try { try decoder.decodeSingularStringField(value: &self.host) }()
       case 7: try { try decoder.decodeSingularUInt64Field(value: &self.capacityBytes) }()
       case 8: try { try decoder.decodeSingularBoolField(value: &self.lazilyGrown) }()
+      case 9: try { try decoder.decodeSingularStringField(value: &self.zone) }()
       default: break
       }
     }
@@ -2307,6 +2311,9 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
     if self.lazilyGrown != false {
       try visitor.visitSingularBoolField(value: self.lazilyGrown, fieldNumber: 8)
     }
+    if !self.zone.isEmpty {
+      try visitor.visitSingularStringField(value: self.zone, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2319,6 +2326,7 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
     if lhs.host != rhs.host {return false}
     if lhs.capacityBytes != rhs.capacityBytes {return false}
     if lhs.lazilyGrown != rhs.lazilyGrown {return false}
+    if lhs.zone != rhs.zone {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
