@@ -15,7 +15,9 @@ extension RaftReplica {
         }
     }
 
+    /// What the follower needs next is no longer kept, be it in the middle of a copy.
     mutating func wantCopy(_ slot: Int, _ effects: inout [Effect]) {
+        if peers[slot].copy.base != nil { return copyLost(slot, &effects) }
         if peers[slot].copy == .none { peers[slot].copy = .wanted }
         askForSyncIfWanted(&effects)
     }

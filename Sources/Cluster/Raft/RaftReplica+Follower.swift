@@ -140,10 +140,15 @@ extension RaftReplica {
 
     // MARK: - Full copy
 
+    /// No log gets this long in a million years; counting on from a larger index could overflow.
+    private static let indexMax: UInt64 = 1 << 62
+
     mutating func receiveSyncOffer(
         _ offered: Term, _ base: LogPosition, from sender: ServerID, _ effects: inout [Effect]
     ) {
-        guard follow(sender, of: offered, sentAt: newestEcho, &effects), base.term <= term else { return }
+        guard follow(sender, of: offered, sentAt: newestEcho, &effects), base.term <= term,
+            base.index.rawValue <= Self.indexMax
+        else { return }
         if isSyncing {
             // The copy in progress will do: what was acknowledged of its log must not be forgotten for another.
             if let source = syncSource, source.term == term,

@@ -91,7 +91,7 @@ extension RaftReplica {
     /// on as before.
     mutating func beginTransfer(to wanted: ServerID?, _ effects: inout [Effect]) {
         guard role == .leader, transfer == nil else { return }
-        let able = peers.filter { $0.counts && $0.copy == .none && isAlive($0) && $0.echo != nil }
+        let able = peers.filter { $0.copy == .none && isAlive($0) && $0.echo != nil }
         let target =
             wanted.map { wanted in able.first { $0.server == wanted } }
             ?? able.max { ($0.received, $1.server) < ($1.received, $0.server) }

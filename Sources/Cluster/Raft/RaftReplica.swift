@@ -115,7 +115,7 @@ public struct RaftReplica: Machine, Sendable {
         let window = UInt64(settings.inFlightEntriesMax)
         return 1
             + peers.count {
-                $0.counts && $0.echo != nil && isAlive($0)
+                $0.copy == .none && $0.echo != nil && isAlive($0)
                     && $0.durable.rawValue + window >= commitIndex.rawValue
             }
     }
