@@ -1,6 +1,14 @@
 import BlockTypes
 
 extension ChunkStore {
+    /// Where the engine stands, in one line for a failure's message.
+    package var diagnosis: String {
+        "\(phase), journal \(journal.tail)..\(journal.head) of \(layout.journalBytes), "
+            + "\(journal.waiting.count) waiting, \(journal.inFlight.count) in flight, "
+            + "checkpoint \(checkpoint.map { "\($0.stage)" } ?? (wantsCheckpoint ? "wanted" : "none")), "
+            + "\(allocator.freeBlocks) free, \(quarantinedBlockCount) quarantined, "
+            + "\(stalledCopysets.count) stalled, \(retryAtTick.count) to retry"
+    }
     /// Checks invariants I7 and I8 on a store that has nothing in flight: every taken block is exactly one of
     /// live, page, staged, quarantined or bad.
     /// - Returns: what is wrong, or `nil`.

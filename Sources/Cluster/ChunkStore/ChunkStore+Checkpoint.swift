@@ -83,19 +83,20 @@ extension ChunkStore {
     }
     /// Entries that stay unapplied for long (a lost quorum) would stop the ring for everybody: their records
     /// are written again in front.
-    private func carryForward() {
-        let old = journal.head - min(journal.head, layout.journalBytes / 2)
+    func carryForward(olderThan old: UInt64) {
+        var items: [JournalItem] = []
         for id in copysetIDs {
             guard let copyset = copysetsByID[id], copyset.stalled.isEmpty else { continue }
             var index = copyset.applied.next
             while copyset.log.contains(index) {
                 let slot = copyset.log[index]
                 if slot.isStable && slot.lsn < old {
-                    journal.waiting.append(.entry(copyset, index, serial: slot.serial))
+                    items.append(.entry(copyset, index, serial: slot.serial))
                 }
                 index = index.next
             }
         }
+        journal.waiting.prepend(items)
     }
 
     // MARK: Capture
@@ -133,7 +134,9 @@ extension ChunkStore {
         let checkpoint = Checkpoint(
             tail: tail, badBlockCount: badBlocks.count,
             finishedSyncs: finished)
-        if journal.head - checkpoint.tail > layout.journalBytes / 2 { carryForward() }
+        if journal.head - checkpoint.tail > layout.journalBytes / 2 {
+            carryForward(olderThan: journal.head - min(journal.head, layout.journalBytes / 2))
+        }
         self.checkpoint = checkpoint
         captureDropped(checkpoint)
         captureChunks(checkpoint)
@@ -357,6 +360,7 @@ extension ChunkStore {
     }
     private func rootIsDurable(_ checkpoint: Checkpoint) {
         self.checkpoint = nil
+        if checkpoint.tail > journal.tail { journal.isCarrying = false }
         journal.tail = checkpoint.tail
         for span in checkpoint.obsolete { freeOrDiscard(span) }
         for copyset in checkpoint.finishedSyncs { effects.append(.syncFinished(copyset.id)) }

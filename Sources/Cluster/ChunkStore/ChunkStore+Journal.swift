@@ -82,6 +82,8 @@ struct JournalState {
     var waiting = Fifo<JournalItem>()
     var nextBatch: UInt64 = 1
     var flushThrough: UInt64?
+    /// The ring is full and held by entries that are being carried forward.
+    var isCarrying = false
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()
     /// Entries whose payload write failed, by serial: their old record holds back `durableLSN`.
@@ -190,11 +192,9 @@ extension ChunkStore {
         var lsn = journal.head
         let offset = lsn % layout.journalBytes
         if offset + UInt64(byteCount) > layout.journalBytes { lsn += layout.journalBytes - offset }
-        let reserve = phase == .opening ? 0 : layout.journalReserveBytes
-        guard lsn + UInt64(byteCount) - journal.tail <= layout.journalBytes - reserve else {
-            if checkpoint == nil && neededTail() > journal.tail { wantsCheckpoint = true }
-            return false
-        }
+        let used = lsn + UInt64(byteCount) - journal.tail
+        if used > journalLimitBytes && checkpoint == nil { ringIsFull() }
+        guard used <= journalLimitBytes else { return false }
         journal.open = nil
         batch.lsn = lsn
         batch.page.pad(to: byteCount)
@@ -224,6 +224,20 @@ extension ChunkStore {
         if journal.head - journal.tail > layout.journalBytes * 2 / 5 { noteJournalFill() }
         return true
     }
+    private var journalLimitBytes: UInt64 {
+        if phase == .opening { return layout.journalBytes }
+        let kept = layout.journalReserveBytes + (journal.isCarrying ? 0 : layout.journalCarryBytes)
+        return layout.journalBytes - kept
+    }
+    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
+    private func ringIsFull() {
+        if neededTail() > journal.tail {
+            wantsCheckpoint = true
+        } else if !journal.isCarrying {
+            journal.isCarrying = true
+            carryForward(olderThan: journal.head - min(journal.head, layout.journalBytes / 4))
+        }
+    }
     /// Remembers some places where a block starts: the tail must be one.
     func noteBoundary(_ lsn: UInt64) {
         if let last = journal.boundaries.last, lsn - last < layout.journalBytes / 256 { return }
@@ -233,6 +247,8 @@ extension ChunkStore {
         ByteOffset(bytes: StoreLayout.journalStart + lsn % layout.journalBytes)
     }
     private func durableLSN(before lsn: UInt64) -> UInt64 {
+        // Torn entries are below the head until their truncation is durable.
+        if let recovery { return recovery.durableLSN }
         var durable = journal.inFlight.first?.lsn ?? lsn
         // A minimum does not depend on the order of a dictionary.
         for straggler in journal.stragglers.values { durable = min(durable, straggler) }

@@ -8,7 +8,6 @@ extension ChunkStore {
         guard let recovery else { return }
         recovery.stage = .journal
         recovery.scan = superblock.tail
-        recovery.durableLSN = superblock.head
         journal.tail = superblock.tail
         readWindow()
     }

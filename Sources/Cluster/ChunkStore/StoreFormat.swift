@@ -94,7 +94,9 @@ struct StoreLayout: Hashable {
     /// The largest journal block: a few of them always fit the ring.
     var journalBlockBytesMax: Int { Int(min(64 << 10, journalBytes / 8)) }
     /// Left free in the ring for what recovery must write.
-    var journalReserveBytes: UInt64 { UInt64(2 * journalBlockBytesMax) }
+    var journalReserveBytes: UInt64 { UInt64(journalBlockBytesMax) }
+    /// Left free for records that are carried forward when the ring is full of what can not be applied yet.
+    var journalCarryBytes: UInt64 { UInt64(2 * journalBlockBytesMax) }
 
     /// Where the four copies are looked for on a device of this size.
     static func superblockBlocks(deviceBytes: UInt64) -> [UInt32] {

@@ -1,0 +1,30 @@
+import ChunkStore
+import StoreCrashModel
+
+/// `curve-crashfuzz [SEEDS [FIRST]]`: the store's crash model, for release runs.
+@main struct CrashFuzz {
+    static func main() {
+        let arguments = CommandLine.arguments
+        let count = arguments.count > 1 ? UInt64(arguments[1]) ?? 1000 : 1000
+        let first = arguments.count > 2 ? UInt64(arguments[2]) ?? 0 : 0
+        var options = CrashRun.Options()
+        if arguments.count > 3 {
+            switch arguments[3] {
+            case "no-r1": options.rules.quarantinesSuperseded = false
+            case "no-r2": options.rules.capsWatermarkAtDurable = false
+            case "no-r3": options.rules.verifiesTail = false
+            default: break
+            }
+        }
+        var (failures, crashes) = (0, 0)
+        for seed in first..<(first + count) {
+            let run = CrashRun(seed: seed, options: options)
+            if let failure = run.run() {
+                failures += 1
+                if failures <= 10 { print("seed \(seed): \(failure)") }
+            }
+            crashes += run.crashes
+        }
+        print("\(count) seeds from \(first), \(crashes) crashes, \(failures) failures")
+    }
+}
