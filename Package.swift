@@ -64,7 +64,7 @@ let package = Package(
             "CurveClientTests",
             [
                 "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
-                "MemoryEnvironment", "VolumeCore",
+                "MemoryEnvironment", "Reactor", "VolumeCore",
             ]),
     ]
 )

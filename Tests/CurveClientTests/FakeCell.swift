@@ -4,6 +4,7 @@ import CurveWire
 import Environment
 import FramedLink
 import MemoryEnvironment
+import Reactor
 import Testing
 import VolumeCore
 
@@ -14,6 +15,9 @@ final class FakeCell {
     static let clusterID = UniqueID(high: 5, low: 6)
     static let mdsAddress = SocketAddress.tcp(host: "mds", port: 6700)
     let world: MemoryWorld
+    /// The real world instead, on loopback.
+    private let reactor: Reactor?
+    private(set) var mdsAddress = FakeCell.mdsAddress
     let pool = BufferPool()
     let store: FakeStore
     var mds: ControlServer?
@@ -30,12 +34,14 @@ final class FakeCell {
     /// Answers to attach are changed by this before they leave.
     var spoilsAttach: ((inout ControlAttachVolumeResponse) -> Void)?
 
-    init(seed: UInt64 = 1) throws {
+    init(seed: UInt64 = 1, on reactor: Reactor? = nil) throws {
         world = MemoryWorld(seed: seed)
+        self.reactor = reactor
         store = FakeStore()
         for number in 1...3 {
             let server = ServerID(UInt64(number))
-            chunkservers[server] = FakeChunkserver(server, world, pool, store)
+            chunkservers[server] = FakeChunkserver(
+                server, reactor ?? world.environment("chunkserver \(server)"), pool, store)
             try chunkservers[server]?.start(port: 7000 + UInt16(number))
         }
         try startMDS()
@@ -43,12 +49,13 @@ final class FakeCell {
 
     func startMDS() throws {
         let server = ControlServer(
-            environment: world.environment("mds"), pool: pool,
+            environment: reactor ?? world.environment("mds"), pool: pool,
             hello: Hello(role: .metadata, cluster: Self.clusterID))
         server.onRequest = { [unowned self] peer, id, request in
             peer.respond(to: id, answer(request))
         }
-        try server.listen(on: Self.mdsAddress)
+        mdsAddress = try server.listen(
+            on: reactor == nil ? Self.mdsAddress : .tcp(host: "127.0.0.1", port: 0))
         mds = server
     }
     func stopMDS() {
@@ -99,6 +106,7 @@ final class FakeCell {
             }
             size = request.sizeBytes
             return ControlResponse(.volume(ControlVolumeResponse()))
+        case .getCluster: return ControlResponse(.getCluster(ControlGetClusterResponse()))
         default: return ControlResponse(refusing: ControlFailure(.badRequest, "not here"))
         }
     }
@@ -211,7 +219,7 @@ final class FakeStore {
 
 final class FakeChunkserver {
     let server: ServerID
-    private let environment: MemoryEnvironment
+    private let environment: any Environment
     private let pool: BufferPool
     private let store: FakeStore
     private var listener: (any Listener)?
@@ -222,13 +230,16 @@ final class FakeChunkserver {
     /// Says another number than its own.
     var claims: ServerID?
 
-    init(_ server: ServerID, _ world: MemoryWorld, _ pool: BufferPool, _ store: FakeStore) {
+    init(_ server: ServerID, _ environment: any Environment, _ pool: BufferPool, _ store: FakeStore) {
         (self.server, self.pool, self.store) = (server, pool, store)
-        environment = world.environment("chunkserver \(server)")
+        self.environment = environment
     }
     func start(port: UInt16) throws {
-        address = .tcp(host: "cs\(server)", port: port)
-        listener = try environment.listen(on: address) { [unowned self] connection in accept(connection) }
+        let wanted: SocketAddress =
+            environment is MemoryEnvironment
+            ? .tcp(host: "cs\(server)", port: port) : .tcp(host: "127.0.0.1", port: 0)
+        let listener = try environment.listen(on: wanted) { [unowned self] connection in accept(connection) }
+        (self.listener, address) = (listener, listener.address)
     }
     /// The process is killed: nobody listens, connections break.
     func stop() {
