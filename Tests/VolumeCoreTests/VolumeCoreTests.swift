@@ -373,6 +373,24 @@ private struct Bench {
         #expect(bench.isDone(token))
     }
 
+    @Test func impatienceIsForWhatStandsStillNotForWhatIsLong() throws {
+        var bench = try Bench(size: 8 << 30, stripes: .plain, policy: .errorAfter(.seconds(5)))
+        let long = bench.trim(0, 8 << 30)
+        let behind = bench.write(at: 7 << 30, count: 4096)
+        for _ in 0..<300 {
+            bench.answer()
+            bench.wait(.milliseconds(100))
+        }
+        #expect(bench.results[long] == nil && bench.results[behind] == nil)
+        bench.sent.removeAll()
+        bench.wait(.seconds(4))
+        #expect(bench.results[long] == nil)
+        bench.wait(.milliseconds(1100))
+        #expect(bench.failure(long) == .replicasUnavailable)
+        bench.wait(.seconds(6))
+        #expect(bench.failure(behind) == .replicasUnavailable)
+    }
+
     @Test func readOnlyVolumesRefuseEveryChange() throws {
         var bench = try Bench(readOnly: true)
         let tokens = [

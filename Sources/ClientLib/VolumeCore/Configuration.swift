@@ -4,7 +4,8 @@ import BlockTypes
 public enum UnavailablePolicy: Hashable, Sendable {
     /// Waits, however long it takes.
     case queue
-    /// Fails what is older than this with ``VolumeError/replicasUnavailable``.
+    /// Fails a request with ``VolumeError/replicasUnavailable`` when nothing of it was done for this long. One
+    /// that still waits for its turn ages only while nothing at all is done.
     case errorAfter(Duration)
 }
 

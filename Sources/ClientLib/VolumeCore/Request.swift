@@ -16,7 +16,8 @@ struct Request {
     var range: Range<UInt64>
     var source: WriteSource?
     var splitter: Splitter
-    var acceptedAt: Duration
+    /// When it was accepted, or a piece of it was last finished.
+    var progressAt: Duration
     /// Stands in a queue, which will free the slot.
     var isQueued = true
     /// No piece is to come.

@@ -106,7 +106,7 @@ extension VolumeCore {
         if sub.work == .read, sub.request >= 0 { requests[sub.request].results[sub.ordinal] = segments }
         if sub.work == .fence { fenceDone(sub) }
         drop(slot, now: now, effects: &effects)
-        finishPiece(of: sub.request, failure: nil, effects: &effects)
+        finishPiece(of: sub.request, failure: nil, now: now, effects: &effects)
     }
 
     /// Puts the request's bytes into the block that was read, and goes on to write it.
@@ -132,7 +132,7 @@ extension VolumeCore {
         confirm(slot)
         let request = subs[slot].request
         drop(slot, now: now, effects: &effects)
-        finishPiece(of: request, failure: error, effects: &effects)
+        finishPiece(of: request, failure: error, now: now, effects: &effects)
     }
 }
 
@@ -265,7 +265,8 @@ extension VolumeCore {
         if case .errorAfter(let patience) = configuration.policy {
             for request in requests {
                 guard case .frontend = request.owner else { continue }
-                next = min(next ?? .seconds(1 << 40), request.acceptedAt + patience)
+                let end = lastProgress(of: request) + patience
+                next = min(next ?? end, end)
             }
         }
         if let next { arm(at: next, now: now, effects: &effects) }
@@ -284,9 +285,14 @@ extension VolumeCore {
 
     private mutating func failOld(now: Duration, effects: inout [Effect]) {
         guard case .errorAfter(let patience) = configuration.policy else { return }
-        for index in requests.indices where requests[index].acceptedAt + patience <= now {
+        for index in requests.indices where lastProgress(of: requests[index]) + patience <= now {
             guard case .frontend = requests[index].owner else { continue }
             fail(index, .replicasUnavailable, now: now, effects: &effects)
         }
+    }
+
+    /// A request that waits for its turn does not age while those before it get on.
+    private func lastProgress(of request: Request) -> Duration {
+        request.outstanding == 0 ? max(request.progressAt, progressAt) : request.progressAt
     }
 }

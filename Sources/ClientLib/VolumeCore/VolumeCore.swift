@@ -96,6 +96,8 @@ public struct VolumeCore: Machine {
     var activeBytes = 0
     var lastSerial: UInt64 = 0
     var armedAt: Duration?
+    /// When a piece of any request was last finished.
+    var progressAt = Duration.zero
     var ready: [Int] = []
     var lifecycle = Lifecycle()
 
