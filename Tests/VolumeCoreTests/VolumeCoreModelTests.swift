@@ -39,7 +39,7 @@ import Testing
         }
     }
 
-    @Test(arguments: 1...40)
+    @Test(arguments: 1...24)
     func queuedRequestsAllSucceedInOrder(_ number: Int) throws {
         let seed = UInt64(number)
         var model = try Self.model(seed)
@@ -57,7 +57,7 @@ import Testing
         #expect(errors.isEmpty, "seed \(seed): \(errors)")
     }
 
-    @Test(arguments: 41...60)
+    @Test(arguments: 41...52)
     func tightBoundsChangeNothingButSpeed(_ number: Int) throws {
         let seed = UInt64(number)
         var limits = VolumeLimits()
@@ -80,7 +80,7 @@ import Testing
         #expect(model.outcomes.isEmpty)
     }
 
-    @Test(arguments: 61...80)
+    @Test(arguments: 61...72)
     func impatientRequestsFailButNeverComeBackToOverwrite(_ number: Int) throws {
         let seed = UInt64(number)
         var model = try Self.model(seed, policy: .errorAfter(.milliseconds(700)))
@@ -108,7 +108,7 @@ import Testing
             Set(model.outcomes.keys).isSubset(of: [.replicasUnavailable]), "seed \(seed): \(model.outcomes)")
     }
 
-    @Test(arguments: 81...110)
+    @Test(arguments: 81...96)
     func resizingKeepsWhatIsInsideAndForgetsWhatIsNot(_ number: Int) throws {
         let seed = UInt64(number)
         var model = try Self.model(seed)

@@ -60,6 +60,11 @@ final class ChunkserverLinks {
             let peer = peer(server)
             guard peer.addresses != addresses else { continue }
             (peer.addresses, peer.nextAddress, peer.pause) = (addresses, 0, Self.pauseMin)
+            if case .pausing = peer.state {
+                // The pause was for the old addresses.
+                peer.state = .idle
+                peer.generation += 1
+            }
         }
     }
 

@@ -4,7 +4,8 @@ import BlockTypes
 public enum UnavailablePolicy: Hashable, Sendable {
     /// Waits, however long it takes.
     case queue
-    /// Fails what is older than this with ``VolumeError/replicasUnavailable``.
+    /// Fails a request with ``VolumeError/replicasUnavailable`` when nothing of it was done for this long. One
+    /// that still waits for its turn ages only while nothing at all is done.
     case errorAfter(Duration)
 }
 
@@ -37,6 +38,8 @@ public struct VolumeLimits: Hashable, Sendable {
     public var requestBytesMax = 64 << 20
     /// Silence after which another replica is asked: longer than an election (1.0-1.5 s) takes.
     public var attemptTimeout = Duration.seconds(2)
+    /// How many of those an attempt may take in all at a server that answers other requests meanwhile.
+    public var attemptExtensionsMax = 5
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
     /// Hints followed at once before a pause: two replicas that name each other must not be asked in a circle.

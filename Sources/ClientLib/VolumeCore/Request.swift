@@ -16,7 +16,8 @@ struct Request {
     var range: Range<UInt64>
     var source: WriteSource?
     var splitter: Splitter
-    var acceptedAt: Duration
+    /// When it was accepted, or a piece of it was last finished.
+    var progressAt: Duration
     /// Stands in a queue, which will free the slot.
     var isQueued = true
     /// No piece is to come.
@@ -35,7 +36,8 @@ struct Request {
 /// What is known of one copyset.
 struct CopysetState {
     let id: CopysetID
-    let members: [ServerID]
+    /// Indexes into the volume's servers.
+    let members: [Int]
     /// Whom to ask: the leader, or the member that is tried next.
     var target = 0
     /// The target has shown that it leads.
@@ -49,5 +51,5 @@ struct CopysetState {
     /// A fence beside the campaign is queued or on the way.
     var isFencePending = false
 
-    init(id: CopysetID, members: [ServerID]) { (self.id, self.members) = (id, members) }
+    init(id: CopysetID, members: [Int]) { (self.id, self.members) = (id, members) }
 }

@@ -110,7 +110,9 @@ struct SubRequest {
     var isMerged = false
     /// The tag's number; 0 before one was given.
     var sequence: UInt64 = 0
-    var server = ServerID(0)
+    /// Who was asked last, as an index into the volume's servers.
+    var server = 0
+    var sentAt = Duration.zero
     var serial: UInt64 = 0
     /// Answers to attempts before this one mean nothing.
     var firstSerial: UInt64 = 0
@@ -131,6 +133,8 @@ struct SubRequest {
     }
     /// It changes blocks and so holds, or waits for, their lock.
     var isChange: Bool { work != .read && work != .fence }
+    /// Attempts were made and an answer may come.
+    var isUnderWay: Bool { phase == .flying || phase == .pausing || phase == .parked }
     /// The next attempt reads.
     var isReading: Bool { work == .read || (work == .edge && !isMerged) }
 }

@@ -83,7 +83,7 @@ extension VolumeCore {
             }
         let request = Request(
             owner: owner, kind: kind, range: range, source: source,
-            splitter: Splitter(map: configuration.stripes, range: range, style: style), acceptedAt: now)
+            splitter: Splitter(map: configuration.stripes, range: range, style: style), progressAt: now)
         let index: Int
         if let free = freeRequests.popLast() {
             index = free
@@ -97,9 +97,13 @@ extension VolumeCore {
     }
 
     /// Takes one finished piece off its request and answers when it was the last.
-    mutating func finishPiece(of index: Int, failure: VolumeError?, effects: inout [Effect]) {
+    mutating func finishPiece(
+        of index: Int, failure: VolumeError?, now: Duration, effects: inout [Effect]
+    ) {
+        progressAt = now
         guard index >= 0 else { return }
         requests[index].outstanding -= 1
+        requests[index].progressAt = now
         if let failure, requests[index].failure == nil {
             requests[index].failure = failure
             requests[index].isCut = true

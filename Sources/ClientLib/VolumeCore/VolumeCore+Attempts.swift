@@ -17,11 +17,11 @@ extension VolumeCore {
         subs[slot].phase = .flying
         subs[slot].serial = lastSerial
         subs[slot].server = copysets[index].members[copysets[index].target]
-        subs[slot].deadline = now + limits.attemptTimeout
+        (subs[slot].sentAt, subs[slot].deadline) = (now, now + limits.attemptTimeout)
         if !subs[slot].isReading { subs[slot].wasSent = true }
         effects.append(
             .send(
-                AttemptID(slot: slot, serial: lastSerial), to: subs[slot].server, copysets[index].id,
+                AttemptID(slot: slot, serial: lastSerial), to: servers[subs[slot].server], copysets[index].id,
                 command(of: subs[slot])))
         arm(at: subs[slot].deadline, now: now, effects: &effects)
     }
@@ -50,11 +50,12 @@ extension VolumeCore {
         _ attempt: AttemptID, _ answer: BlockAnswer, now: Duration, effects: inout [Effect]
     ) {
         let slot = attempt.slot
-        guard slot < subs.count, subs[slot].phase != .free, attempt.serial >= subs[slot].firstSerial,
+        guard slot < subs.count, subs[slot].isUnderWay, attempt.serial >= subs[slot].firstSerial,
             attempt.serial <= lastSerial
         else { return }
         let copyset = subs[slot].copyset
         let isCurrent = subs[slot].phase == .flying && subs[slot].serial == attempt.serial
+        if isCurrent { lastHeard[subs[slot].server] = now }
         // An older attempt that was given up for silent may still have done it. Any other answer to it says
         // nothing about the attempt that is under way.
         switch answer {
@@ -105,7 +106,7 @@ extension VolumeCore {
         if sub.work == .read, sub.request >= 0 { requests[sub.request].results[sub.ordinal] = segments }
         if sub.work == .fence { fenceDone(sub) }
         drop(slot, now: now, effects: &effects)
-        finishPiece(of: sub.request, failure: nil, effects: &effects)
+        finishPiece(of: sub.request, failure: nil, now: now, effects: &effects)
     }
 
     /// Puts the request's bytes into the block that was read, and goes on to write it.
@@ -131,7 +132,7 @@ extension VolumeCore {
         confirm(slot)
         let request = subs[slot].request
         drop(slot, now: now, effects: &effects)
-        finishPiece(of: request, failure: error, effects: &effects)
+        finishPiece(of: request, failure: error, now: now, effects: &effects)
     }
 }
 
@@ -157,7 +158,7 @@ extension VolumeCore {
         }
     }
     /// - Parameter moveOn: ask the next member from now on.
-    private mutating func unconfirm(_ index: Int, asking server: ServerID, moveOn: Bool) {
+    private mutating func unconfirm(_ index: Int, asking server: Int, moveOn: Bool) {
         let members = copysets[index].members
         guard members[copysets[index].target] == server else { return }
         copysets[index].isConfirmed = false
@@ -167,8 +168,8 @@ extension VolumeCore {
         _ slot: Int, hint: ServerID?, now: Duration, effects: inout [Effect]
     ) {
         let (index, server) = (subs[slot].copyset, subs[slot].server)
-        guard let hint, hint != server, subs[slot].hints < limits.hintsMax,
-            let member = copysets[index].members.firstIndex(of: hint)
+        guard let hint, hint != servers[server], subs[slot].hints < limits.hintsMax,
+            let member = copysets[index].members.firstIndex(where: { servers[$0] == hint })
         else { return passOver(slot, .noLeader, now: now, effects: &effects) }
         if copysets[index].members[copysets[index].target] == server {
             (copysets[index].target, copysets[index].isConfirmed) = (member, false)
@@ -225,7 +226,8 @@ extension VolumeCore {
     }
 
     mutating func lost(_ server: ServerID, now: Duration, effects: inout [Effect]) {
-        for slot in subs.indices where subs[slot].phase == .flying && subs[slot].server == server {
+        guard let index = servers.firstIndex(of: server) else { return }
+        for slot in subs.indices where subs[slot].phase == .flying && subs[slot].server == index {
             passOver(slot, .unreachable, now: now, effects: &effects)
         }
     }
@@ -250,7 +252,7 @@ extension VolumeCore {
         armedAt = nil
         for slot in subs.indices where subs[slot].deadline <= now {
             switch subs[slot].phase {
-            case .flying: passOver(slot, .silent, now: now, effects: &effects)
+            case .flying: overdue(slot, now: now, effects: &effects)
             case .pausing: dispatch(slot, now: now, effects: &effects)
             case .free, .lock, .window, .parked: break
             }
@@ -263,17 +265,34 @@ extension VolumeCore {
         if case .errorAfter(let patience) = configuration.policy {
             for request in requests {
                 guard case .frontend = request.owner else { continue }
-                next = min(next ?? .seconds(1 << 40), request.acceptedAt + patience)
+                let end = lastProgress(of: request) + patience
+                next = min(next ?? end, end)
             }
         }
         if let next { arm(at: next, now: now, effects: &effects) }
     }
 
+    /// A server that answers others is not silent: on a slow link a request waits behind many. It is borne with
+    /// for so long and no longer.
+    private mutating func overdue(_ slot: Int, now: Duration, effects: inout [Effect]) {
+        let end = subs[slot].sentAt + limits.attemptTimeout * limits.attemptExtensionsMax
+        if now < end, lastHeard[subs[slot].server] + limits.attemptTimeout > now {
+            subs[slot].deadline = min(now + limits.attemptTimeout, end)
+        } else {
+            passOver(slot, .silent, now: now, effects: &effects)
+        }
+    }
+
     private mutating func failOld(now: Duration, effects: inout [Effect]) {
         guard case .errorAfter(let patience) = configuration.policy else { return }
-        for index in requests.indices where requests[index].acceptedAt + patience <= now {
+        for index in requests.indices where lastProgress(of: requests[index]) + patience <= now {
             guard case .frontend = requests[index].owner else { continue }
             fail(index, .replicasUnavailable, now: now, effects: &effects)
         }
+    }
+
+    /// A request that waits for its turn does not age while those before it get on.
+    private func lastProgress(of request: Request) -> Duration {
+        request.outstanding == 0 ? max(request.progressAt, progressAt) : request.progressAt
     }
 }

@@ -83,6 +83,9 @@ public struct VolumeCore: Machine {
     var subs: [SubRequest]
     var freeSubs: [Int]
     var copysets: [CopysetState]
+    let servers: [ServerID]
+    /// By server: when it last answered anything.
+    var lastHeard: [Duration]
     var locks: BlockLocks
     var tags = TagWindow()
     var windowWaiters = Queue<Int>()
@@ -93,6 +96,8 @@ public struct VolumeCore: Machine {
     var activeBytes = 0
     var lastSerial: UInt64 = 0
     var armedAt: Duration?
+    /// When a piece of any request was last finished.
+    var progressAt = Duration.zero
     var ready: [Int] = []
     var lifecycle = Lifecycle()
 
@@ -113,8 +118,20 @@ public struct VolumeCore: Machine {
             let placement = Placement(
                 volume: configuration.volume, copysets: configuration.copysets.map(\.id))
         else { throw .placement }
-        var members: [CopysetID: [ServerID]] = [:]
-        for copyset in configuration.copysets { members[copyset.id] = copyset.members }
+        var members: [CopysetID: [Int]] = [:]
+        var indexes: [ServerID: Int] = [:]
+        var servers: [ServerID] = []
+        for copyset in configuration.copysets {
+            for server in copyset.members {
+                if indexes[server] == nil {
+                    indexes[server] = servers.count
+                    servers.append(server)
+                }
+                members[copyset.id, default: []].append(indexes[server] ?? 0)
+            }
+        }
+        self.servers = servers
+        lastHeard = Array(repeating: .zero, count: servers.count)
         copysets = placement.order.map { CopysetState(id: $0, members: members[$0] ?? []) }
         limits = configuration.limits
         let slots = limits.subRequestsMax + limits.fencesMax
@@ -146,7 +163,8 @@ public struct VolumeCore: Machine {
             let copyset = copysets[sub.copyset]
             guard let since = copyset.failingSince, found.map({ since < $0.since }) ?? true else { continue }
             found = Blockage(
-                copyset: copyset.id, server: copyset.members[copyset.target], reason: copyset.lastFailure,
+                copyset: copyset.id, server: servers[copyset.members[copyset.target]],
+                reason: copyset.lastFailure,
                 since: since)
         }
         return found
