@@ -10,6 +10,8 @@ public final class FileVolume: BlockVolume {
     public let isReadOnly = false
     /// Called after the size has changed.
     public var resized: ((ByteCount) -> Void)?
+    /// How long the first write's answer takes.
+    public var firstWriteDelay = Duration.zero
     private let file: Int32
     private let environment: any Environment
     private let pool = BufferPool()
@@ -26,7 +28,9 @@ public final class FileVolume: BlockVolume {
     /// Carries the request out, answers later.
     public func submit(_ request: VolumeRequest, completed: @escaping (VolumeResult) -> Void) {
         let result = carryOut(request)
-        environment.after(.zero) { completed(result) }
+        var delay = Duration.zero
+        if case .write = request { swap(&delay, &firstWriteDelay) }
+        environment.after(delay) { completed(result) }
     }
     private func carryOut(_ request: VolumeRequest) -> VolumeResult {
         switch request {

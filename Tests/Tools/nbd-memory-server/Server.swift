@@ -11,8 +11,8 @@ import TestVolumes
 ///
 ///     serve --listen unix:PATH|HOST:PORT [--size BYTES] [--export NAME | --exports A,B] [--read-only]
 ///           [--file PATH] [--delay-ms N]
-///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N]
-///     unmap N [--force]
+///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N] [--stall-ms N]
+///     unmap N [--force] [--timeout S]
 ///     list
 @main struct NBDMemoryServer {
     static func main() {
@@ -29,7 +29,8 @@ import TestVolumes
                 guard let index = options.first.flatMap(BlockDeviceTable.index) else {
                     throw DeviceError.noSuchDevice(options.first ?? "")
                 }
-                try DeviceRemoval.unmap(index, force: options["force"] != nil)
+                let seconds = options["timeout"].flatMap { Int($0) } ?? 30
+                try DeviceRemoval.unmap(index, force: options["force"] != nil, timeoutSeconds: seconds)
             case "list":
                 for device in BlockDeviceTable().devices() where device.isConnected {
                     print(
@@ -101,7 +102,7 @@ import TestVolumes
             Background.ready(device.path)
             while true {
                 do {
-                    if try !device.keepAlive(forMilliseconds: 500) { break }
+                    if try !device.keepAlive(forMilliseconds: 100) { break }
                 } catch { complain("\(device.path): \(error)") }
             }
             loop.stop()
