@@ -48,6 +48,7 @@ let package = Package(
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
     ]
