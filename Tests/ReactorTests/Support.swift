@@ -105,3 +105,21 @@ func noisePayload(_ count: Int, seed: UInt64) -> Payload {
     noise(count, seed: seed).withUnsafeBytes { buffer.bytes.copyMemory(from: $0) }
     return Payload(buffer, byteCount: count)
 }
+
+/// A value that several threads may look at.
+final class Shared<Value: Sendable>: @unchecked Sendable {
+    private let lock = Lock()
+    private var current: Value
+    init(_ value: Value) { current = value }
+    var value: Value { lock.with { current } }
+    func change(_ body: (inout Value) -> Void) { lock.with { body(&current) } }
+}
+
+extension UnsafeRawBufferPointer {
+    /// One call: a loop over bytes is slow in debug builds.
+    func isSame(as other: UnsafeRawBufferPointer) -> Bool {
+        guard count == other.count else { return false }
+        guard let mine = baseAddress, let others = other.baseAddress else { return count == 0 }
+        return memcmp(mine, others, count) == 0
+    }
+}

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE  // For O_DIRECT, statx, ucred, pthread_setname_np.
 #include "CLinux.h"
 
+#include <sys/prctl.h>
 #include <linux/fs.h>
 #include <linux/falloc.h>
 #include <string.h>
@@ -30,6 +31,13 @@ void curve_name_thread(const char *name) {
 }
 
 const char *curve_program_name(void) { return program_invocation_short_name; }
+
+int curve_signal_at_parent_end(int signal) {
+    pid_t parent = getppid();
+    if (prctl(PR_SET_PDEATHSIG, signal) != 0) return -errno;
+    // The parent may have ended before the request took hold.
+    return getppid() == parent && parent != 1 ? 0 : -ESRCH;
+}
 
 int curve_block_signals(const int *signals, int count) {
     sigset_t set;

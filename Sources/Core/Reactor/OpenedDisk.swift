@@ -9,7 +9,11 @@ extension ReactorDisk {
     public static func open(
         _ reactor: Reactor, path: String, mode: DiskMode = .readWrite
     ) throws(DiskOpenError) -> ReactorDisk {
-        let opened = try OpenedDisk(path, mode, fault: reactor.fault)
+        let opened = try Predecessor.outlive { () throws(DiskOpenError) -> OpenedDisk in
+            try OpenedDisk(path, mode, fault: reactor.fault)
+        } isTaken: {
+            if case .busy = $0 { true } else { false }
+        }
         if !opened.isDirect {
             reactor.log(
                 .notice, "\(path): its file system has no direct I/O; the page cache is used and flushed")
@@ -112,6 +116,7 @@ struct OpenedDisk {
 struct BlockDeviceQueue {
     private let directory: String
 
+    init(directory: String) { self.directory = directory }
     init(_ device: UInt64, root: String = "/sys/dev/block") {
         let node = "\(root)/\(curve_device_major(device)):\(curve_device_minor(device))"
         // A partition has no queue of its own; its disk is the directory above.

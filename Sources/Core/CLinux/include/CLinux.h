@@ -42,6 +42,8 @@ int64_t curve_wall_nanoseconds(void);
 // Threads and the process.
 void curve_name_thread(const char *name);
 const char *curve_program_name(void);
+// Asks for `signal` when the parent ends; 0, or -ESRCH when it has ended already.
+int curve_signal_at_parent_end(int signal);
 int curve_block_signals(const int *signals, int count);
 
 // Sockets.
