@@ -39,6 +39,9 @@ public struct BlockDeviceTable: Sendable {
     /// - Returns: `nil` when the kernel has no such device.
     public func device(_ index: UInt32) -> NBDDevice? { devices().first { $0.index == index } }
 
+    /// True while the kernel serves the device; cheaper than ``device(_:)``.
+    public func isConnected(_ index: UInt32) -> Bool { Text.line("\(sys)/block/nbd\(index)/pid") != nil }
+
     /// The number in `/dev/nbdN`, `nbdN` or `N`.
     public static func index(of name: String) -> UInt32? {
         let digits =

@@ -16,6 +16,8 @@ public struct MapOptions: Hashable, Sendable {
     public var deadConnectionTimeoutSeconds: UInt64?
     /// Names the volume in the kernel's list.
     public var identifier: String
+    /// Where daemons mark the devices that they serve.
+    public var markFolder = DaemonMark.defaultFolder
     /// The usual choices for a volume named `identifier`.
     public init(identifier: String) { self.identifier = identifier }
 }
@@ -32,6 +34,7 @@ public final class MappedDevice {
     private let kernel: NBDKernel
     private let events: NBDKernelEvents
     private let table = BlockDeviceTable()
+    private let mark: DaemonMark
 
     /// /dev/nbdN.
     public var path: String { "/dev/nbd\(index)" }
@@ -56,9 +59,11 @@ public final class MappedDevice {
         self.setup = setup
         if let orphan = try Self.orphan(options, table) {
             index = orphan
+            mark = try DaemonMark(index: index, folder: options.markFolder)
             try kernel.reconnect(orphan, setup, sockets: sockets.map(\.descriptor))
         } else {
             index = try kernel.connect(setup, sockets: sockets.map(\.descriptor))
+            mark = try DaemonMark(index: index, folder: options.markFolder)
         }
         extendLifetime(sockets)
     }
@@ -85,7 +90,7 @@ public final class MappedDevice {
         return sockets
     }
     /// True while the kernel has the device.
-    public var isConnected: Bool { table.device(index)?.isConnected ?? false }
+    public var isConnected: Bool { table.isConnected(index) }
 
     /// Waits for the kernel to lose a connection, and replaces what it lost.
     /// - Returns: false when the device has been unmapped: its daemon may end.
@@ -110,12 +115,14 @@ public final class MappedDevice {
 
 /// Removes devices, whoever made them.
 public enum DeviceRemoval {
-    /// Disconnects a device and returns when the kernel has let it go.
+    /// Disconnects a device and returns when the kernel has let it go and its daemon has ended.
     /// - Parameters:
     ///   - force: also when it is in use; whoever uses it gets errors.
     ///   - timeoutSeconds: how long processes that have it open may take to close it.
     /// - Throws: ``DeviceError``.
-    public static func unmap(_ index: UInt32, force: Bool, timeoutSeconds: Int = 30) throws(DeviceError) {
+    public static func unmap(
+        _ index: UInt32, force: Bool, timeoutSeconds: Int = 30, markFolder: String = DaemonMark.defaultFolder
+    ) throws(DeviceError) {
         let table = BlockDeviceTable()
         guard let device = table.device(index) else {
             throw table.hasModule ? .noSuchDevice("/dev/nbd\(index)") : .noModule
@@ -127,11 +134,12 @@ public enum DeviceRemoval {
         }
         try NBDKernel().disconnect(index)
         for _ in 0..<(timeoutSeconds * 1000 / pollMilliseconds) {
-            let now = table.device(index)
-            if now?.isConnected != true, now?.size.bytes ?? 0 == 0 { return }
+            if !table.isConnected(index), DaemonMark.pid(of: index, folder: markFolder) == nil { return }
             usleep(UInt32(pollMilliseconds) * 1000)
         }
-        throw .stillHeld(device: device.path)
+        throw table.isConnected(index)
+            ? .stillHeld(device: device.path)
+            : .daemon("\(device.path) is gone, but its daemon is still running")
     }
     private static let pollMilliseconds = 20
 

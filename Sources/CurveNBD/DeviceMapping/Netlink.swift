@@ -172,7 +172,6 @@ private final class NetlinkReply {
         guard group >= 0, unsafe nl_socket_add_membership(socket, group) >= 0 else {
             throw .system(call: "join the nbd event group", errno: ENOENT)
         }
-        unsafe nl_socket_disable_seq_check(socket)
     }
     /// Waits for events of the joined group.
     /// - Returns: the events; none when the time is over.
@@ -189,6 +188,8 @@ private final class NetlinkReply {
         defer { unsafe nl_cb_put(callbacks) }
         let reply = NetlinkReply()
         unsafe Self.collect(into: reply, callbacks)
+        // Events answer no request, so their sequence numbers are not ours.
+        unsafe nl_cb_set(callbacks, NL_CB_SEQ_CHECK, NL_CB_CUSTOM, { _, _ in Int32(NL_OK.rawValue) }, nil)
         let result = unsafe nl_recvmsgs(socket, callbacks)
         extendLifetime(reply)
         // An overrun means that events were lost: the caller looks at the device itself in any case.

@@ -10,7 +10,7 @@ final class ServerSocket {
     /// Connects to a server on this machine and chooses an export. Blocks for at most ten seconds a step.
     /// - Throws: ``DeviceError``.
     init(path: String, exportName: String) throws(DeviceError) {
-        let descriptor = try Self.connected(to: path)
+        let descriptor = try Self.connectedWhenReady(to: path)
         do throws(DeviceError) {
             info = try Self.shakeHands(descriptor, exportName)
         } catch {
@@ -26,6 +26,19 @@ final class ServerSocket {
 
     private static let noSignal = Int32(MSG_NOSIGNAL)
 
+    /// A server that is just starting gets two seconds to listen.
+    private static let (connectTries, connectPauseMicroseconds) = (200, UInt32(10_000))
+
+    private static func connectedWhenReady(to path: String) throws(DeviceError) -> Int32 {
+        for _ in 1..<connectTries {
+            do {
+                return try connected(to: path)
+            } catch .system(_, ENOENT), .system(_, ECONNREFUSED) {
+                usleep(connectPauseMicroseconds)
+            }
+        }
+        return try connected(to: path)
+    }
     private static func connected(to path: String) throws(DeviceError) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw .system(call: "socket", errno: errno) }

@@ -10,23 +10,41 @@ public final class FileVolume: BlockVolume {
     public let isReadOnly = false
     /// Called after the size has changed.
     public var resized: ((ByteCount) -> Void)?
+    /// How long the first write's answer takes.
+    public var firstWriteDelay = Duration.zero
     private let file: Int32
     private let environment: any Environment
     private let pool = BufferPool()
 
-    /// Opens a file, or makes one of `size` bytes.
+    /// Opens a file; an empty or new one gets `size` bytes.
     /// - Returns: `nil` when the file cannot be had.
     public init?(environment: any Environment, path: String, size: ByteCount) {
         file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard file >= 0, ftruncate(file, off_t(size.bytes)) == 0 else { return nil }
-        (self.environment, self.size) = (environment, size)
+        guard file >= 0 else { return nil }
+        var status = stat()
+        guard fstat(file, &status) == 0 else { return nil }
+        if status.st_size == 0, ftruncate(file, off_t(size.bytes)) != 0 { return nil }
+        self.environment = environment
+        self.size = status.st_size == 0 ? size : ByteCount(bytes: UInt64(status.st_size))
     }
     deinit { close(file) }
+
+    /// Follows the file's size from now on, looking ten times a second.
+    public func followSize() {
+        var status = stat()
+        if fstat(file, &status) == 0, status.st_size != off_t(size.bytes) {
+            size = ByteCount(bytes: UInt64(status.st_size))
+            resized?(size)
+        }
+        environment.after(.milliseconds(100)) { [self] in followSize() }
+    }
 
     /// Carries the request out, answers later.
     public func submit(_ request: VolumeRequest, completed: @escaping (VolumeResult) -> Void) {
         let result = carryOut(request)
-        environment.after(.zero) { completed(result) }
+        var delay = Duration.zero
+        if case .write = request { swap(&delay, &firstWriteDelay) }
+        environment.after(delay) { completed(result) }
     }
     private func carryOut(_ request: VolumeRequest) -> VolumeResult {
         switch request {

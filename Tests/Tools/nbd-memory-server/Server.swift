@@ -4,6 +4,7 @@ import Environment
 import Glibc
 import NBDServer
 import Reactor
+import Synchronization
 import TestVolumes
 
 /// `nbd-memory-server serve|map|daemon|unmap|list`: our NBD rooms over a volume without a cluster, for other
@@ -11,8 +12,8 @@ import TestVolumes
 ///
 ///     serve --listen unix:PATH|HOST:PORT [--size BYTES] [--export NAME | --exports A,B] [--read-only]
 ///           [--file PATH] [--delay-ms N]
-///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N]
-///     unmap N [--force]
+///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N] [--stall-ms N]
+///     unmap N [--force] [--timeout S]
 ///     list
 @main struct NBDMemoryServer {
     static func main() {
@@ -29,7 +30,8 @@ import TestVolumes
                 guard let index = options.first.flatMap(BlockDeviceTable.index) else {
                     throw DeviceError.noSuchDevice(options.first ?? "")
                 }
-                try DeviceRemoval.unmap(index, force: options["force"] != nil)
+                let seconds = options["timeout"].flatMap { Int($0) } ?? 30
+                try DeviceRemoval.unmap(index, force: options["force"] != nil, timeoutSeconds: seconds)
             case "list":
                 for device in BlockDeviceTable().devices() where device.isConnected {
                     print(
@@ -63,6 +65,8 @@ import TestVolumes
             guard let file = FileVolume(environment: reactor, path: path, size: size) else {
                 fail("cannot open \(path)")
             }
+            file.followSize()
+            file.firstWriteDelay = .milliseconds(Int(options["stall-ms"] ?? "") ?? 0)
             return file
         }
         let memory = MemoryVolume(environment: reactor, size: size, isReadOnly: options["read-only"] != nil)
@@ -87,6 +91,7 @@ import TestVolumes
             let loop = try ReactorThread(name: "nbd") { reactor in
                 do {
                     let server = try makeServer(reactor, options)
+                    server.exportResized = { _, size in wantedSize.withLock { $0 = size } }
                     try server.listen(on: .unix(path: path))
                     withExtendedLifetime(server) { kept = server }
                 } catch { fail("\(error)") }
@@ -96,12 +101,16 @@ import TestVolumes
             choice.connections = Int(options["connections"] ?? "") ?? 2
             choice.requestTimeoutSeconds = options["timeout"].flatMap { UInt64($0) }
             choice.deadConnectionTimeoutSeconds = options["dead"].flatMap { UInt64($0) }
-            while access(path, F_OK) != 0 { usleep(1000) }
             let device = try MappedDevice(socketPath: path, exportName: "", options: choice)
             Background.ready(device.path)
             while true {
                 do {
-                    if try !device.keepAlive(forMilliseconds: 500) { break }
+                    if try !device.keepAlive(forMilliseconds: 100) { break }
+                    let size = wantedSize.withLock { size -> ByteCount? in
+                        defer { size = nil }
+                        return size
+                    }
+                    if let size { try device.resize(to: size) }
                 } catch { complain("\(device.path): \(error)") }
             }
             loop.stop()
@@ -109,6 +118,9 @@ import TestVolumes
             unlink(path)
         } catch { Background.failed("\(error)") }
     }
+    /// From the loop, which must not wait for the kernel, to the thread that may.
+    static let wantedSize = Mutex<ByteCount?>(nil)
+
     /// Touched only by the loop's thread.
     nonisolated(unsafe) static var kept: NBDServer?
 }
