@@ -150,6 +150,20 @@ import Testing
         #expect(error(of: header(.write), accepted: .handshake) == .notAllowed(.write))
     }
 
+    @Test("a client's write fits a log entry, or is refused before its payload is read")
+    func writeLength() {
+        let most = LogEntry.payloadBytesMax / Geometry.blockBytes
+        for blocks in [most, most + 1] {
+            let stream = header(.write) {
+                ($0.b, $0.d) = (1, UInt32(blocks) << 16)
+                ($0.bodyBytes, $0.payloadBytes) = (4 * blocks, 4096 * blocks)
+            }
+            let refused = WireError.payloadTooLong(
+                .write, bytes: 4096 * blocks, bytesMax: LogEntry.payloadBytesMax)
+            #expect(error(of: stream) == (blocks > most ? refused : nil))
+        }
+    }
+
     @Test("numbers that would overflow later are refused at the door")
     func counters() {
         let run: UInt32 = 1 << 16

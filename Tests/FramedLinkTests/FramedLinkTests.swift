@@ -88,7 +88,7 @@ func write(id: UInt64, blocks: Int, seed: UInt64) -> (Frame, Payload) {
         var sent: [Payload] = []
         for id in UInt64(1)...6 {
             let (frame, payload) = write(
-                id: id, blocks: [1, 2, 64, 256][Int(id + seed) % 4], seed: seed * 10 + id)
+                id: id, blocks: [1, 2, 33, 64][Int(id + seed) % 4], seed: seed * 10 + id)
             sent.append(payload)
             pair.left.send(frame)
             pair.left.send(.control(id: id, body: []))
@@ -246,7 +246,7 @@ func write(id: UInt64, blocks: Int, seed: UInt64) -> (Frame, Payload) {
         var count: UInt64 = 0
         while pair.left.queuedSendBytes <= pair.left.sendQueueBytesSoftMax {
             count += 1
-            pair.left.send(write(id: count, blocks: 256, seed: count).0)
+            pair.left.send(write(id: count, blocks: 64, seed: count).0)
         }
         pair.world.run(for: .seconds(60))
         #expect(pair.leftTold == ["ready chunkserver"])

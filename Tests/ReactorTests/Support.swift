@@ -105,3 +105,12 @@ func noisePayload(_ count: Int, seed: UInt64) -> Payload {
     noise(count, seed: seed).withUnsafeBytes { buffer.bytes.copyMemory(from: $0) }
     return Payload(buffer, byteCount: count)
 }
+
+/// A value that several threads may look at.
+final class Shared<Value: Sendable>: @unchecked Sendable {
+    private let lock = Lock()
+    private var current: Value
+    init(_ value: Value) { current = value }
+    var value: Value { lock.with { current } }
+    func change(_ body: (inout Value) -> Void) { lock.with { body(&current) } }
+}

@@ -11,8 +11,8 @@ struct ChunkserverFormat: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "format", abstract: "Turn a block device or a file into an empty store of a cluster.",
         discussion: """
-            A file is written in full, so that later writes never wait for the file system; --lazy lets it grow
-            instead, for trying things out.
+            A file is written in full, so that later writes never wait for the file system; --lazy
+            lets it grow instead, for trying things out.
             Example: curve chunkserver format --store /var/lib/curve/store --size 100G --mds 10.0.0.5:6700
             """)
     @Option(help: "Block device, or file to make.") var store: String
@@ -23,22 +23,22 @@ struct ChunkserverFormat: ParsableCommand {
 
     func run() throws {
         let call = MetadataCall(address: try metadata.address())
-        // Everything that can refuse is asked before anything is written.
-        let reactor: Reactor
-        do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
         let target = FormatTarget(path: store, sizeBytes: size?.bytes, isLazy: lazy, mayOverwrite: force)
-        try target.check(reactor: reactor)
-        let device = UniqueID(high: reactor.random(), low: reactor.random())
+        try target.check()
+        var source = SystemRandomNumberGenerator()
+        let device = UniqueID(high: source.next(), low: source.next())
         var request = ControlAllocateServerRequest()
         (request.deviceID, request.host) = (device.data, ProcessInfo.processInfo.hostName)
         let answer = try call(.allocateServer(request)).allocateServer
         guard let cluster = UniqueID(data: answer.clusterID) else {
             throw ToolError.failed("the MDS gave a cluster id that is not 16 bytes")
         }
-        try target.prepare(reactor: reactor)
         let identity = StoreIdentity(
             cluster: cluster, device: device, server: ServerID(answer.server), incarnation: Incarnation(0))
-        do { try target.write(identity, reactor: reactor) } catch {
+        do {
+            try target.prepare()
+            try target.write(identity)
+        } catch {
             target.undo()
             throw error
         }

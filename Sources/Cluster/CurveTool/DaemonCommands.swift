@@ -62,7 +62,7 @@ struct ChunkserverServe: ParsableCommand {
         let mds = try metadata.address()
         let reactor = try daemon.reactor(name: "chunkserver")
         let disk: ReactorDisk
-        do { disk = try ReactorDisk.open(reactor: reactor, path: store) } catch {
+        do { disk = try ReactorDisk.open(reactor, path: store) } catch {
             throw ToolError.failed("\(error)")
         }
         let options = ChunkServerOptions(

@@ -70,8 +70,8 @@ public final class ControlServerConnection {
 public final class ControlServer {
     /// What peers may make this process hold.
     public struct Limits: Sendable {
-        /// Chunkservers, clients and tools of one cell, with room for newcomers; each costs some 300 KiB at most
-        /// while it only sits there.
+        /// Chunkservers, clients and tools of one cell, with room for newcomers. Each holds at most the request
+        /// that is arriving, 1 MiB, and those it waits for.
         public var connectionsMax = 4096
         /// Requests of one peer that wait for an answer; then it is not read any more.
         public var inFlightPerConnectionMax = 64

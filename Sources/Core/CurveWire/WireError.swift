@@ -88,10 +88,10 @@ public enum WireLimits {
     public static let reasonBytesMax = 1 << 10
     /// Payload of replies, appends and sync pieces.
     public static let payloadBytesMax = 2 << 20
-    /// Payload of a client's write. Clients split at `LogEntry.payloadBytesMax`, well below.
-    public static let requestPayloadBytesMax = 1 << 20
-    /// Blocks that one read may ask for, so that its answer fits a frame.
-    public static let readBlocksMax = requestPayloadBytesMax / Geometry.blockBytes
+    /// Payload of a client's write: it becomes one log entry as it is, so no client can make a larger one.
+    public static let requestPayloadBytesMax = LogEntry.payloadBytesMax
+    /// Blocks that one read may ask for: its answer is 1 MiB at most, and fits a frame.
+    public static let readBlocksMax = 256
     /// Blocks that one fetch may ask for, so that its answer fits a frame.
     public static let fetchBlocksMax = payloadBytesMax / Geometry.blockBytes
     /// Entries in one append, as ``ReplicaMessage/Append`` promises.

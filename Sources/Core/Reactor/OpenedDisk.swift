@@ -112,6 +112,7 @@ struct OpenedDisk {
 struct BlockDeviceQueue {
     private let directory: String
 
+    init(directory: String) { self.directory = directory }
     init(_ device: UInt64, root: String = "/sys/dev/block") {
         let node = "\(root)/\(curve_device_major(device)):\(curve_device_minor(device))"
         // A partition has no queue of its own; its disk is the directory above.

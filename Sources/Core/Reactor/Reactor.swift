@@ -183,23 +183,27 @@ public final class Reactor: Environment {
     private static let windDownNanosecondsMax: Int64 = 30_000_000_000
 
     private func windDown(_ bell: BellWatch) {
-        timers.removeAll()
         for listener in listeners.elements { listener.close() }
         for attempt in attempts.elements { attempt.abort() }
-        for connection in connections.elements { connection.abort(.closedHere) }
+        for connection in connections.elements { connection.stop() }
         signals?.disarm()
-        let deadline = curve_boot_nanoseconds() + Self.windDownNanosecondsMax
+        let start = curve_boot_nanoseconds()
         while ring.inFlight > 0 || !deferred.isEmpty || !attention.isEmpty {
-            guard curve_boot_nanoseconds() < deadline else {
+            let spent = curve_boot_nanoseconds() - start
+            if spent > limits.lingerMax.wholeNanoseconds {
+                for connection in connections.elements { connection.abort(.closedHere) }
+            }
+            guard spent < Self.windDownNanosecondsMax else {
                 log(.error, "\(ring.inFlight) operations did not end; their memory is left to the kernel")
                 // SAFETY: never released, because the kernel may still write there.
                 _ = unsafe Unmanaged.passRetained(staging)
                 return
             }
-            if jobs.isIdle { bell.disarm() }
-            turn()
+            if jobs.isIdle, connections.count == 0 { bell.disarm() }
             timers.removeAll()
+            turn()
         }
+        timers.removeAll()
         staging.unregister(ring)
     }
 }

@@ -90,6 +90,8 @@ import Glibc
     }
     func close() { end(.closedHere, flushing: true) }
 
+    /// The loop ends: what its owner has closed already may still leave, the rest ends now.
+    func stop() { if life != .ending || !mayFlush { abort(.closedHere) } }
     /// Ends without sending what is queued.
     func abort(_ why: NetworkError) {
         end(why, flushing: false)
@@ -164,7 +166,7 @@ import Glibc
             wantAttention()
         }
         guard life == .open else {
-            if life == .draining, result <= 0, !Self.isPassing(-result) { finishDraining() }
+            if life == .draining, !mayFlush || (result <= 0 && !Self.isPassing(-result)) { finishDraining() }
             return
         }
         guard result > 0 else { return receiveFailed(-result) }
@@ -248,6 +250,7 @@ import Glibc
             if let batch, life == .open || mayFlush { submitSend(batch) }
             return
         }
+        guard result > 0 else { return fail(EPIPE, call: "send") }
         batch.advance(Int(result))
         queuedSendBytes -= Int(result)
         if batch.byteCount > 0 {
@@ -285,6 +288,8 @@ import Glibc
             if flushing { startLinger() }
         case .ending:
             if !flushing { mayFlush = false }
+            // A reset hits send and receive at once; the one that comes second sees a mere end of stream.
+            if why == .reset, reason == .closedByPeer { reason = .reset }
         case .draining, .gone: return
         }
         if isReceiving { reactor.ring.cancel(self, Kind.receive) }
@@ -321,6 +326,7 @@ import Glibc
         told?.connectionClosed(reason)
     }
     private func finishDraining() {
+        mayFlush = false  // Also ends it when data wins the race against the cancellation.
         guard !isReceiving else { return reactor.ring.cancel(self, Kind.receive) }
         leave()
     }

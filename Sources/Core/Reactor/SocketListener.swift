@@ -14,6 +14,8 @@ final class SocketListener: RingTarget, Listener {
     private var slot = 0
     private var isAccepting = false
     private var isResting = false
+    /// One line per shortage is enough.
+    private var hasComplained = false
     private var isClosed = false
 
     /// Connections that wait in the kernel.
@@ -63,7 +65,10 @@ final class SocketListener: RingTarget, Listener {
         }
         switch -result {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM:
-            reactor.log(.warning, "\(address): cannot accept now: \(systemMessage(-result)); trying again")
+            if !hasComplained {
+                reactor.log(.warning, "\(address): cannot accept: \(systemMessage(-result)); trying again")
+            }
+            hasComplained = true
             isResting = true
             reactor.after(Self.rest) { [self] in
                 isResting = false
@@ -72,6 +77,7 @@ final class SocketListener: RingTarget, Listener {
         case EINVAL, EBADF, ENOTSOCK, EOPNOTSUPP:
             reactor.log(.error, "\(address): accepts no more: \(systemMessage(-result))")
         case ..<1:
+            hasComplained = false
             let peer = Self.introduce(result, on: address)
             accepted(SocketConnection(reactor, descriptor: result, peer: peer, isAccepted: true))
             acceptAgain()
