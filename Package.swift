@@ -76,19 +76,36 @@ let package = Package(
             "ToolSupport", in: "Core",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "Reactor", arguments]),
         room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
+        room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
         room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
+        room(
+            "ChunkServer", in: "Cluster",
+            [
+                "BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Raft",
+            ]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
+        testSupport("Checkers", []),
+        testSupport(
+            "ClusterScenario",
+            ["BlockTypes", "Checkers", "ControlMessages", "CurveWire", "Environment", "Simulation"]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
+        tests("CheckersTests", ["Checkers"]),
         tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
         tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
         tests("FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests(
+            "ControlMessagesTests",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
         tests("VolumeCoreTests", ["VolumeCore"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
+        tests(
+            "ScenariosTests",
+            ["BlockTypes", "Checkers", "ClusterScenario", "Environment", "Simulation", "TestVolumes"]),
         tests("TidyTests", []),
     ]
 )

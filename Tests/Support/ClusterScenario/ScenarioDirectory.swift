@@ -17,7 +17,8 @@ public final class DirectoryState {
     var servers: [UInt64: (incarnation: UInt64, addresses: [String])] = [:]
 
     init(
-        cluster: UniqueID, copysets: [(id: CopysetID, members: [ServerID])], volume: VolumeID, size: ByteCount,
+        cluster: UniqueID, copysets: [(id: CopysetID, members: [ServerID])], volume: VolumeID,
+        size: ByteCount,
         stripeUnitBytes: UInt32, stripeCount: UInt32
     ) {
         (self.cluster, self.copysets, self.volume, self.size) = (cluster, copysets, volume, size)
@@ -56,7 +57,9 @@ public final class ScenarioDirectory {
             response.body = .serverHeartbeat(answer)
         case .attachVolume: response.body = .attachVolume(attached())
         case .renewLease(let renewal):
-            guard renewal.epoch == state.epoch else { return refusal(.fenced, "another client has taken over") }
+            guard renewal.epoch == state.epoch else {
+                return refusal(.fenced, "another client has taken over")
+            }
             var answer = ControlRenewLeaseResponse()
             answer.sizeBytes = state.size.bytes
             if renewal.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }

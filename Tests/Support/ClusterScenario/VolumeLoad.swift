@@ -46,7 +46,9 @@ public final class VolumeLoad {
     public var isExpected: (VolumeError) -> Bool = { _ in false }
 
     /// A client of `volume`, running on `host`.
-    public init(_ volume: any BlockVolume, on host: SimHost, _ plan: LoadPlan, _ record: LoadRecord, seed: UInt64) {
+    public init(
+        _ volume: any BlockVolume, on host: SimHost, _ plan: LoadPlan, _ record: LoadRecord, seed: UInt64
+    ) {
         (self.volume, self.host, self.plan, self.record) = (volume, host, plan, record)
         random = SeededRandom(seed: seed)
     }
@@ -167,7 +169,8 @@ public final class VolumeLoad {
         guard isIssuing else { return }
         let most = plan.thinkTimeMax
         guard most > .zero else { return next() }
-        let microseconds = most.components.attoseconds / 1_000_000_000_000 + most.components.seconds * 1_000_000
+        let microseconds =
+            most.components.attoseconds / 1_000_000_000_000 + most.components.seconds * 1_000_000
         host.after(.microseconds(Int64.random(in: 0...microseconds, using: &random))) { self.next() }
     }
 
@@ -202,7 +205,8 @@ public final class VolumeLoad {
         return stride(from: 0, to: sectors.count, by: perRegister).map { first in
             let all = sectors[first..<(first + perRegister)]
             if all.contains(where: { $0 != sectors[first] }) {
-                record.complain("block \(start / 4096 + first / 8) is torn: holds writes \(Self.short(Array(all)))")
+                record.complain(
+                    "block \(start / 4096 + first / 8) is torn: holds writes \(Self.short(Array(all)))")
             }
             return sectors[first]
         }
