@@ -134,6 +134,11 @@ public struct VolumeCore: Machine {
     /// True once I/O has begun.
     public var isAttached: Bool { lifecycle.isAttached }
 
+    /// True while a new size is not in force yet.
+    public var isResizing: Bool {
+        if case .none = lifecycle.change { lifecycle.wanted != nil } else { lifecycle.isAttached }
+    }
+
     /// The longest wait that servers are to blame for, if something waits.
     public var blockage: Blockage? {
         var found: Blockage?
