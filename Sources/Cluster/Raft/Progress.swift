@@ -12,12 +12,12 @@ struct Progress: Sendable {
         case wanted
         case asked(at: Duration)
         case offered(base: LogPosition, at: Duration)
-        case running(base: LogPosition, since: Duration)
+        case running(base: LogPosition, offeredAt: Duration, since: Duration)
 
         var base: LogPosition? {
             switch self {
             case .none, .wanted, .asked: nil
-            case .offered(let base, _), .running(let base, _): base
+            case .offered(let base, _), .running(let base, _, _): base
             }
         }
     }
@@ -37,7 +37,8 @@ struct Progress: Sendable {
     var echo: Duration?
     /// When `received` or `durable` last moved, or a probe began to find out why not.
     var progressAt: Duration
-    var probeSentAt: Duration?
+    /// When it was last asked where it stands. What it says of messages before that is old news.
+    var probedAt: Duration
     /// How far the next refusal without a better hint steps back.
     var stepBack: UInt64 = 1
     /// Messages that may be in flight. Small after a fault, so that a follower that cannot store for a while
@@ -48,7 +49,7 @@ struct Progress: Sendable {
     private(set) var inFlightBytes = 0
 
     init(server: ServerID, next: LogIndex, now: Duration) {
-        (self.server, self.next, progressAt) = (server, next, now)
+        (self.server, self.next, progressAt, probedAt) = (server, next, now, now)
     }
 
     /// True when its durable entries count for commit.
@@ -84,7 +85,7 @@ struct Progress: Sendable {
     mutating func restart(at next: LogIndex) {
         self.next = next
         received = min(received, LogIndex(next.rawValue - 1))
-        (mode, probeSentAt, inFlightBytes, allowance) = (.probe, nil, 0, 1)
+        (mode, inFlightBytes, allowance) = (.probe, 0, 1)
         inFlight.removeAll()
     }
 

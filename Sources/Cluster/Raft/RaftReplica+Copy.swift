@@ -72,19 +72,22 @@ extension RaftReplica {
             }
             askForSyncIfWanted(&effects)
             return false
-        case .offered(let base, let since):
+        case .offered(let base, let offeredAt):
+            // What answers something older than the offer may speak of a log that was given up for it.
+            guard report.sentAt >= offeredAt else { return false }
             if isDone(report, base) { return copyDone(slot, &effects) }
             if report.syncing, !report.rejected, report.received >= base.index {
-                peers[slot].copy = .running(base: base, since: now)
+                peers[slot].copy = .running(base: base, offeredAt: offeredAt, since: now)
                 return true
             }
             // The offer, or the answer to it, was lost.
-            if report.sentAt >= since + settings.electionTimeout.lowerBound { copyLost(slot, &effects) }
+            if report.sentAt >= offeredAt + settings.electionTimeout.lowerBound { copyLost(slot, &effects) }
             return false
-        case .running(let base, let since):
+        case .running(let base, let offeredAt, let since):
+            guard report.sentAt >= offeredAt else { return false }
             if isDone(report, base) { return copyDone(slot, &effects) }
             if report.syncing, !report.rejected { return true }
-            // It started anew since; what it says of before the copy is old news.
+            // It started anew since then.
             if report.sentAt >= since { copyLost(slot, &effects) }
             return false
         }

@@ -30,6 +30,9 @@ extension RaftReplica {
     /// True when the data here are a copy that this term's leader knows nothing of.
     private var lostSyncSource: Bool { isSyncing && syncSource?.term != term }
 
+    /// Durable here, and surely the same as on this term's leader.
+    private var claimed: LogIndex { lostSyncSource ? LogIndex(0) : min(log.durable, matched) }
+
     mutating func receiveAppend(
         _ append: ReplicaMessage.Append, from sender: ServerID, _ effects: inout [Effect]
     ) {
@@ -106,7 +109,7 @@ extension RaftReplica {
             releaseRetained(heartbeat.retainAfter, &effects)
         }
         let reply = ReplicaMessage.HeartbeatReply(
-            term: term, syncing: isSyncing, durable: min(log.durable, matched), echo: heartbeat.sentAt)
+            term: term, syncing: isSyncing, durable: claimed, echo: heartbeat.sentAt)
         effects.append(.send(to: sender, .heartbeatReply(reply)))
     }
 
@@ -130,7 +133,7 @@ extension RaftReplica {
         _ effects: inout [Effect]
     ) {
         let reply = ReplicaMessage.AppendReply(
-            term: term, rejected: rejected, syncing: syncing, durable: min(log.durable, matched),
+            term: term, rejected: rejected, syncing: syncing, durable: claimed,
             received: received, echo: echo)
         effects.append(.send(to: sender, .appendReply(reply)))
     }
@@ -142,7 +145,10 @@ extension RaftReplica {
     ) {
         guard follow(sender, of: offered, sentAt: newestEcho, &effects), base.term <= term else { return }
         if isSyncing {
-            if let source = syncSource, source.term == term, base.index <= source.base.index {
+            // The copy in progress will do: what was acknowledged of its log must not be forgotten for another.
+            if let source = syncSource, source.term == term,
+                base.index <= source.base.index || log.contains(base)
+            {
                 return replyToAppend(&effects)
             }
         } else if base.index <= commitIndex || log.contains(base) {

@@ -18,7 +18,7 @@ extension RaftReplica {
         guard let previous = log.position(at: LogIndex(next.rawValue - 1)) else {
             return wantCopy(slot, &effects)
         }
-        (peers[slot].mode, peers[slot].probeSentAt) = (.probe, now)
+        (peers[slot].mode, peers[slot].probedAt) = (.probe, now)
         let entries =
             carrying
             ? log.entries(
@@ -86,7 +86,7 @@ extension RaftReplica {
         if case .asked(let at) = peer.copy, now < at + settings.electionTimeout.lowerBound { return }
         switch peer.mode {
         case .probe:
-            guard now >= (peer.probeSentAt.map { $0 + settings.heartbeatEvery } ?? now) else { return }
+            guard now >= peer.probedAt + settings.heartbeatEvery else { return }
             probe(slot, carrying: false, &effects)
         case .stream:
             // While it copies, its shell may have lost the copy and would not say so unasked.
@@ -148,8 +148,10 @@ extension RaftReplica {
             refused(slot, mayMatch: reply.received, sentAt: sentAt, &effects)
         } else {
             peers[slot].has(received: reply.received, durable: reply.durable, now: now)
-            if peers[slot].mode == .probe, reply.received >= LogIndex(peers[slot].next.rawValue - 1) {
-                (peers[slot].mode, peers[slot].probeSentAt, peers[slot].stepBack) = (.stream, nil, 1)
+            if peers[slot].mode == .probe, sentAt >= peers[slot].probedAt,
+                reply.received >= LogIndex(peers[slot].next.rawValue - 1)
+            {
+                (peers[slot].mode, peers[slot].stepBack) = (.stream, 1)
             }
         }
         afterProgress(slot, &effects)
@@ -165,8 +167,11 @@ extension RaftReplica {
     private mutating func refused(
         _ slot: Int, mayMatch hint: LogIndex, sentAt: Duration, _ effects: inout [Effect]
     ) {
-        // Refusals of what was sent before the last question say nothing new.
-        if let probeSentAt = peers[slot].probeSentAt, sentAt < probeSentAt { return }
+        // Refusals of what was sent before the last question say nothing new, nor do copies of an answer to it:
+        // acting on them would let a network that repeats messages breed questions without end.
+        let isNews =
+            peers[slot].mode == .probe ? sentAt >= peers[slot].probedAt : sentAt > peers[slot].probedAt
+        guard isNews else { return }
         let asked = LogIndex(peers[slot].next.rawValue - 1)
         guard hint < asked else { return }
         var target = hint
