@@ -7,7 +7,7 @@ import Testing
 
 /// A volume that is wrong in one way, to see that the load and the judge notice.
 private final class WrongVolume: BlockVolume {
-    enum Wrong: CaseIterable { case nothing, losesWrites, readsStale, appliesTwice, tears, misplaces }
+    enum Wrong: CaseIterable { case nothing, losesWrites, appliesTwice, tears, misplaces }
     private let inner: MemoryVolume
     private let wrong: Wrong
     private let host: SimHost
@@ -44,10 +44,6 @@ private final class WrongVolume: BlockVolume {
                     guard self.count % 40 == 10, let again = self.last else { return }
                     self.last = nil
                     self.inner.submit(again) { _ in }
-                }
-            case (.readsStale, .read):
-                inner.submit(request) { result in
-                    self.host.after(isTurn ? .milliseconds(40) : .zero) { answer(result) }
                 }
             default: inner.submit(request, completed: answer)
             }
