@@ -145,6 +145,27 @@ final class Office {
         #expect(office.told.last == "/again: 5")
     }
 
+    @Test("a server that went silent without a reset is left for a new connection")
+    func silentServer() throws {
+        let office = Office()
+        try office.open()
+        office.call("/lost", timeout: .seconds(4))
+        office.call("/again", timeout: .seconds(20), isIdempotent: true)
+        office.call("/once", timeout: .seconds(20))
+        office.world.settle()
+        office.asked = []  // The first server never answers; its address now leads to another.
+        office.server?.stopListening()
+        let first = office.server
+        try office.open()
+        office.world.run(for: .seconds(8))
+        #expect(office.told.count == 2 && office.told[0].contains("did not answer within 4"))
+        #expect(office.told[1].hasPrefix("/once: ") && office.told[1].contains("look whether"))
+        #expect(office.asked.map(\.2.getVolume.path) == ["/again"] && first?.connectionCount == 0)
+        office.answer(size: 3)
+        office.world.settle()
+        #expect(office.told.last == "/again: 3")
+    }
+
     @Test("the addresses are tried in turn")
     func addresses() throws {
         let other = SocketAddress.unix(path: "/run/other")
@@ -291,6 +312,35 @@ final class Office {
         office.answer(size: 1)
         office.world.settle()
         #expect(office.told == ["/a: 1"])
+    }
+
+    @Test("when full, who has asked nothing for long makes room; who waits for an answer stays")
+    func idlePeers() throws {
+        let office = Office()
+        var limits = ControlServer.Limits()
+        limits.connectionsMax = 2
+        try office.open(limits: limits)
+        office.call("/waits", timeout: .seconds(300))
+        let environment = office.world.environment("others")
+        let request = ControlRequest(.getStatus(.init()))
+        var answers = 0
+        let others = (0..<2).map { _ in
+            ControlChannel(
+                environment: environment, addresses: [office.address], hello: Hello(role: .tool),
+                pool: office.pool)
+        }
+        others[0].call(request, timeout: .seconds(5)) { _ in answers += 1 }
+        office.world.settle()
+        let waiting = office.asked.removeFirst()
+        office.answer(size: 1)
+        office.world.run(for: limits.idleMin)
+        others[1].call(request, timeout: .seconds(5)) { _ in answers += 1 }
+        office.world.settle()
+        office.answer(size: 1)
+        office.asked.append(waiting)
+        office.answer(size: 7)
+        office.world.settle()
+        #expect(answers == 2 && office.told == ["/waits: 7"] && office.server?.connectionCount == 2)
     }
 
     @Test("an unknown request is answered with what to do")

@@ -164,6 +164,25 @@ import Testing
         }
     }
 
+    @Test("an offer holds many busy volumes and very many deleted ones, and says when it is too long")
+    func offers() throws {
+        let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30))
+        let busy = try #require(
+            VolumeRecord(
+                fence: fence, isDeleted: false, highestSequence: 1 << 20,
+                window: Array(repeating: .max, count: VolumeRecord.windowWords)))
+        var gone = busy
+        gone.delete()
+        func bytes(_ volumes: [(VolumeID, VolumeRecord)]) -> Int {
+            let offer = Frame.syncOffer(CopysetID(1), term: Term(1), base: .zero, volumes: volumes)
+            return FrameEncoder.encode(offer).head.count - 64
+        }
+        #expect(bytes([(VolumeID(1), busy)]) * 30_000 <= WireLimits.longBodyBytesMax)
+        #expect(bytes([(VolumeID(1), gone)]) * 400_000 <= WireLimits.longBodyBytesMax)
+        #expect(FrameEncoder.fitsOffer([(VolumeID(1), busy)]))
+        #expect(!FrameEncoder.fitsOffer((0..<31_000).map { (VolumeID($0), busy) }))
+    }
+
     @Test("numbers that would overflow later are refused at the door")
     func counters() {
         let run: UInt32 = 1 << 16

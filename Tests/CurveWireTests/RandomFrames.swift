@@ -155,7 +155,7 @@ struct RandomFrames {
         .init(term: term(), syncing: flip(), durable: index(), echo: clock())
     }
     mutating func record() -> VolumeRecord {
-        let window = (0..<VolumeRecord.windowWords).map { _ in any() }
+        let window = (0..<VolumeRecord.windowWords).map { _ in pick([0, 0, 1, any()]) }
         guard
             let record = VolumeRecord(
                 fence: fence(), isDeleted: flip(), highestSequence: small(), window: window)

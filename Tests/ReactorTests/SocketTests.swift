@@ -394,7 +394,7 @@ private final class Exchange: ConnectionHandler {
     func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         let isEqual = expected.withUnsafeBytes { all in
             checked + bytes.count <= all.count
-                && memcmp(all.baseAddress! + checked, bytes.baseAddress!, bytes.count) == 0
+                && UnsafeRawBufferPointer(rebasing: all[checked..<(checked + bytes.count)]).isSame(as: bytes)
         }
         if !isEqual { Issue.record("wrong bytes from \(checked)") }
         checked += bytes.count

@@ -114,3 +114,12 @@ final class Shared<Value: Sendable>: @unchecked Sendable {
     var value: Value { lock.with { current } }
     func change(_ body: (inout Value) -> Void) { lock.with { body(&current) } }
 }
+
+extension UnsafeRawBufferPointer {
+    /// One call: a loop over bytes is slow in debug builds.
+    func isSame(as other: UnsafeRawBufferPointer) -> Bool {
+        guard count == other.count else { return false }
+        guard let mine = baseAddress, let others = other.baseAddress else { return count == 0 }
+        return memcmp(mine, others, count) == 0
+    }
+}

@@ -61,8 +61,8 @@ extension ChunkServer {
     private func sendRegistration() {
         guard phase == .registering || phase == .serving else { return }
         var request = ControlRegisterServerRequest()
-        request.clusterID = store.identity.cluster.data
-        request.deviceID = store.identity.device.data
+        request.clusterID = store.identity.cluster.controlBytes
+        request.deviceID = store.identity.device.controlBytes
         request.server = store.identity.server.rawValue
         request.incarnation = store.identity.incarnation.rawValue
         request.addresses = advertised

@@ -48,7 +48,7 @@ extension ChunkServer {
         let wire = SyncPieceWire(
             copyset: id, term: replica.raft.term, from: Self.wire(piece.from),
             next: piece.next.map(Self.wire),
-            applied: piece.applied, runs: piece.runs)
+            applied: piece.applied, runs: piece.runs.map { ($0.run, $0.checksums, $0.payload) })
         session.link.send(.syncPiece(id: requestID, wire))
     }
 
@@ -119,7 +119,9 @@ extension ChunkServer {
         let next = piece.next.map { SyncCursor(chunk: $0.chunk, block: $0.block) }
         store.installPiece(
             piece.copyset,
-            SyncPiece(from: sync.cursor, next: next, applied: piece.applied, runs: piece.runs))
+            SyncPiece(
+                from: sync.cursor, next: next, applied: piece.applied,
+                runs: piece.runs.map { SyncRun($0.0, checksums: $0.checksums, payload: $0.payload) }))
         if let next { replica.sync?.cursor = next } else { replica.sync?.isLast = true }
     }
 

@@ -28,9 +28,9 @@ struct ChunkserverFormat: ParsableCommand {
         var source = SystemRandomNumberGenerator()
         let device = UniqueID(high: source.next(), low: source.next())
         var request = ControlAllocateServerRequest()
-        (request.deviceID, request.host) = (device.data, ProcessInfo.processInfo.hostName)
+        (request.deviceID, request.host) = (device.controlBytes, ProcessInfo.processInfo.hostName)
         let answer = try call(.allocateServer(request)).allocateServer
-        guard let cluster = UniqueID(data: answer.clusterID) else {
+        guard let cluster = UniqueID(controlBytes: answer.clusterID) else {
             throw ToolError.failed("the MDS gave a cluster id that is not 16 bytes")
         }
         let identity = StoreIdentity(

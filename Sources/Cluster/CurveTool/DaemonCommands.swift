@@ -29,7 +29,7 @@ struct MDSCommand: ParsableCommand {
             let server = try MetadataServer(environment: reactor, store: store)
             try server.start(listen: address)
             announceReady([server.address ?? address])
-            reactor.onSignals {
+            try onTermination(of: reactor) {
                 server.stop()
                 reactor.stop()
             }
@@ -75,7 +75,7 @@ struct ChunkserverServe: ParsableCommand {
             failure = .failed("\(store): \($0)")
             reactor.stop()
         }
-        reactor.onSignals { server.stop { reactor.stop() } }
+        try onTermination(of: reactor) { server.stop { reactor.stop() } }
         server.start()
         reactor.run()
         if let failure { throw failure }

@@ -35,11 +35,11 @@ struct StatusJSON: Encodable {
         warnings: [String]
 
     init(_ status: ControlGetStatusResponse) {
-        cluster = UniqueID(data: status.clusterID)?.description ?? ""
+        cluster = UniqueID(controlBytes: status.clusterID)?.description ?? ""
         healthy = status.warnings.isEmpty
         servers = status.servers.map {
             Server(
-                id: $0.server, device: UniqueID(data: $0.deviceID)?.description ?? "", host: $0.host,
+                id: $0.server, device: UniqueID(controlBytes: $0.deviceID)?.description ?? "", host: $0.host,
                 addresses: $0.addresses, incarnation: $0.incarnation, online: $0.online,
                 capacityBytes: $0.capacityBytes, usedBytes: $0.usedBytes, freeBytes: $0.freeBytes,
                 lazilyGrown: $0.lazilyGrown, copysetsLed: $0.copysetsLed, health: $0.health)
@@ -65,7 +65,7 @@ enum StatusText {
         let led = status.copysets.filter { $0.leader != 0 }.count
         let whole = status.copysets.filter { Int($0.membersInStep) == $0.members.count }.count
         var lines = [
-            "cluster \(UniqueID(data: status.clusterID)?.description ?? "?")  MDS \(address)  "
+            "cluster \(UniqueID(controlBytes: status.clusterID)?.description ?? "?")  MDS \(address)  "
                 + (status.warnings.isEmpty ? "healthy" : "\(status.warnings.count) warnings"),
             "volumes \(status.volumes), attached \(status.attachedVolumes), in the recycle bin "
                 + "\(status.recycledVolumes)   copysets \(status.copysets.count), with a leader \(led), "

@@ -30,6 +30,8 @@ public final class ControlChannel {
     public static let pendingMax = 256
     /// An address that does not answer is given up after this long.
     public static let connectTimeout = Duration.seconds(3)
+    /// A connection on which a call timed out is given up when no word has come for this long.
+    public static let silenceMax = Duration.seconds(3)
     /// The pause after all addresses have failed; doubles up to ``pauseMax``, and is shortened by chance so that
     /// a cluster's servers do not come back all at once.
     public static let pauseMin = Duration.milliseconds(100)
@@ -50,6 +52,8 @@ public final class ControlChannel {
     private var pending: [UInt64: Call] = [:]  // Sorted by id wherever the order can be seen.
     private var lastID: UInt64 = 0
     private var link: FramedLink?
+    /// When the oldest call went out that no word has come after.
+    private var silentSince: Duration?
     private var nextAddress = 0
     private var pause = ControlChannel.pauseMin
     private var retryTimer: TimerID?
@@ -112,11 +116,19 @@ public final class ControlChannel {
 
     private func timedOut(_ id: UInt64, _ timeout: Duration) {
         guard let call = pending[id] else { return }
-        if call.isSent {
-            complete(
-                id, .failure(.timedOut("the metadata server at \(server) did not answer within \(timeout)")))
+        guard call.isSent else {
+            let message = "no metadata server within \(timeout): \(lastFailure)"
+            return complete(id, .failure(.unreachable(message)))
+        }
+        let message = "the metadata server at \(server) did not answer within \(timeout)"
+        // Not a word since: its host may have died without a reset, and a new connection would work.
+        if let silentSince, environment.now - silentSince >= Self.silenceMax, let link {
+            self.link = nil
+            link.close()
+            complete(id, .failure(.timedOut(message)))
+            linkLost(message, isRefused: false)
         } else {
-            complete(id, .failure(.unreachable("no metadata server within \(timeout): \(lastFailure)")))
+            complete(id, .failure(.timedOut(message)))
         }
     }
 
@@ -181,7 +193,7 @@ extension ControlChannel {
     }
 
     private func ready(_ hello: Hello, at address: SocketAddress) {
-        pause = Self.pauseMin
+        (pause, silentSince) = (Self.pauseMin, nil)
         change(.connected(address, hello))
         guard let link else { return }
         for id in pending.keys.sorted() { transmit(id, over: link) }
@@ -190,10 +202,12 @@ extension ControlChannel {
     private func transmit(_ id: UInt64, over link: FramedLink) {
         guard let call = pending[id], !call.isSent else { return }
         pending[id]?.isSent = true
+        if silentSince == nil { silentSince = environment.now }
         link.send(.control(id: id, body: call.body))
     }
 
     private func answered(_ id: UInt64, _ body: [UInt8]) {
+        silentSince = nil
         guard pending[id] != nil else { return }  // The answer to a call that was given up.
         guard let response = try? ControlResponse(serializedBytes: body) else {
             return complete(
@@ -204,15 +218,18 @@ extension ControlChannel {
 
     private func linkClosed(_ reason: LinkCloseReason, at address: SocketAddress) {
         link = nil
-        let message = "\(address): \(reason)"
-        let refused: Bool
-        switch reason {
-        case .refusedByPeer, .refusedPeer, .protocolViolation: refused = true
-        case .network, .handshakeTimedOut, .closedHere: refused = false
-        }
+        let isRefused =
+            switch reason {
+            case .refusedByPeer, .refusedPeer, .protocolViolation: true
+            case .network, .handshakeTimedOut, .closedHere: false
+            }
+        linkLost("\(address): \(reason)", isRefused: isRefused)
+    }
+
+    private func linkLost(_ message: String, isRefused: Bool) {
         // A peer that will not have us will not soon change its mind: say so at once.
         for id in pending.keys.sorted() {
-            if refused {
+            if isRefused {
                 complete(id, .failure(.unreachable(message)))
             } else if let call = pending[id], call.isSent {
                 guard !call.isIdempotent else {

@@ -13,10 +13,17 @@ public final class ControlServerConnection {
     private let link: FramedLink
     private let limits: ControlServer.Limits
     private var inFlight: Set<UInt64> = []
+    private let environment: any Environment
+    private var lastHeard: Duration
 
-    fileprivate init(number: UInt64, link: FramedLink, limits: ControlServer.Limits) {
+    fileprivate init(
+        number: UInt64, link: FramedLink, limits: ControlServer.Limits, environment: any Environment
+    ) {
         (self.number, self.link, self.limits) = (number, link, limits)
+        (self.environment, lastHeard) = (environment, environment.now)
     }
+    /// How long the peer has asked nothing and waits for nothing; `nil` while it waits for an answer.
+    fileprivate var idle: Duration? { inFlight.isEmpty ? environment.now - lastHeard : nil }
 
     /// Who the peer said it is.
     public var hello: Hello? { link.peerHello }
@@ -37,6 +44,7 @@ public final class ControlServerConnection {
     /// Notes a request.
     /// - Returns: false when the id is in use: the peer is confused.
     fileprivate func begin(_ id: UInt64) -> Bool {
+        lastHeard = environment.now
         guard inFlight.insert(id).inserted else { return false }
         adjustReceiving()
         return true
@@ -73,6 +81,9 @@ public final class ControlServer {
         /// Chunkservers, clients and tools of one cell, with room for newcomers. Each holds at most the request
         /// that is arriving, 1 MiB, and those it waits for.
         public var connectionsMax = 4096
+        /// Peers that asked nothing for this long make room for newcomers when the server is full: their hosts may
+        /// have died without a word, and a living one connects again when it has something to ask.
+        public var idleMin = Duration.seconds(60)
         /// Requests of one peer that wait for an answer; then it is not read any more.
         public var inFlightPerConnectionMax = 64
         /// The usual limits.
@@ -108,17 +119,22 @@ public final class ControlServer {
         return listener.address
     }
 
-    /// Stops accepting and closes every connection.
-    public func stop() {
+    /// Stops accepting; peers stay.
+    public func stopListening() {
         for listener in listeners { listener.close() }
         listeners = []
+    }
+
+    /// Stops accepting and closes every connection.
+    public func stop() {
+        stopListening()
         for number in connections.keys.sorted() { connections[number]?.close() }
     }
 
     private func accept(_ connection: any Connection) {
         if connections.count >= limits.connectionsMax {
             // Room is made at the cost of whoever has been silent longest, never of a peer at work.
-            guard let oldest = handshakes.first else {
+            guard let oldest = handshakes.first ?? longestIdle() else {
                 environment.log(.warning, "refused \(connection.peer): \(limits.connectionsMax) connections")
                 return FramedLink.refuse(
                     connection, reason: "too many connections (\(limits.connectionsMax)); try again later")
@@ -134,7 +150,8 @@ public final class ControlServer {
             guard let cluster = mine.cluster, let other = theirs.cluster, cluster != other else { return nil }
             return "this is cluster \(cluster), you belong to \(other); correct the address or the store"
         }
-        let peer = ControlServerConnection(number: number, link: link, limits: limits)
+        let peer = ControlServerConnection(
+            number: number, link: link, limits: limits, environment: environment)
         connections[number] = peer
         handshakes.append(number)
         link.onReady = { [weak self] _ in self?.handshakes.removeAll { $0 == number } }
@@ -144,6 +161,13 @@ public final class ControlServer {
         }
         link.onDrained = { [weak peer] in peer?.adjustReceiving() }
         link.onClosed = { [weak self] reason in self?.closed(number, peer, reason) }
+    }
+
+    private func longestIdle() -> UInt64? {
+        let idle = connections.keys.sorted().compactMap { number in
+            connections[number]?.idle.map { (number: number, time: $0) }
+        }
+        return idle.filter { $0.time >= limits.idleMin }.max { $0.time < $1.time }?.number
     }
 
     private func received(_ id: UInt64, _ body: [UInt8], from peer: ControlServerConnection) {

@@ -16,7 +16,9 @@ enum FrameBody {
     static let segmentBytes = 4
     static let beatBytes = 32
     static let beatReplyBytes = 28
-    static let volumeBytes = 32 + 8 * VolumeRecord.windowWords
+    /// A volume record without the words of its window.
+    static let volumeBytes = 40
+    static let windowWordBytes = 8
     static let runBytes = 12
     /// An entry without its checksums or members.
     static let entryBytes = 36
@@ -34,7 +36,10 @@ enum FrameBody {
             entries.reduce(0) { $0 + Self.entryBytes + $1.operation.variableBytes }
         case .beats(let beats): beats.count * Self.beatBytes
         case .beatReplies(let replies): replies.count * Self.beatReplyBytes
-        case .volumes(let volumes): volumes.count * Self.volumeBytes
+        case .volumes(let volumes):
+            volumes.reduce(0) {
+                $0 + Self.volumeBytes + $1.1.windowMask.nonzeroBitCount * Self.windowWordBytes
+            }
         case .runs(let runs):
             runs.reduce(0) { $0 + Self.runBytes + $1.checksums.count * Self.checksumBytes }
         }
@@ -165,13 +170,21 @@ extension ReplicaMessage.HeartbeatReply {
 }
 
 extension VolumeRecord {
-    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | deleted:4 | window:512`
+    /// One bit for each word of the window that is not zero; a window has as many words as this has bits.
+    fileprivate var windowMask: UInt64 {
+        var mask: UInt64 = 0
+        for (index, word) in window.enumerated() where word != 0 { mask |= 1 << UInt64(index) }
+        return mask
+    }
+    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | deleted:4 | mask:8`, then the words of the mask: deleted
+    /// volumes and those that were hardly written are many, and take little room.
     fileprivate func write(_ volume: VolumeID, _ writer: inout WireWriter) {
         writer.put(volume.rawValue)
         writer.put(fence.size.bytes)
         writer.put(highestSequence)
         writer.put(fence.epoch.rawValue)
         writer.put(UInt32(isDeleted ? 1 : 0))
-        for word in window { writer.put(word) }
+        writer.put(windowMask)
+        for word in window where word != 0 { writer.put(word) }
     }
 }

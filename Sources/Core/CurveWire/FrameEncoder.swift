@@ -27,6 +27,12 @@ public enum FrameEncoder {
         return (head, draft.payloads)
     }
 
+    /// True when the records fit one ``Frame/syncOffer(_:term:base:volumes:)``: at least 30,000 do. Users decide how
+    /// many volumes there are, so the sender of an offer asks first.
+    public static func fitsOffer(_ volumes: [(VolumeID, VolumeRecord)]) -> Bool {
+        FrameBody.volumes(volumes).byteCount <= FrameKind.syncOffer.bodyBytesMax
+    }
+
     /// The checksum of a header and its body: all bytes but those of the checksum itself.
     @unsafe static func checksum(_ head: UnsafeRawBufferPointer) -> UInt32 {
         let before = unsafe UnsafeRawBufferPointer(rebasing: head[..<FrameHeader.checksumOffset])
@@ -59,7 +65,6 @@ struct FrameDraft {
             header = FrameHeader(.beatReplies)
             body = .beatReplies(replies)
         case .syncOffer(let copyset, let term, let base, let volumes):
-            invariant(volumes.count <= WireLimits.offerVolumesMax, "\(volumes.count) volumes in one offer")
             header = FrameHeader(.syncOffer)
             (header.copyset, header.number) = (copyset.rawValue, term.rawValue)
             (header.a, header.d) = (base.index.rawValue, base.term.rawValue)

@@ -266,18 +266,20 @@ extension FrameParser {
     private mutating func syncOffer() throws(WireError) -> Frame {
         let (copyset, term) = (takeCopyset(), try term(take(&header.number)))
         let base = try takePosition()
-        let count = body.remaining / FrameBody.volumeBytes
-        try require(count <= WireLimits.offerVolumesMax, "volume count")
         var volumes: [(VolumeID, VolumeRecord)] = []
-        volumes.reserveCapacity(count)
-        for _ in 0..<count {
+        while body.remaining > 0 {
             let (volume, size) = (try volume(try next(UInt64.self)), try fenceSize(try next(UInt64.self)))
             let highest = try next(UInt64.self)
             try require(highest < WireLimits.counterMax, "sequence")
             let (epoch, isDeleted) = (Epoch(try next(UInt32.self)), try nextBool())
             var window: [UInt64] = []
             window.reserveCapacity(VolumeRecord.windowWords)
-            for _ in 0..<VolumeRecord.windowWords { window.append(try next(UInt64.self)) }
+            let mask = try next(UInt64.self)
+            for bit in 0..<UInt64(VolumeRecord.windowWords) {
+                let word = mask >> bit & 1 == 1 ? try next(UInt64.self) : 0
+                try require(word != 0 || mask >> bit & 1 == 0, "window")
+                window.append(word)
+            }
             guard
                 let record = VolumeRecord(
                     fence: VolumeFence(epoch: epoch, size: size), isDeleted: isDeleted,

@@ -80,7 +80,7 @@ public enum WireLimits {
     public static let headerBytes = 64
     /// Body of most kinds: the longest list of heartbeats; a control request that reports 20,000 copysets.
     public static let bodyBytesMax = 1 << 20
-    /// A control reply (the status of many servers), and a sync offer: 544 bytes for each of 30,000 volumes.
+    /// A control reply (the status of many servers), and a sync offer (at most 552 bytes a volume).
     public static let longBodyBytesMax = 16 << 20
     /// Before a peer has said who it is, it can make us hold this much.
     public static let helloBodyBytesMax = 4 << 10
@@ -98,8 +98,6 @@ public enum WireLimits {
     public static let appendEntriesMax = 64
     /// Heartbeats in one frame: what fits the body.
     public static let beatsMax = 16 << 10
-    /// Volume records in one sync offer: what fits the body.
-    public static let offerVolumesMax = 30_000
     /// Members in a configuration entry.
     public static let membersMax = 16
     /// Clocks, log indexes and the like stay below this, so that adding to one can never overflow.

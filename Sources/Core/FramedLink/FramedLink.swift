@@ -117,14 +117,14 @@ public final class FramedLink {
 
     /// Stops reading and delivering: the peer feels it as a full window.
     public func pauseReceiving() {
-        guard !isPaused else { return }
+        guard !isPaused, phase == .handshake || phase == .open else { return }
         isPaused = true
         connection.pauseReceiving()
     }
 
     /// Delivers and reads again.
     public func resumeReceiving() {
-        guard isPaused else { return }
+        guard isPaused, phase == .handshake || phase == .open else { return }
         isPaused = false
         connection.resumeReceiving()
         guard !isDelivering, resumeTimer == nil else { return }

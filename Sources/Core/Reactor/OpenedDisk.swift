@@ -9,7 +9,11 @@ extension ReactorDisk {
     public static func open(
         _ reactor: Reactor, path: String, mode: DiskMode = .readWrite
     ) throws(DiskOpenError) -> ReactorDisk {
-        let opened = try OpenedDisk(path, mode, fault: reactor.fault)
+        let opened = try Predecessor.outlive { () throws(DiskOpenError) -> OpenedDisk in
+            try OpenedDisk(path, mode, fault: reactor.fault)
+        } isTaken: {
+            if case .busy = $0 { true } else { false }
+        }
         if !opened.isDirect {
             reactor.log(
                 .notice, "\(path): its file system has no direct I/O; the page cache is used and flushed")

@@ -118,26 +118,35 @@ extension Reactor {
         on address: SocketAddress, accepted: @escaping (any Connection) -> Void
     ) throws(NetworkError) -> any Listener {
         guard !isStopping else { throw .closedHere }
-        switch address {
-        case .unix(let path): return try listen(unixPath: path, accepted)
-        case .tcp(let host, let port):
-            let names: [SocketName]
-            if let numeric = NameLookup.numeric(host: host, port: port) {
-                names = numeric
-            } else {
-                names = try NameLookup.blocking(host: host, port: port, forListening: true).get()
+        return try Predecessor.outlive { () throws(NetworkError) -> any Listener in
+            switch address {
+            case .unix(let path): try listen(unixPath: path, accepted)
+            case .tcp(let host, let port): try listen(host: host, port: port, accepted)
             }
-            guard let name = names.first else {
-                throw .system(address, errno: EADDRNOTAVAIL, call: "name lookup")
-            }
-            let descriptor = try listen(name, for: address)
-            let port = SocketName(of: descriptor, peer: false)?.hostAndPort?.port ?? port
-            return SocketListener(
-                self, descriptor: descriptor, address: .tcp(host: host, port: port), socketFile: nil,
-                accepted: accepted)
+        } isTaken: {
+            $0 == .addressInUse(address)
         }
     }
 
+    private func listen(
+        host: String, port: UInt16, _ accepted: @escaping (any Connection) -> Void
+    ) throws(NetworkError) -> any Listener {
+        let address = SocketAddress.tcp(host: host, port: port)
+        let names: [SocketName]
+        if let numeric = NameLookup.numeric(host: host, port: port) {
+            names = numeric
+        } else {
+            names = try NameLookup.blocking(host: host, port: port, forListening: true).get()
+        }
+        guard let name = names.first else {
+            throw .system(address, errno: EADDRNOTAVAIL, call: "name lookup")
+        }
+        let descriptor = try listen(name, for: address)
+        let bound = SocketName(of: descriptor, peer: false)?.hostAndPort?.port ?? port
+        return SocketListener(
+            self, descriptor: descriptor, address: .tcp(host: host, port: bound), socketFile: nil,
+            accepted: accepted)
+    }
     private func listen(
         unixPath path: String, _ accepted: @escaping (any Connection) -> Void
     ) throws(NetworkError) -> any Listener {

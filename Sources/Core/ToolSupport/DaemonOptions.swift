@@ -43,6 +43,18 @@ package func announceReady(_ addresses: [SocketAddress]) {
     FileHandle.standardOutput.write(Data("ready \(text)\n".utf8))
 }
 
+/// Runs `action` at the first SIGINT or SIGTERM; a second one ends the process at once.
+package func onTermination(of reactor: Reactor, _ action: @escaping () -> Void) throws {
+    var hasBegun = false
+    do {
+        try reactor.onTerminationSignals { signal in
+            if hasBegun { exit(128 + signal) }
+            hasBegun = true
+            action()
+        }
+    } catch { throw ToolError.failed("\(error)") }
+}
+
 /// Makes a folder, or says why it cannot be used.
 package func makeFolder(_ path: String, for purpose: String) throws {
     do {

@@ -71,10 +71,10 @@ final class Gateway {
     }
 
     func run(_ options: AttachOptions) throws {
-        reactor.onSignals { [self] in stop() }
+        try onTermination(of: reactor) { [self] in stop() }
         RemoteVolume.attach(environment: reactor, options: options) { [self] result in
             switch result {
-            case .failure(let error): end(.init(status: error.isNotFound ? 1 : 2, description: "\(error)"))
+            case .failure(let error): end(error.isNotFound ? .notFound("\(error)") : .failed("\(error)"))
             case .success(let volume): attached(volume)
             }
         }
