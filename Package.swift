@@ -60,12 +60,14 @@ let package = Package(
     ],
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
-        room("BlockTypes", in: "Core", ["CISAL"]),
-        room("CurveWire", in: "Core", ["BlockTypes"]),
-        room("Environment", in: "Core", ["BlockTypes"]),
+        system("CNetlink", "libnl-genl-3.0", "libnl-genl-3-dev"),
         .target(
             name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
             linkerSettings: [.linkedLibrary("uring")]),
+
+        room("BlockTypes", in: "Core", ["CISAL"]),
+        room("CurveWire", in: "Core", ["BlockTypes"]),
+        room("Environment", in: "Core", ["BlockTypes"]),
         room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
         room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
         room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
@@ -75,32 +77,47 @@ let package = Package(
         toolRoom(
             "ToolSupport", in: "Core",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "Reactor", arguments]),
+
         room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
-        room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
-        room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
         room(
-            "ChunkServer", in: "Cluster",
+            "CurveClient", in: "ClientLib",
             [
-                "BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Raft",
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Reactor", "VolumeCore",
             ]),
+
+        room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
+        room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
+        program(
+            "curve-nbd", room: "CurveNBDTool", in: "CurveNBD",
+            ["BlockTypes", "CurveClient", "Environment", "NBDServer", "Reactor", "ToolSupport", arguments]),
+
         testSupport("Checkers", []),
         testSupport(
             "ClusterScenario",
             ["BlockTypes", "Checkers", "ControlMessages", "CurveWire", "Environment", "Simulation"]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testProgram("nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
         tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
         tests("CheckersTests", ["Checkers"]),
         tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
-        tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
         tests("FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
-        tests("VolumeCoreTests", ["VolumeCore"]),
+        tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
+        tests(
+            "CurveClientTests",
+            [
+                "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
+                "MemoryEnvironment", "VolumeCore",
+            ]),
+        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
