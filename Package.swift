@@ -86,6 +86,10 @@ let package = Package(
             ]),
 
         room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
+        room("MetadataCore", in: "Cluster", ["BlockTypes"]),
+        room(
+            "MetadataServer", in: "Cluster",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "MetadataCore", grdb]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
@@ -118,6 +122,13 @@ let package = Package(
                 "MemoryEnvironment", "VolumeCore",
             ]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
+        tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
+        tests(
+            "MetadataServerTests",
+            [
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "MemoryEnvironment", "MetadataCore",
+                "MetadataServer", grdb,
+            ]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(

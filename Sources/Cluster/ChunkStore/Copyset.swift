@@ -1,0 +1,115 @@
+import BlockTypes
+
+/// Blocks that nobody may write yet, oldest superseding entry first.
+struct Quarantine {
+    private struct Item {
+        var index: LogIndex
+        var span: Span
+    }
+    private var items = Fifo<Item>()
+    private(set) var blockCount = 0
+    var isEmpty: Bool { items.isEmpty }
+    /// The entry that must be below a durable watermark for the oldest blocks to go.
+    var firstIndex: LogIndex? { items.first?.index }
+
+    mutating func add(_ span: Span, supersededBy index: LogIndex) {
+        blockCount += Int(span.count)
+        if let last = items.last, last.index == index, last.span.end == span.start {
+            items[items.count - 1].span.count += span.count
+        } else {
+            items.append(Item(index: index, span: span))
+        }
+    }
+    /// Rule R1: only a durable watermark lets blocks go. Entries after `base` may still be asked for by a
+    /// peer, and an entry's blocks were superseded by a later one, so what `base + 2` superseded stays.
+    mutating func release(_ watermark: DurableWatermark, keepingAfter base: LogIndex, _ body: (Span) -> Void)
+    {
+        let through = min(watermark.index, base.next)
+        while let item = items.first, item.index <= through {
+            items.dropFirst(1)
+            blockCount -= Int(item.span.count)
+            body(item.span)
+        }
+    }
+    var allSpans: [Span] { (0..<items.count).map { items[$0].span } }
+    /// Everything, for a copyset that is dropped as a whole; the caller waits for the record that says so.
+    mutating func takeAll() -> [Span] {
+        let spans = allSpans
+        self = Quarantine()
+        return spans
+    }
+}
+
+/// A piece that was installed at a later index than what is applied: entries up to `applied` are in it already.
+struct InstalledPiece {
+    var from: SyncCursor
+    var next: SyncCursor?
+    var applied: LogIndex
+    func covers(_ place: SyncCursor) -> Bool { place >= from && next.map { place < $0 } ?? true }
+}
+
+/// One copyset's replica, in memory.
+final class Copyset {
+    let id: CopysetID
+    var term = Term(0)
+    var votedFor: ServerID?
+    var members: [ServerID]
+    var log = CopysetLog()
+    var commit = LogIndex(0)
+    var applied = LogIndex(0)
+    var appliedTerm = Term(0)
+    var durable = LogIndex(0)
+    var retainAfter = LogIndex(0)
+    var volumes: [VolumeID: VolumeState] = [:]
+    private var sortedVolumes: [VolumeID]?
+
+    var isFresh = false
+    var isFaulty = false
+    var isSyncing = false
+    var voteFloor = LogPosition.zero
+    /// While syncing: what has not been copied yet. `nil`: everything has.
+    var syncCursor: SyncCursor?
+    var installed: [InstalledPiece] = []
+    var isHeld = false
+
+    var quarantine = Quarantine()
+    var durableWatermark = DurableWatermark.none
+    /// Raised when the data is dropped: watermarks of before mean nothing afterwards.
+    var generation = 0
+    /// Journal items that wait for free blocks; later items of this copyset wait behind them.
+    var stalled = Fifo<JournalItem>()
+
+    // Marks of the store's lists, so that each holds a copyset once.
+    var slot = -1
+    var isListedDirty = false
+    var batchMark: UInt64 = 0
+    var isListedStored = false
+    var isListedApplied = false
+    var hasQueuedWatermark = false
+    var announcedBase = LogIndex(0)
+
+    init(id: CopysetID, members: [ServerID]) { (self.id, self.members) = (id, members) }
+
+    var volumeIDs: [VolumeID] {
+        if let sortedVolumes { return sortedVolumes }
+        let sorted = volumes.keys.sorted()
+        sortedVolumes = sorted
+        return sorted
+    }
+    func insert(_ volume: VolumeState) {
+        volumes[volume.id] = volume
+        sortedVolumes = nil
+    }
+    func removeVolumes() {
+        volumes = [:]
+        sortedVolumes = nil
+    }
+    /// The data was dropped but the record that says so is not durable: an index means nothing to older records.
+    var isResetting = false
+
+    /// Watermark for the journal (rule R2): applied never passes what is durable here.
+    func watermark(_ rules: StoreRules) -> LogIndex? {
+        if isResetting { return nil }
+        return rules.capsWatermarkAtDurable ? applied : commit
+    }
+}
