@@ -90,6 +90,12 @@ let package = Package(
         room(
             "MetadataServer", in: "Cluster",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "MetadataCore", grdb]),
+        room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
+        room(
+            "ChunkServer", in: "Cluster",
+            [
+                "BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Raft",
+            ]),
         room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
         room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
         room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
@@ -100,9 +106,13 @@ let package = Package(
         testSupport("Checkers", []),
         testSupport(
             "ClusterScenario",
-            ["BlockTypes", "Checkers", "ControlMessages", "CurveWire", "Environment", "Simulation"]),
+            [
+                "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient",
+                "CurveWire", "Environment", "Simulation", "VolumeCore",
+            ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testProgram("curve-sim", ["ClusterScenario"]),
         testProgram("nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 
         tests("BlockTypesTests", ["BlockTypes"]),

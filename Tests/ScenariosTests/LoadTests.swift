@@ -59,7 +59,7 @@ private final class WrongVolume: BlockVolume {
         let volume = WrongVolume(wrong, host, ByteCount(bytes: 4 << 20))
         let record = LoadRecord()
         var plan = LoadPlan(volumeBlocks: 1024, operations: 400, random: &world.random)
-        plan.thinkTimeMax = .zero
+        plan.restMax = .zero
         let load = VolumeLoad(volume, on: host, plan, record, seed: seed)
         load.start()
         _ = world.run(within: .seconds(600)) { record.issued == 400 && load.openCount == 0 }

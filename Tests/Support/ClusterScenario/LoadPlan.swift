@@ -10,8 +10,9 @@ public struct LoadPlan: Sendable {
     public var inFlightMax: Int
     /// Requests in all.
     public var operations: Int
-    /// Longest pause of a client between an answer and its next request.
-    public var thinkTimeMax: Duration
+    /// After one answer in four a client rests for up to so long, so that the load lasts as long as the turmoil
+    /// and still comes in bursts.
+    public var restMax: Duration
     /// Weights of the kinds of requests.
     public var reads: Int, writes: Int, trims: Int, zeroes: Int, flushes: Int
     /// Largest request, in blocks.
@@ -22,7 +23,8 @@ public struct LoadPlan: Sendable {
         registerBytes = random.oneIn(4) ? Geometry.sectorBytes : Geometry.blockBytes
         inFlightMax = 1 << Int.random(in: 0...5, using: &random)
         self.operations = operations
-        thinkTimeMax = random.oneIn(2) ? .zero : .milliseconds(Int.random(in: 1...50, using: &random))
+        let each = ScenarioPlan.turmoil.milliseconds * Int64(inFlightMax) / Int64(operations)
+        restMax = random.oneIn(5) ? .zero : .milliseconds(8 * each)
         reads = Int.random(in: 1...10, using: &random)
         writes = Int.random(in: 2...10, using: &random)
         // Zero can be written again and again, which makes judging harder: half of the loads do without.

@@ -88,7 +88,7 @@ public final class Scenario {
 
     private func strikeLater(until end: Duration) {
         guard !plan.nemesis.deeds.isEmpty else { return }
-        let most = max(1, plan.nemesis.restMax.components.seconds * 1000 + plan.nemesis.restMax.milliseconds)
+        let most = max(1, plan.nemesis.restMax.milliseconds)
         world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
             guard let self, isStriking, world.trueNow < end else { return }
             strike()
@@ -170,5 +170,6 @@ public final class Scenario {
 }
 
 extension Duration {
-    var milliseconds: Int64 { components.attoseconds / 1_000_000_000_000_000 }
+    /// Whole milliseconds.
+    var milliseconds: Int64 { components.seconds * 1000 + components.attoseconds / 1_000_000_000_000_000 }
 }

@@ -27,7 +27,7 @@ public struct ScenarioPlan: Sendable {
     public var damagedServer: Int?
 
     /// Simulated time that the load and the nemesis have together.
-    public static let turmoil: Duration = .seconds(30)
+    public static let turmoil: Duration = .seconds(15)
     /// Time in which everything must finish once faults have stopped.
     public static let calm: Duration = .seconds(60)
 
@@ -88,6 +88,6 @@ public struct NemesisPlan: Sendable {
         if deeds.contains(where: { [.isolate, .blockOneWay, .slow].contains($0) }), !deeds.contains(.heal) {
             deeds.append(.heal)
         }
-        restMax = .milliseconds(Int.random(in: 100...6_000, using: &random))
+        restMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
     }
 }

@@ -75,7 +75,7 @@ public final class SimCluster {
         do throws(StoreFormatError) {
             let format = try StoreFormat(
                 identity: identity, geometry: disk.geometry, journalBytes: plan.journalBytes)
-            let formatted = StoreRunner.format(format, disk, world, pool)
+            let formatted = StoreRunner.format(format, disk, world)
             disk.close()
             host.kill()
             return formatted ? nil : "\(disk.name) cannot be formatted"

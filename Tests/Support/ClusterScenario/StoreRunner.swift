@@ -75,9 +75,8 @@ final class StoreRunner {
     }
 
     /// Formats a disk.
-    static func format(_ format: StoreFormat, _ disk: SimDisk, _ world: SimWorld, _ pool: BufferPool) -> Bool
-    {
-        let formatter = StoreFormatter(format, pool: pool)
+    static func format(_ format: StoreFormat, _ disk: SimDisk, _ world: SimWorld) -> Bool {
+        let formatter = StoreFormatter(format)
         var ended: Bool?
         func drain() {
             var effects: [StoreFormatter.Effect] = []

@@ -167,11 +167,9 @@ public final class VolumeLoad {
     }
     private func proceed() {
         guard isIssuing else { return }
-        let most = plan.thinkTimeMax
-        guard most > .zero else { return next() }
-        let microseconds =
-            most.components.attoseconds / 1_000_000_000_000 + most.components.seconds * 1_000_000
-        host.after(.microseconds(Int64.random(in: 0...microseconds, using: &random))) { self.next() }
+        guard plan.restMax > .zero, random.oneIn(4) else { return next() }
+        let rest = Int64.random(in: 0...plan.restMax.milliseconds, using: &random)
+        host.after(.milliseconds(rest)) { self.next() }
     }
 
     // MARK: Contents
