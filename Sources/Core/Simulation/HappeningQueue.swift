@@ -73,22 +73,21 @@ struct HappeningQueue {
         return Taken(name: Name(slot: first.slot, generation: first.generation), owner: slot.owner)
     }
     /// Frees a happening's slot.
-    /// - Returns: what to do, `nil` when it was cancelled.
-    mutating func finish(_ name: Name) -> (() -> Void)? {
+    ///
+    /// What the slot held is handed out, so that the last reference to something that schedules or cancels
+    /// when it goes is never dropped in here.
+    /// - Returns: what to do and whose it was, `nil` when it was cancelled.
+    mutating func finish(_ name: Name) -> (action: () -> Void, owner: SimHost?)? {
         let index = Int(name.slot)
-        guard index < slots.count, slots[index].generation == name.generation else { return nil }
-        let action = slots[index].action
+        guard index < slots.count, slots[index].generation == name.generation,
+            let action = slots[index].action
+        else { return nil }
+        let owner = slots[index].owner
         slots[index].action = nil
         slots[index].owner = nil
         slots[index].generation &+= 1
         freeSlots.append(name.slot)
-        return action
-    }
-    /// Forgets everything, and with it every reference that a closure holds.
-    mutating func removeAll() {
-        heap.removeAll()
-        slots.removeAll()
-        freeSlots.removeAll()
+        return (action, owner)
     }
 
     private mutating func push(_ name: Name, dueNanoseconds: Int64) {

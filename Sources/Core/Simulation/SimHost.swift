@@ -179,3 +179,8 @@ extension SimHost: CustomStringConvertible {
     /// `machine#process`.
     public var description: String { "\(machine.name)#\(number)" }
 }
+
+extension SimHost {
+    /// Adds a line of this process to the trace when somebody listens.
+    public func traceLine(_ line: () -> String) { world.note { "\(self): \(line())" } }
+}

@@ -73,7 +73,7 @@ public final class SimWorld {
                 return true
             }
         }
-        guard let action = queue.finish(taken.name) else { return true }
+        guard let (action, _) = queue.finish(taken.name) else { return true }
         stepCount += 1
         trace.mix(UInt64(bitPattern: nowNanoseconds))
         trace.mix(taken.owner?.number ?? 0)
@@ -102,9 +102,11 @@ public final class SimWorld {
     public func end() {
         for host in hosts where host.isAlive { host.crash() }
         for host in hosts { host.forgetEverything() }
-        hosts.removeAll()
         machines.removeAll()
-        queue.removeAll()
+        // Whoever goes with the last reference may still cancel a timer: nothing is dropped while it changes.
+        let (everything, everybody) = (queue, hosts)
+        (queue, hosts) = (HappeningQueue(), [])
+        withExtendedLifetime((everything, everybody)) {}
     }
 
     // MARK: The network between machines
