@@ -109,9 +109,19 @@ let package = Package(
         room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
         program(
             "curve-nbd", room: "CurveNBDTool", in: "CurveNBD",
-            ["BlockTypes", "CurveClient", "Environment", "NBDServer", "Reactor", "ToolSupport", arguments]),
+            [
+                "BlockTypes", "CurveClient", "DeviceMapping", "Environment", "NBDServer", "Reactor", "ToolSupport",
+                arguments,
+            ]),
 
         testSupport("Checkers", []),
+        testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
+        testSupport(
+            "ClusterScenario",
+            [
+                "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient", "CurveWire",
+                "Environment", "Simulation", "VolumeCore",
+            ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         testProgram(
@@ -132,8 +142,9 @@ let package = Package(
             "CurveClientTests",
             [
                 "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
-                "MemoryEnvironment", "VolumeCore",
+                "MemoryEnvironment", "Reactor", "VolumeCore",
             ]),
+        tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
@@ -143,8 +154,12 @@ let package = Package(
                 "MetadataCore",
                 "MetadataServer", grdb,
             ]),
+        tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
+        tests(
+            "ScenariosTests",
+            ["BlockTypes", "Checkers", "ClusterScenario", "Environment", "Simulation", "TestVolumes"]),
         tests("TidyTests", []),
     ]
 )
