@@ -235,6 +235,7 @@ public struct RaftReplica: Machine, Sendable {
             (peers, transfer, isReady) = ([], nil, false)
             windowCosts.removeAll()
             windowBytes = 0
+            log.evict(through: log.durable, bytesMax: settings.cachedBytesMax)
             electionDeadline = now + drawElectionTimeout()
             effects.append(.leadershipLost(term))
             setLeader(nil, &effects)
