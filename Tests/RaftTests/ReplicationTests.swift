@@ -226,6 +226,16 @@ import Testing
         #expect(bench.replica.log.cachedBytes == 0, "nobody needs it")
     }
 
+    @Test("an old leader keeps nothing in memory for those it led")
+    func cacheOfOldLeader() {
+        var bench = Bench.readyLeader()
+        for _ in 0..<8 { bench.propose(4096) }
+        bench.step(.stored(through: at(1, 6)))
+        bench.step(.transferLeadership(to: two))
+        bench.acknowledge(two, LogIndex(9))
+        #expect(bench.replica.role == .follower && bench.replica.log.cacheStart == LogIndex(7))
+    }
+
     @Test("the log is kept for whoever lacks it, dead or alive")
     func retention() {
         var bench = Bench.readyLeader()

@@ -83,8 +83,10 @@ extension RaftReplica {
     ///
     /// - Returns: false when it has to wait, or would undo what is committed.
     private mutating func take(_ append: ReplicaMessage.Append, _ effects: inout [Effect]) -> Bool {
-        let new = append.entries.drop {
-            $0.position.index <= commitIndex || log.contains($0.position)
+        var new = append.entries
+        if let first = new.first, first.position.index <= log.last.index {
+            new = Array(
+                new.drop { $0.position.index <= commitIndex || log.contains($0.position) })
         }
         guard let first = new.first else { return true }
         if first.position.index <= log.last.index {
@@ -96,7 +98,7 @@ extension RaftReplica {
         }
         guard first.position.index == log.last.index.next else { return false }
         for entry in new { log.append(entry) }
-        effects.append(.append(Array(new)))
+        effects.append(.append(new))
         return true
     }
 

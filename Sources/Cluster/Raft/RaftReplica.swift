@@ -30,6 +30,7 @@ public struct RaftReplica: Machine, Sendable {
     let isPreferredLeader: Bool
     var random: SeededRandom
     var now: Duration
+    var nowNanoseconds: UInt64
     var log: ReplicaLog
     var applied: LogIndex
     var retained: LogIndex
@@ -78,6 +79,7 @@ public struct RaftReplica: Machine, Sendable {
         self.server = server
         members = Set(persisted.members).sorted()
         (self.settings, self.isPreferredLeader, self.now) = (settings, isPreferredLeader, now)
+        nowNanoseconds = Self.nanoseconds(now)
         random = SeededRandom(seed: seed)
         log = ReplicaLog(base: persisted.base, termStarts: persisted.termStarts, last: persisted.last)
         // An entry of a term proves that the term was reached, stored or not.
@@ -122,7 +124,7 @@ public struct RaftReplica: Machine, Sendable {
 
     /// See ``Machine``.
     public mutating func step(_ event: Event, now: Duration, effects: inout [Effect]) {
-        self.now = max(self.now, now)
+        if now > self.now { (self.now, nowNanoseconds) = (now, Self.nanoseconds(now)) }
         switch event {
         case .tick: tick(&effects)
         case .propose(let token, let operation): propose(token, operation, &effects)
@@ -202,8 +204,8 @@ public struct RaftReplica: Machine, Sendable {
 
     var quorum: Int { members.count / 2 + 1 }
     var others: [ServerID] { members.filter { $0 != server } }
-    var nowNanoseconds: UInt64 {
-        let (seconds, attoseconds) = now.components
+    static func nanoseconds(_ time: Duration) -> UInt64 {
+        let (seconds, attoseconds) = time.components
         return UInt64(max(0, seconds)) * 1_000_000_000 + UInt64(max(0, attoseconds / 1_000_000_000))
     }
     static func promise(_ settings: Settings) -> Duration {
@@ -233,6 +235,7 @@ public struct RaftReplica: Machine, Sendable {
             (peers, transfer, isReady) = ([], nil, false)
             windowCosts.removeAll()
             windowBytes = 0
+            log.evict(through: log.durable, bytesMax: settings.cachedBytesMax)
             electionDeadline = now + drawElectionTimeout()
             effects.append(.leadershipLost(term))
             setLeader(nil, &effects)

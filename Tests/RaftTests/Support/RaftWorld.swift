@@ -193,6 +193,8 @@ final class RaftWorld {
             let wait = Int((node.pausedUntil - trueTime) / 1000) + 1
             return after(wait) { try $0.deliver(event, to: node, incarnation) }
         }
+        // As the shell owes it: news of a copy that was given up meanwhile is not told.
+        if case .syncFinished = event, node.store.view.isSyncing { return }
         eventCount += 1
         if tracing, !isTick(event) { log("\(node.id) <- \(describe(event))") }
         var effects: [RaftReplica.Effect] = []
