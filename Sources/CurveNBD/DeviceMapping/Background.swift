@@ -4,11 +4,13 @@ import Glibc
 public enum Background {
     /// The descriptor on which a daemon reports; its first line tells success from failure.
     private static let reportDescriptor: Int32 = 3
+    /// Set for a daemon that has the descriptor; any other process may have something else there.
+    private static let reportVariable = "CURVE_REPORTS_TO_PARENT"
     private static let readyPrefix = "ready "
     private static let failedPrefix = "failed "
     private static let reportBytesMax = 4096
 
-    /// Runs this program in a new session and waits for its report.
+    /// Runs this program in a new session and waits for its report. Call it while there is only one thread.
     /// - Parameters:
     ///   - arguments: without the program's own name.
     ///   - logPath: where its standard error goes; `nil` leaves it where ours goes.
@@ -37,6 +39,9 @@ public enum Background {
         throw .daemon(
             "the daemon ended or was silent for \(timeoutSeconds) s before it was ready; see its log")
     }
+    /// True in a process that ``start(arguments:logPath:timeoutSeconds:)`` made, until it has reported.
+    public static var isDaemon: Bool { unsafe getenv(reportVariable) != nil }
+
     /// Tells the process that started this one that all is well.
     public static func ready(_ text: String) { report(readyPrefix + text) }
 
@@ -44,6 +49,8 @@ public enum Background {
     public static func failed(_ text: String) { report(failedPrefix + text) }
 
     private static func report(_ text: String) {
+        guard isDaemon else { return }
+        unsafe unsetenv(reportVariable)
         let oneLine = text.replacing("\n", with: " ") + "\n"
         let bytes = Array(oneLine.utf8.prefix(reportBytesMax))
         // Nobody to report to is no reason to stop.
@@ -87,6 +94,8 @@ public enum Background {
         let name = CommandLine.arguments.first ?? "curve-nbd"
         let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]
         defer { unsafe words.forEach { unsafe free($0) } }
+        unsafe setenv(reportVariable, "1", 1)
+        defer { unsafe unsetenv(reportVariable) }
         let result = unsafe posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, words, environ)
         guard result == 0 else { throw .system(call: "start the daemon", errno: result) }
         return pid
