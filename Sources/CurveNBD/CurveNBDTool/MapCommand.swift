@@ -56,7 +56,7 @@ struct MapCommand: ParsableCommand {
         do {
             try serve(index)
         } catch {
-            Background.failed("\(error)")
+            Background.failed("\(error)", status: (error as? ToolError)?.status ?? 2)
             throw error
         }
     }
@@ -133,7 +133,8 @@ enum DeviceName {
     }
     static func toolError(_ error: any Error) -> ToolError {
         switch error {
-        case DeviceError.noSuchDevice, DeviceError.notConnected: .notFound("\(error)")
+        case DeviceError.noSuchDevice, DeviceError.notConnected, DeviceError.daemon(_, status: 1):
+            .notFound("\(error)")
         default: .failed("\(error)")
         }
     }

@@ -16,7 +16,7 @@ public enum Background {
     ///   - logPath: where its standard error goes; `nil` leaves it where ours goes.
     ///   - timeoutSeconds: how long it may take to report.
     /// - Returns: what the daemon gave to ``ready(_:)``.
-    /// - Throws: ``DeviceError/daemon(_:)`` with what it gave to ``failed(_:)``, or what happened instead.
+    /// - Throws: ``DeviceError/daemon(_:status:)`` with what it gave to ``failed(_:status:)``, or what happened instead.
     public static func start(
         arguments: [String], logPath: String?, timeoutSeconds: Int32 = 120
     ) throws(DeviceError) -> String {
@@ -34,10 +34,14 @@ public enum Background {
         close(ends[1])
         let report = line(from: ends[0], timeoutSeconds)
         if report.hasPrefix(readyPrefix) { return String(report.dropFirst(readyPrefix.count)) }
-        if report.hasPrefix(failedPrefix) { throw .daemon(String(report.dropFirst(failedPrefix.count))) }
+        if report.hasPrefix(failedPrefix) {
+            let words = report.dropFirst(failedPrefix.count).split(separator: " ", maxSplits: 1)
+            throw .daemon(words.count == 2 ? String(words[1]) : report, status: Int32(words.first ?? "") ?? 2)
+        }
         kill(pid, SIGTERM)
         throw .daemon(
-            "the daemon ended or was silent for \(timeoutSeconds) s before it was ready; see its log")
+            "the daemon ended or was silent for \(timeoutSeconds) s before it was ready; see its log",
+            status: 2)
     }
     /// True in a process that ``start(arguments:logPath:timeoutSeconds:)`` made, until it has reported.
     public static var isDaemon: Bool { unsafe getenv(reportVariable) != nil }
@@ -46,7 +50,8 @@ public enum Background {
     public static func ready(_ text: String) { report(readyPrefix + text) }
 
     /// Tells the process that started this one why it cannot work.
-    public static func failed(_ text: String) { report(failedPrefix + text) }
+    /// - Parameter status: the exit status that fits.
+    public static func failed(_ text: String, status: Int32) { report("\(failedPrefix)\(status) \(text)") }
 
     private static func report(_ text: String) {
         guard isDaemon else { return }

@@ -142,7 +142,7 @@ public enum DeviceRemoval {
         }
         throw table.isConnected(index)
             ? .stillHeld(device: device.path)
-            : .daemon("\(device.path) is gone, but its daemon is still running")
+            : .daemon("\(device.path) is gone, but its daemon is still running", status: 2)
     }
     private static let pollMilliseconds = 20
 
