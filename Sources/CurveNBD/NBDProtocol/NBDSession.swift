@@ -59,7 +59,7 @@ public struct NBDSession {
         var payloadBytes: Int
     }
 
-    let limits: NBDLimits
+    private(set) var limits: NBDLimits
     let pool: BufferPool
     var phase = Phase.handshake
     var handshake = ServerHandshake()
@@ -140,6 +140,11 @@ public struct NBDSession {
     }
     /// The volume's size changed: later requests are judged by the new one.
     public mutating func resized(to size: ByteCount) { export.size = size }
+
+    /// Changes how much may be in flight. What is above a lower bound is answered as before.
+    public mutating func limitInFlight(requests: Int, bytes: Int) {
+        (limits.inFlightRequestsMax, limits.inFlightBytesMax) = (requests, bytes)
+    }
 
     /// Takes no more requests; closes once those in flight are answered.
     public mutating func stop(effects: inout [Effect]) {
