@@ -16,7 +16,7 @@ import Testing
     ]
     static let bannedInCores = [
         "import Foundation", "import Glibc", "import Dispatch", "import Reactor", "import CLinux",
-        "import Synchronization", " async ", "await ", "Task {", "Task.", "actor ", "Date()",
+        "import Synchronization", " async ", "await ", " Task {", " Task.", "actor ", "Date()",
         "ContinuousClock", "SuspendingClock", "SystemRandomNumberGenerator", ".randomElement()", "getenv(",
         "DispatchQueue", "print(",
     ]
@@ -26,7 +26,7 @@ import Testing
         "Core/ControlMessages", "Core/Simulation",
     ]
     static let bannedInShells = [
-        "import Glibc", "import Dispatch", "import Reactor", "import CLinux", " async ", "await ", "Task {",
+        "import Glibc", "import Dispatch", "import Reactor", "import CLinux", " async ", "await ", " Task {",
         "actor ", "Date()", "ContinuousClock", "SystemRandomNumberGenerator", "print(",
     ]
 
