@@ -61,7 +61,7 @@ public final class ChunkServer {
     /// A server of the store on `disk`. Nothing happens before ``start()``.
     public init(environment: any Environment, disk: any Disk, options: ChunkServerOptions, pool: BufferPool) {
         (self.environment, self.disk, self.options, self.pool) = (environment, disk, options, pool)
-        store = ChunkStore(geometry: disk.geometry, settings: StoreSettings(), pool: pool)
+        store = ChunkStore(geometry: disk.geometry, settings: options.store, pool: pool)
     }
 
     /// Opens the store, registers with the MDS, then serves.

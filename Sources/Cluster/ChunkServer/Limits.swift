@@ -1,4 +1,5 @@
 import BlockTypes
+import ChunkStore
 
 /// The numbers that bound a chunkserver. Each protects memory or another client.
 public struct ChunkServerLimits: Sendable {
@@ -47,6 +48,8 @@ public struct ChunkServerOptions: Sendable {
     public var host: String
     /// The bounds.
     public var limits = ChunkServerLimits()
+    /// The store's bounds and habits.
+    public var store = StoreSettings()
     /// Options with default limits.
     public init(metadataServers: [String], listen: String, advertise: [String] = [], host: String) {
         (self.metadataServers, self.listen) = (metadataServers, listen)

@@ -132,7 +132,8 @@ public final class Scenario {
         clientCount += 1
         for client in clients { client.isSuperseded = true }
         let client = ScenarioClient(
-            world, number: clientCount, plan.load, record, pool: cluster.pool, seed: world.random.next())
+            world, number: clientCount, plan.load, record, pool: cluster.pool, seed: world.random.next(),
+            newestEpoch: { [cluster] in cluster.newestEpoch })
         clients.append(client)
         client.attach()
     }

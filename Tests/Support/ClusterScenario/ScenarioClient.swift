@@ -17,12 +17,16 @@ final class ScenarioClient {
     private(set) var isAttached = false
     private(set) var isLost = false
     private var attachTrouble: String?
-    /// Another client has attached, or tries to: being fenced is no fault any more.
+    /// Another client tries to attach: this one need not go on trying.
     var isSuperseded = false
+    /// The newest epoch that the directory has given; a late copy of an old attach may have raised it too.
+    private let newestEpoch: () -> UInt32
 
     init(
-        _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool, seed: UInt64
+        _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool, seed: UInt64,
+        newestEpoch: @escaping () -> UInt32
     ) {
+        self.newestEpoch = newestEpoch
         machine = "client\(number)"
         host = world.startHost(on: machine)
         (self.plan, self.record, self.pool, self.seed) = (plan, record, pool, seed)
@@ -52,10 +56,11 @@ final class ScenarioClient {
         (self.volume, isAttached, attachTrouble) = (volume, true, nil)
         volume.lost = { [weak self] in self?.isLost = true }
         let load = VolumeLoad(volume, on: host, plan, record, seed: seed)
-        load.isExpected = { [weak self] error in error == .fenced && self?.isSuperseded == true }
+        load.isExpected = { [weak self] error in error == .fenced && self?.isOutdated() == true }
         self.load = load
         if mayAsk { load.start() }
     }
+    private func isOutdated() -> Bool { volume.map { $0.epoch.rawValue < newestEpoch() } ?? false }
     func stopAsking() {
         mayAsk = false
         load?.stop()

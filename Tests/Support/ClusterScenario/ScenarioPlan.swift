@@ -1,4 +1,5 @@
 import BlockTypes
+import ChunkStore
 import Simulation
 
 /// Everything a run depends on, chosen by its seed.
@@ -23,6 +24,8 @@ public struct ScenarioPlan: Sendable {
     public var hasVolatileCache: Bool
     /// Journal of each store: small ones wrap and make checkpoints.
     public var journalBytes: UInt64
+    /// How much log the stores keep, how often they make checkpoints.
+    public var store = StoreSettings()
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
 
@@ -44,10 +47,34 @@ public struct ScenarioPlan: Sendable {
         sectorBytes = random.oneIn(2) ? 512 : 4096
         hasVolatileCache = !random.oneIn(3)
         journalBytes = random.oneIn(2) ? 256 << 10 : 4 << 20
+        if random.oneIn(2) {
+            // Who was away has to copy everything.
+            store.retainedEntriesMax = Int.random(in: 4...400, using: &random)
+            store.retainedBytesMax = Int.random(in: 4...400, using: &random) << 12
+        }
+        if random.oneIn(2) {
+            store.checkpointEvery = .milliseconds(Int.random(in: 50...5000, using: &random))
+        }
+        store.discardsFreedSpace = random.oneIn(3)
         damagedServer = random.oneIn(5) ? Int.random(in: 0..<3, using: &random) : nil
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
             operations: Int.random(in: 100...1500, using: &random), random: &random)
+    }
+}
+
+extension ScenarioPlan: CustomStringConvertible {
+    /// The plan in a few lines, for whoever looks at a failure.
+    public var description: String {
+        """
+        seed \(seed): \(copysets) copysets, \(volumeBytes >> 20) MiB in \(stripeCount) stripes, sectors of \
+        \(sectorBytes), \(hasVolatileCache ? "volatile cache" : "write-through"), journal \(journalBytes >> 10) KiB, \
+        \(store.retainedEntriesMax) entries and \(store.retainedBytesMax >> 10) KiB kept, \
+        \(damagedServer.map { "disk\($0 + 1) damages" } ?? "sound disks")
+        load: \(load)
+        nemesis: \(nemesis)
+        faults: \(faults)
+        """
     }
 }
 

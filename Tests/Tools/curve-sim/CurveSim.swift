@@ -23,6 +23,7 @@ import Foundation
     }
     private static func replay(_ seed: UInt64, traced: Bool) -> Bool {
         let outcome = Scenario(ScenarioPlan(seed: seed), traceLinesMax: traced ? 200_000 : 0).run()
+        if traced { print(ScenarioPlan(seed: seed)) }
         for line in outcome.trace { print(line) }
         print(
             "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, \(outcome.steps) steps, "
