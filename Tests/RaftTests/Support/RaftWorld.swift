@@ -46,7 +46,7 @@ struct Faults {
         faults.drift = pick([false, true, true])
         faults.keptEntriesMax = pick([10, 40, 1 << 20])
         faults.settings.cachedBytesMax = pick([0, 4096, 16 << 20])
-        faults.settings.messageEntriesMax = pick([1, 4, 64])
+        faults.settings.messageEntriesMax = pick(faults.reorders ? [4, 64] : [1, 4, 64])
         faults.settings.inFlightEntriesMax = pick([8, 64, 4096])
         return faults
     }
