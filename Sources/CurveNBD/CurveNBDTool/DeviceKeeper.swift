@@ -67,7 +67,7 @@ final class DeviceKeeper: @unchecked Sendable {
             try DeviceRemoval.unmap(device.index, force: false, waitsForDaemon: false)
         } catch DeviceError.inUse(_, let users) {
             ToolExit.say(
-                "\(device.path) stays, \(users.joined(separator: ", ")); map the volume again to go on serving it"
+                "\(device.path) stays, \(users.joined(separator: ", ")); map the volume again to serve it"
             )
         } catch {
             ToolExit.say("\(device.path): \(error)")

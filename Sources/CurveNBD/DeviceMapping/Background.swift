@@ -16,7 +16,8 @@ public enum Background {
     ///   - logPath: where its standard error goes; `nil` leaves it where ours goes.
     ///   - timeoutSeconds: how long it may take to report.
     /// - Returns: what the daemon gave to ``ready(_:)``.
-    /// - Throws: ``DeviceError/daemon(_:status:)`` with what it gave to ``failed(_:status:)``, or what happened instead.
+    /// - Throws: ``DeviceError/daemon(_:status:)`` with what it gave to ``failed(_:status:)``, or with what
+    ///   happened instead.
     public static func start(
         arguments: [String], logPath: String?, timeoutSeconds: Int32 = 120
     ) throws(DeviceError) -> String {

@@ -27,11 +27,11 @@ public struct NBDRequestToken: Hashable, Sendable {
     let slot: Int
 }
 
-/// One client's connection, from greeting to goodbye: bytes and volume results in, replies and volume requests
-/// out. The logic of the server; it never waits.
+/// One client's connection, from greeting to goodbye: bytes and volume results in, replies and volume
+/// requests out. The logic of the server; it never waits.
 ///
-/// Not a `Machine`: received bytes are lent for one call, and an event value would have to own a copy of them.
-/// Order: requests are answered as the volume answers them; nothing is submitted before its payload is complete.
+/// Not a `Machine`: received bytes are lent for one call, and an event value would have to own a copy.
+/// Order: requests are answered as the volume answers them; none is submitted before its payload is complete.
 public struct NBDSession {
     /// What to do next, in order.
     public enum Effect: Sendable {
@@ -156,8 +156,8 @@ public struct NBDSession {
     /// The connection broke: what is in flight is finished for nobody.
     public mutating func lost() { (phase, held, heldStart, waiting) = (.closed, [], 0, nil) }
 
-    /// True while requests are not read because replies pile up: ``drained(exports:queuedReplyBytes:effects:)``
-    /// must follow.
+    /// True while requests are not read because replies pile up:
+    /// ``drained(exports:queuedReplyBytes:effects:)`` must follow.
     public var waitsForDrain: Bool { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
 
     private var heldBytes: Int { held.count - heldStart }

@@ -51,8 +51,8 @@ public struct NBDServerLimits: Hashable, Sendable {
     public var exportsMax = 1000
     /// The bounds of each connection while there are few.
     public var connection = NBDLimits()
-    /// Requests in flight of all connections, who get equal shares of it: half of what a volume accepts before
-    /// it refuses.
+    /// Requests in flight of all connections, who get equal shares of it: half of what a volume accepts
+    /// before it refuses.
     public var inFlightRequestsMax = 8192
     /// Payload bytes of those; a single larger request is still served.
     public var inFlightBytesMax = 1 << 30

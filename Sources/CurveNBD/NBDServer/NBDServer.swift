@@ -4,7 +4,7 @@ import NBDProtocol
 
 /// Serves volumes to NBD clients over the listeners of one environment. Loop-confined.
 ///
-/// All connections of an export go to the same volume object, so a flush on one covers what was answered on any.
+/// All connections of an export go to the same volume object: a flush on one covers what was answered on any.
 public final class NBDServer {
     let environment: any Environment
     let limits: NBDServerLimits
