@@ -152,7 +152,8 @@ extension RaftReplica {
             base.index.rawValue <= Self.indexMax
         else { return }
         if isSyncing {
-            // The copy in progress will do: what was acknowledged of its log must not be forgotten for another.
+            // The copy in progress will do: what was acknowledged of its log must not be forgotten for
+            // another.
             if let source = syncSource, source.term == term,
                 base.index <= source.base.index || log.contains(base)
             {

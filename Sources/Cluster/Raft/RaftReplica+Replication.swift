@@ -166,8 +166,8 @@ extension RaftReplica {
     private mutating func refused(
         _ slot: Int, mayMatch hint: LogIndex, sentAt: Duration, _ effects: inout [Effect]
     ) {
-        // Refusals of what was sent before the last question say nothing new, nor do copies of an answer to it:
-        // acting on them would let a network that repeats messages breed questions without end.
+        // Refusals of what was sent before the last question say nothing new, nor do copies of an answer to
+        // it: acting on them would let a network that repeats messages breed questions without end.
         let isNews =
             peers[slot].mode == .probe ? sentAt >= peers[slot].probedAt : sentAt > peers[slot].probedAt
         guard isNews else { return }

@@ -18,7 +18,8 @@ public struct RaftReplica: Machine, Sendable {
     public internal(set) var leader: ServerID?
     /// Entries up to here are committed, as far as it knows.
     public internal(set) var commitIndex: LogIndex
-    /// True when it leads and everything that earlier leaders committed is applied. Says nothing of the lease.
+    /// True when it leads and everything that earlier leaders committed is applied. Says nothing of the
+    /// lease.
     public internal(set) var isReady = false
     /// True while it copies the copyset: it neither campaigns nor counts for commit.
     public internal(set) var isSyncing: Bool
@@ -101,8 +102,8 @@ public struct RaftReplica: Machine, Sendable {
 
     /// True while no other replica can have become leader: reads may be served.
     ///
-    /// - Parameter now: the clock of ``step(_:now:effects:)``, read after the state to be served was looked at
-    ///   or just before it, never earlier.
+    /// - Parameter now: the clock of ``step(_:now:effects:)``, read after the state to be served was looked
+    ///   at or just before it, never earlier.
     public func holdsLease(now: Duration) -> Bool {
         guard role == .leader else { return false }
         let kept = settings.lease * (1000 - settings.clockDriftPermille) / 1000
