@@ -8,35 +8,160 @@ let strict: [SwiftSetting] = [
     .treatWarning("DeprecatedDeclaration", as: .warning),
     .enableExperimentalFeature("Lifetimes"), .enableUpcomingFeature("ExistentialAny"),
 ]
+/// Programs that only talk to people and start processes: no memory of their own to be unsafe with.
+let inTools: [SwiftSetting] = [
+    .treatAllWarnings(as: .error), .treatWarning("DeprecatedDeclaration", as: .warning),
+    .enableUpcomingFeature("ExistentialAny"),
+]
 let inTests: [SwiftSetting] = [.treatAllWarnings(as: .error), .enableUpcomingFeature("ExistentialAny")]
 
-func room(_ name: String, in wing: String, _ dependencies: [Target.Dependency] = []) -> Target {
+func room(
+    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)",
+        exclude: ["README.md"] + exclude,
+        swiftSettings: strict)
+}
+func toolRoom(_ name: String, in wing: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(
         name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)", exclude: ["README.md"],
-        swiftSettings: strict)
+        swiftSettings: inTools)
+}
+func program(_ name: String, room: String, in wing: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(
+        name: name, dependencies: dependencies, path: "Sources/\(wing)/\(room)", exclude: ["README.md"],
+        swiftSettings: inTools)
 }
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: inTests)
+}
+func testSupport(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
+}
+func testProgram(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(
+        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", swiftSettings: inTests)
 }
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
 }
 
+let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+
 let package = Package(
     name: "curve",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    ],
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
+        system("CNetlink", "libnl-genl-3.0", "libnl-genl-3-dev"),
+        .target(
+            name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
+            linkerSettings: [.linkedLibrary("uring")]),
+
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
+        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
+        room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
+        room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
+        room(
+            "ControlMessages", in: "Core",
+            ["BlockTypes", "CurveWire", "Environment", "FramedLink", protobuf], exclude: ["control.proto"]),
+        toolRoom(
+            "ToolSupport", in: "Core",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "Reactor", arguments]),
+
+        room("VolumeCore", in: "ClientLib", ["BlockTypes"]),
+        room(
+            "CurveClient", in: "ClientLib",
+            [
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "Reactor",
+                "VolumeCore",
+            ]),
+
         room("ChunkStore", in: "Cluster", ["BlockTypes", "Environment"]),
-        .target(
-            name: "StoreCrashModel", dependencies: ["ChunkStore"], path: "Tests/Support/StoreCrashModel",
-            swiftSettings: inTests),
-        .executableTarget(
-            name: "curve-crashfuzz", dependencies: ["ChunkStore", "StoreCrashModel"], path: "Tests/Tools/curve-crashfuzz",
-            swiftSettings: inTests),
-        tests("ChunkStoreTests", ["ChunkStore", "StoreCrashModel"]),
+        room("Raft", in: "Cluster", ["BlockTypes", "CurveWire"]),
+        room(
+            "ChunkServer", in: "Cluster",
+            [
+                "BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "Environment", "FramedLink",
+                "Raft",
+            ]),
+        room("MetadataCore", in: "Cluster", ["BlockTypes"]),
+        room(
+            "MetadataServer", in: "Cluster",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "MetadataCore", grdb]),
+        program(
+            "curve", room: "CurveTool", in: "Cluster",
+            [
+                "BlockTypes", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient", "Environment",
+                "MetadataServer", "Reactor", "ToolSupport", arguments,
+            ]),
+        room("NBDProtocol", in: "CurveNBD", ["BlockTypes"]),
+        room("NBDServer", in: "CurveNBD", ["BlockTypes", "Environment", "NBDProtocol"]),
+        room("DeviceMapping", in: "CurveNBD", ["BlockTypes", "CNetlink", "NBDProtocol"]),
+        program(
+            "curve-nbd", room: "CurveNBDTool", in: "CurveNBD",
+            [
+                "BlockTypes", "CurveClient", "DeviceMapping", "Environment", "NBDServer", "Reactor", "ToolSupport",
+                arguments,
+            ]),
+
+        testSupport("Checkers", []),
+        testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
+        testSupport(
+            "ClusterScenario",
+            [
+                "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient", "CurveWire",
+                "Environment", "Simulation", "VolumeCore",
+            ]),
+        testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
+        testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testProgram("curve-crashfuzz", ["ChunkStore", "StoreCrashModel"]),
+        testProgram("curve-sim", ["ClusterScenario"]),
+        testProgram(
+            "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+
         tests("BlockTypesTests", ["BlockTypes"]),
+        tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
+        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
+        tests("CheckersTests", ["Checkers"]),
+        tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
+        tests(
+            "FramedLinkTests", ["BlockTypes", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests(
+            "ControlMessagesTests",
+            ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
+        tests(
+            "CurveClientTests",
+            [
+                "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
+                "MemoryEnvironment", "Reactor", "VolumeCore",
+            ]),
+        tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
+        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
+        tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
+        tests(
+            "MetadataServerTests",
+            [
+                "BlockTypes", "ControlMessages", "CurveWire", "Environment", "MemoryEnvironment",
+                "MetadataCore",
+                "MetadataServer", grdb,
+            ]),
+        tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
+        tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
+        tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
+        tests(
+            "ScenariosTests",
+            ["BlockTypes", "Checkers", "ClusterScenario", "Environment", "Simulation", "TestVolumes"]),
+        tests("TidyTests", []),
     ]
 )

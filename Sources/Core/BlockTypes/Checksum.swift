@@ -20,7 +20,7 @@ public struct CRC32C: Hashable, Sendable, CustomStringConvertible {
     /// The finished checksum of what `checksum` covers followed by `bytes`.
     @unsafe public static func extend(_ checksum: UInt32, with bytes: UnsafeRawBufferPointer) -> UInt32 {
         guard let base = bytes.baseAddress, bytes.count > 0 else { return checksum }
-        // ISA-L takes a non-const pointer but only reads; its length is an Int32, so longer runs go in pieces.
+        // ISA-L takes a non-const pointer but only reads; its length is an Int32, so long runs go in pieces.
         var (sum, done) = (~checksum, 0)
         while done < bytes.count {
             let step = min(bytes.count - done, 1 << 30)

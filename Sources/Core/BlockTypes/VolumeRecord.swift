@@ -67,8 +67,12 @@ public struct VolumeRecord: Hashable, Sendable {
         }
         fence = new
     }
-    /// Marks the volume deleted.
-    public mutating func delete() { isDeleted = true }
+    /// Marks the volume deleted. Every request is refused from then on: which were done is forgotten, since
+    /// records of deleted volumes stay and are copied with the copyset.
+    public mutating func delete() {
+        (isDeleted, highestSequence) = (true, 0)
+        window = Array(repeating: 0, count: Self.windowWords)
+    }
 
     private func isSet(_ sequence: UInt64) -> Bool {
         let bit = Int(sequence % RequestTag.windowRequests)

@@ -19,7 +19,7 @@ public enum ReplicaMessage: Sendable {
     case voteReply(VoteReply)
     /// Leader to the follower that should campaign at once (planned transfer).
     case timeoutNow(term: Term)
-    /// Leader to a follower whose next entry is no longer kept: start a full copy. Entries after `base` follow
+    /// Leader to a follower whose next entry is no longer kept: copy all. Entries after `base` follow
     /// as usual; what lies at and before it must be copied.
     case syncOffer(term: Term, base: LogPosition)
 

@@ -1,0 +1,178 @@
+import BlockTypes
+import ControlMessages
+import CurveWire
+import Environment
+import Reactor
+import VolumeCore
+
+/// A thing that lives on the loop of a ``CurveCluster``.
+///
+/// SAFETY: `value` is set and used only in actions posted to that loop.
+final class LoopBound<Value>: @unchecked Sendable {
+    var value: Value?
+}
+
+/// A connection to a cluster: where programs that embed the client begin.
+///
+/// ```swift
+/// let cluster = try await CurveCluster.connect(mds: ["10.0.0.1:6700"])
+/// let volume = try await cluster.open("/databases/orders")
+/// try await volume.write(at: 0, [UInt8](repeating: 7, count: 4096))
+/// let bytes = try await volume.read(at: 0, byteCount: 4096)
+/// await volume.close()
+/// await cluster.close()
+/// ```
+///
+/// All I/O runs on one thread of its own; any task may call. This file and `Volume.swift` are the only places
+/// of the client where `async` is used.
+public final class CurveCluster: Sendable {
+    let addresses: [SocketAddress]
+    let name: String
+    private let thread: ReactorThread
+    private let channel = LoopBound<ControlChannel>()
+    private let open = LoopBound<[ObjectIdentifier: RemoteVolume]>()
+
+    /// A call to the metadata server is given up after this long.
+    public static let callTimeout = Duration.seconds(10)
+
+    /// Starts the client's thread and makes sure that the metadata server answers.
+    /// - Parameters:
+    ///   - mds: where it listens, `HOST:PORT`; several are tried in turn.
+    ///   - name: who this program is, for people; shown as the holder of volumes.
+    public static func connect(
+        mds: [String], name: String = "a program with the client library"
+    ) async throws(CurveError) -> CurveCluster {
+        var addresses: [SocketAddress] = []
+        for text in mds {
+            guard let address = SocketAddress(text) else {
+                throw CurveError(.invalidArgument, "'\(text)' is not an address; write HOST:PORT")
+            }
+            addresses.append(address)
+        }
+        guard !addresses.isEmpty else { throw CurveError(AttachError.noMetadataServer) }
+        let cluster = try CurveCluster(addresses, name)
+        do throws(CurveError) {
+            _ = try await cluster.call(ControlRequest(.getCluster(ControlGetClusterRequest())))
+        } catch {
+            await cluster.close()
+            throw error
+        }
+        return cluster
+    }
+
+    private init(_ addresses: [SocketAddress], _ name: String) throws(CurveError) {
+        (self.addresses, self.name) = (addresses, name)
+        let (channel, open) = (channel, open)
+        do throws(ReactorError) {
+            thread = try ReactorThread(name: "curve-client") { reactor in
+                open.value = [:]
+                channel.value = ControlChannel(
+                    environment: reactor, addresses: addresses, hello: Hello(role: .client),
+                    pool: BufferPool())
+            }
+        } catch { throw CurveError(.system, "\(error)") }
+    }
+    deinit {
+        // What lives on the loop must also end there.
+        let channel = channel
+        _ = thread.post { _ in
+            channel.value?.close()
+            channel.value = nil
+        }
+        thread.stop()
+    }
+
+    /// Runs `action` on the loop and waits for what it answers with; `refused` when the loop has ended.
+    func onLoop<Answer: Sendable>(
+        refused: Answer, _ action: @escaping @Sendable (Reactor, @escaping (Answer) -> Void) -> Void
+    ) async -> Answer {
+        await withCheckedContinuation { continuation in
+            let isPosted = thread.post { reactor in
+                action(reactor) { continuation.resume(returning: $0) }
+            }
+            if !isPosted { continuation.resume(returning: refused) }
+        }
+    }
+
+    private func call(_ request: ControlRequest) async throws(CurveError) -> ControlResponse {
+        let channel = channel
+        let closed = Result<ControlResponse, ControlError>.failure(.closed)
+        let result = await onLoop(refused: closed) { _, answer in
+            guard let channel = channel.value else { return answer(closed) }
+            channel.call(request, timeout: Self.callTimeout, completed: answer)
+        }
+        do throws(ControlError) { return try result.get() } catch { throw CurveError(error) }
+    }
+
+    /// Creates a volume with the cluster's default striping.
+    /// - Parameter sizeBytes: a multiple of 4096 from 1 MiB to 1 PiB.
+    public func createVolume(_ path: String, sizeBytes: UInt64) async throws(CurveError) {
+        var request = ControlCreateVolumeRequest()
+        (request.path, request.sizeBytes) = (path, sizeBytes)
+        _ = try await call(ControlRequest(.createVolume(request)))
+    }
+
+    /// Attaches a volume.
+    /// - Parameters:
+    ///   - takeOver: takes it from another holder, whose requests fail from then on.
+    ///   - isReadOnly: refuses writes; the attachment is exclusive all the same.
+    ///   - policy: what to do when replicas are out of reach.
+    public func open(
+        _ path: String, takeOver: Bool = false, isReadOnly: Bool = false, policy: UnavailablePolicy = .queue
+    ) async throws(CurveError) -> Volume {
+        let options = AttachOptions(
+            path: path, metadataServers: addresses, holder: name, takeOver: takeOver, isReadOnly: isReadOnly,
+            policy: policy)
+        let (bound, open) = (LoopBound<RemoteVolume>(), open)
+        let closed = CurveError(.shuttingDown as VolumeError)
+        let failure: CurveError? = await onLoop(refused: closed) { reactor, answer in
+            guard open.value != nil else { return answer(closed) }
+            RemoteVolume.attach(environment: reactor, options: options) { result in
+                switch result {
+                case .failure(let error): answer(CurveError(error))
+                case .success(let volume):
+                    guard open.value != nil else { return volume.detach { answer(closed) } }
+                    bound.value = volume
+                    open.value?[ObjectIdentifier(volume)] = volume
+                    answer(nil)
+                }
+            }
+        }
+        if let failure { throw failure }
+        return Volume(self, bound, path: path)
+    }
+
+    /// Detaches a volume; on the loop.
+    func letGo(_ bound: LoopBound<RemoteVolume>, completed: @escaping () -> Void) {
+        guard let volume = bound.value else { return completed() }
+        bound.value = nil
+        open.value?[ObjectIdentifier(volume)] = nil
+        volume.detach(completed: completed)
+    }
+    /// As ``letGo(_:completed:)``, from anywhere and without waiting.
+    func letGoSoon(_ bound: LoopBound<RemoteVolume>) {
+        // The cluster goes along, so that its thread outlives the detachment.
+        _ = thread.post { _ in self.letGo(bound) { extendLifetime(self) } }
+    }
+
+    /// Detaches every volume that is still open and ends the client's thread. Later calls fail with
+    /// ``CurveError/Code/closed``.
+    public func close() async {
+        let (open, channel) = (open, channel)
+        await onLoop(refused: ()) { _, answer in
+            guard let volumes = open.value else { return answer(()) }
+            open.value = nil
+            channel.value?.close()
+            channel.value = nil
+            var left = volumes.count
+            if left == 0 { return answer(()) }
+            for volume in volumes.values {
+                volume.detach {
+                    left -= 1
+                    if left == 0 { answer(()) }
+                }
+            }
+        }
+        thread.stop()
+    }
+}

@@ -1,0 +1,126 @@
+import BlockTypes
+import ControlMessages
+import Environment
+import VolumeCore
+
+// The lease brings news: a new size, new addresses, or that somebody else holds the volume.
+extension RemoteVolume {
+    func startRenewing() { scheduleRenewal(after: attachment.lease / 3) }
+
+    func stopRenewing() {
+        if let renewalTimer { environment.cancel(renewalTimer) }
+        renewalTimer = nil
+    }
+
+    private func scheduleRenewal(after delay: Duration) {
+        stopRenewing()
+        renewalTimer = environment.after(delay) { [weak self] in
+            self?.renewalTimer = nil
+            self?.renew()
+        }
+    }
+
+    /// Renews before its time, because the addresses known do not lead to a server.
+    func renewSoon() {
+        guard renewalTimer != nil, !isRenewing else { return }
+        let gap = environment.now - lastRenewal
+        if gap >= Self.renewalGapMin { scheduleRenewal(after: .zero) }
+    }
+
+    func renew() {
+        guard lossReason == nil, !isRenewing else { return }
+        (isRenewing, lastRenewal) = (true, environment.now)
+        logWait()
+        var request = ControlRenewLeaseRequest()
+        (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
+        request.addressBookVersion = links.bookVersion
+        let timeout = max(attachment.lease / 3, .seconds(1))
+        channel.call(ControlRequest(.renewLease(request)), timeout: timeout, isIdempotent: true) {
+            [weak self] result in
+            self?.renewed(result)
+        }
+    }
+
+    private func renewed(_ result: Result<ControlResponse, ControlError>) {
+        isRenewing = false
+        switch result {
+        case .success(let response):
+            guard case .renewLease(let answer) = response.body else { break }
+            if renewalFailure != nil { environment.log(.notice, "\(path): the lease is renewed again") }
+            renewalFailure = nil
+            if answer.hasAddressBook { learn(answer.addressBook) }
+            if answer.sizeBytes > 0 { feed(.resize(ByteCount(bytes: answer.sizeBytes))) }
+            serveSizeWaiters()
+        case .failure(.refused(let failure)) where failure.code == .fenced: return feed(.fenced)
+        case .failure(let error):
+            if renewalFailure == nil {
+                environment.log(.warning, "\(path): the lease is not renewed, I/O goes on: \(error)")
+            }
+            renewalFailure = (renewalFailure?.since ?? environment.now, "\(error)")
+        }
+        scheduleRenewal(after: attachment.lease / 3)
+    }
+
+    func learn(_ book: ControlAddressBook) {
+        let servers = book.servers.map { server in
+            (ServerID(server.server), server.addresses.compactMap { SocketAddress($0) })
+        }
+        links.learn(version: book.version, servers)
+    }
+}
+
+// Changing the size.
+extension RemoteVolume {
+    /// Grows or shrinks the volume; `completed` runs once, when the new size is in force at every copyset.
+    /// - Parameter allowShrink: consent to the loss of what lies past the new end.
+    public func resize(
+        to size: ByteCount, allowShrink: Bool = false,
+        completed: @escaping (Result<Void, AttachError>) -> Void
+    ) {
+        var request = ControlResizeVolumeRequest()
+        (request.path, request.sizeBytes, request.allowShrink) = (path, size.bytes, allowShrink)
+        channel.call(
+            ControlRequest(.resizeVolume(request)), timeout: Self.callTimeout, isIdempotent: true
+        ) { [weak self] result in
+            switch result {
+            case .failure(let error): completed(.failure(.control(error)))
+            case .success:
+                guard let self, self.lossReason == nil else { return completed(.failure(.lost(.fenced))) }
+                self.sizeWaiters.append((size, completed))
+                self.feed(.resize(size))
+                self.serveSizeWaiters()
+            }
+        }
+    }
+
+    func serveSizeWaiters() {
+        guard !core.isResizing, !sizeWaiters.isEmpty else { return }
+        let waiting = sizeWaiters
+        sizeWaiters = []
+        for waiter in waiting {
+            waiter.completed(waiter.target == size ? .success(()) : .failure(.superseded(size)))
+        }
+    }
+
+    func failSizeWaiters(_ error: AttachError) {
+        let waiting = sizeWaiters
+        sizeWaiters = []
+        for waiter in waiting { waiter.completed(.failure(error)) }
+    }
+
+    /// Resizes a volume that nobody holds: attaches it, resizes it, detaches it.
+    public static func resize(
+        environment: any Environment, options: AttachOptions, to size: ByteCount, allowShrink: Bool,
+        completed: @escaping (Result<Void, AttachError>) -> Void
+    ) {
+        attach(environment: environment, options: options) { result in
+            switch result {
+            case .failure(let error): completed(.failure(error))
+            case .success(let volume):
+                volume.resize(to: size, allowShrink: allowShrink) { result in
+                    volume.detach { completed(result) }
+                }
+            }
+        }
+    }
+}

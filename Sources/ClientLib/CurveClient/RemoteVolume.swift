@@ -1,0 +1,316 @@
+import BlockTypes
+import ControlMessages
+import CurveWire
+import Environment
+import FramedLink
+import VolumeCore
+
+/// A volume of the cluster, attached: the shell around ``VolumeCore``.
+///
+/// Loop-confined. The metadata server is needed to attach, detach and resize; while it is away I/O goes on,
+/// and the lease is renewed when it is back. Only a newer attachment ends this one.
+public final class RemoteVolume: BlockVolume {
+    /// Current size.
+    public var size: ByteCount { core.size }
+    /// True when writes are refused.
+    public let isReadOnly: Bool
+    /// Called after the size has changed.
+    public var resized: ((ByteCount) -> Void)?
+    /// Called once when the attachment is over for good; ``lossReason`` says why. Every request has failed.
+    public var lost: (() -> Void)?
+    /// Called when ``canAccept`` has become true again.
+    public var drained: (() -> Void)?
+    /// Why the attachment is over, if it is.
+    public private(set) var lossReason: VolumeError?
+    /// The volume's path when it was attached.
+    public let path: String
+    /// The attachment's number.
+    public var epoch: Epoch { attachment.epoch }
+
+    /// Detaching waits this long for requests under way; then they fail with ``VolumeError/shuttingDown``.
+    public static let detachPatience = Duration.seconds(10)
+    /// A call to the metadata server is given up after this long.
+    static let callTimeout = Duration.seconds(10)
+    /// Renewals beside the regular ones, for news of addresses, are this far apart at least.
+    static let renewalGapMin = Duration.milliseconds(500)
+    /// A request that waits longer than this on servers is worth a line in the log.
+    static let noteworthyWait = Duration.seconds(3)
+
+    let environment: any Environment
+    let channel: ControlChannel
+    let links: ChunkserverLinks
+    let attachment: Attachment
+    var core: VolumeCore
+    private var effects: [VolumeCore.Effect] = []
+    private var isPerforming = false
+    private var isSubmitting = false
+    private var completions: [((VolumeResult) -> Void)?] = []
+    private var freeTokens: [Int] = []
+    /// Answers found while a frontend was calling; they leave from the loop.
+    private var deferred: [(token: Int, VolumeResult)] = []
+    private var wasFull = false
+    private var attached: ((Result<RemoteVolume, AttachError>) -> Void)?
+    /// Nobody else holds the volume while it attaches or detaches.
+    private var keepsItself: RemoteVolume?
+    var renewalTimer: TimerID?
+    var isRenewing = false
+    var lastRenewal: Duration
+    var renewalFailure: (since: Duration, why: String)?
+    var loggedWait: VolumeCore.Blockage?
+    private var detached: [() -> Void] = []
+    private var isDetaching = false
+    private var isDetached = false
+    var sizeWaiters: [(target: ByteCount, completed: (Result<Void, AttachError>) -> Void)] = []
+
+    init(
+        environment: any Environment, channel: ControlChannel, links: ChunkserverLinks, pool: BufferPool,
+        attachment: Attachment, options: AttachOptions
+    ) throws(AttachError) {
+        do throws(VolumeConfigurationError) {
+            core = try VolumeCore(
+                VolumeCore.Configuration(
+                    volume: attachment.volume, size: attachment.size, stripes: attachment.stripes,
+                    copysets: attachment.copysets, epoch: attachment.epoch, isReadOnly: options.isReadOnly,
+                    policy: options.policy, seed: environment.random()), pool: pool)
+        } catch {
+            switch error {
+            case .size: throw .badAnswer("a size of \(attachment.size) with \(attachment.stripes)")
+            case .placement: throw .badAnswer("\(attachment.copysets.count) copysets that cannot be a table")
+            }
+        }
+        (self.environment, self.channel, self.links) = (environment, channel, links)
+        (self.attachment, path, isReadOnly) = (attachment, options.path, options.isReadOnly)
+        lastRenewal = environment.now
+        learn(attachment.addressBook)
+        links.answered = { [weak self] id, reply in
+            self?.feed(.answered(AttemptID(rawValue: id), reply.verifiedAnswer))
+        }
+        links.lost = { [weak self] server in
+            self?.feed(.serverLost(server))
+            self?.renewSoon()
+        }
+    }
+
+    deinit {
+        links.close()
+        channel.close()
+    }
+
+    /// What was done since the attachment.
+    public var counters: VolumeCore.Counters { core.counters }
+    /// Requests accepted and not answered.
+    public var queuedRequests: Int { core.queuedRequests }
+    /// False while so many requests wait that frontends should stop reading from their clients; ``drained``
+    /// says when it is over.
+    public var canAccept: Bool { core.canAccept }
+
+    /// See ``BlockVolume``.
+    public func submit(_ request: VolumeRequest, completed: @escaping (VolumeResult) -> Void) {
+        let token: Int
+        if let free = freeTokens.popLast() {
+            token = free
+            completions[token] = completed
+        } else {
+            token = completions.count
+            completions.append(completed)
+        }
+        isSubmitting = true
+        feed(.submit(token: token, request))
+        isSubmitting = false
+        if !core.canAccept { wasFull = true }
+    }
+
+    func feed(_ event: VolumeCore.Event) {
+        core.step(event, now: environment.now, effects: &effects)
+        // A callback that submits comes here while effects are being performed: its own follow in their turn.
+        guard !isPerforming else { return }
+        isPerforming = true
+        var batch: [VolumeCore.Effect] = []
+        while !effects.isEmpty {
+            swap(&batch, &effects)
+            for effect in batch { perform(effect) }
+            batch.removeAll(keepingCapacity: true)
+        }
+        isPerforming = false
+        if wasFull, core.canAccept {
+            wasFull = false
+            drained?()
+        }
+    }
+
+    private func perform(_ effect: VolumeCore.Effect) {
+        switch effect {
+        case .send(let id, let server, let copyset, let command):
+            let request = BlockRequest(copyset: copyset, epoch: attachment.epoch, kind: .init(command))
+            if !links.send(.request(id: id.rawValue, request), to: server) {
+                environment.after(.zero) { [weak self] in self?.feed(.answered(id, .unreachable)) }
+                renewSoon()
+            }
+        case .complete(let token, let result):
+            guard isSubmitting else { return complete(token, result) }
+            if deferred.isEmpty { environment.after(.zero) { self.completeDeferred() } }
+            deferred.append((token, result))
+        case .wakeAfter(let delay): after(delay) { $0.feed(.timerFired) }
+        case .attached: finishAttaching(.success(self))
+        case .resized(let size): hasResized(size)
+        case .lost(let error): hasLost(error)
+        case .closed: hasClosed()
+        }
+    }
+
+    private func completeDeferred() {
+        let batch = deferred
+        deferred = []
+        for (token, result) in batch { complete(token, result) }
+    }
+    private func complete(_ token: Int, _ result: VolumeResult) {
+        guard let completed = completions[token] else { return }
+        completions[token] = nil
+        freeTokens.append(token)
+        completed(result)
+    }
+
+    /// A timer that does nothing once the volume is gone.
+    func after(_ delay: Duration, _ action: @escaping (RemoteVolume) -> Void) {
+        environment.after(delay) { [weak self] in
+            guard let self else { return }
+            action(self)
+        }
+    }
+}
+
+// Attaching and letting go.
+extension RemoteVolume {
+    /// Attaches a volume; `completed` runs once, never from inside this call. What fails leaves nothing
+    /// behind.
+    public static func attach(
+        environment: any Environment, options: AttachOptions,
+        completed: @escaping (Result<RemoteVolume, AttachError>) -> Void
+    ) {
+        guard !options.metadataServers.isEmpty else {
+            environment.after(.zero) { completed(.failure(.noMetadataServer)) }
+            return
+        }
+        var options = options
+        if options.holderKey.isEmpty {
+            options.holderKey = UniqueID(high: environment.random(), low: environment.random()).description
+        }
+        let pool = BufferPool()
+        let channel = ControlChannel(
+            environment: environment, addresses: options.metadataServers, hello: Hello(role: .client),
+            pool: pool)
+        var request = ControlAttachVolumeRequest()
+        (request.path, request.holder, request.holderKey) = (options.path, options.holder, options.holderKey)
+        (request.takeOver, request.readOnly) = (options.takeOver, options.isReadOnly)
+        // Asking twice is harmless: the same key attaches again, and only the last answer is used.
+        channel.call(ControlRequest(.attachVolume(request)), timeout: options.timeout, isIdempotent: true) {
+            [options] result in
+            do throws(AttachError) {
+                let volume = try begin(result, environment, channel, pool, options)
+                volume.attached = completed
+                volume.keepsItself = volume
+                volume.after(options.timeout) { $0.attachTimedOut() }
+                volume.startRenewing()
+                volume.feed(.start)
+            } catch {
+                channel.close()
+                completed(.failure(error))
+            }
+        }
+    }
+
+    private static func begin(
+        _ result: Result<ControlResponse, ControlError>, _ environment: any Environment,
+        _ channel: ControlChannel, _ pool: BufferPool, _ options: AttachOptions
+    ) throws(AttachError) -> RemoteVolume {
+        switch result {
+        case .failure(let error): throw .control(error)
+        case .success(let response):
+            guard case .attachVolume(let answer) = response.body else {
+                throw .badAnswer("an answer to another question")
+            }
+            var cluster: UniqueID?
+            if case .connected(_, let hello) = channel.state { cluster = hello.cluster }
+            let links = ChunkserverLinks(
+                environment: environment, pool: pool, hello: Hello(role: .client, cluster: cluster))
+            return try RemoteVolume(
+                environment: environment, channel: channel, links: links, pool: pool,
+                attachment: try Attachment(answer), options: options)
+        }
+    }
+
+    private func attachTimedOut() {
+        guard attached != nil else { return }
+        let why = core.blockage.map { describe($0) } ?? "no answer"
+        finishAttaching(.failure(.timedOut(why)))
+        detach {}
+    }
+
+    private func finishAttaching(_ result: Result<RemoteVolume, AttachError>) {
+        guard let completed = attached else { return }
+        attached = nil
+        keepsItself = nil
+        completed(result)
+    }
+
+    private func hasLost(_ error: VolumeError) {
+        guard error != .shuttingDown else { return }
+        lossReason = error
+        environment.log(.error, "\(path): \(AttachError.lost(error)); attachment \(epoch) is over")
+        stopRenewing()
+        failSizeWaiters(.lost(error))
+        finishAttaching(.failure(.lost(error)))
+        lost?()
+        lost = nil
+    }
+
+    private func hasResized(_ size: ByteCount) {
+        environment.log(.notice, "\(path) has \(size) now")
+        resized?(size)
+        serveSizeWaiters()
+    }
+
+    /// Finishes the requests under way, gives the volume back and closes the connections. Requests that come
+    /// later fail with ``VolumeError/shuttingDown``. `completed` runs once, never from inside this call.
+    public func detach(completed: @escaping () -> Void) {
+        guard !isDetached else {
+            environment.after(.zero, completed)
+            return
+        }
+        detached.append(completed)
+        guard !isDetaching else { return }
+        (isDetaching, keepsItself) = (true, self)
+        stopRenewing()
+        environment.after(Self.detachPatience) { [weak self] in self?.feed(.abandon) }
+        environment.after(.zero) { self.feed(.close) }
+    }
+
+    private func hasClosed() {
+        links.close()
+        failSizeWaiters(.lost(lossReason ?? .shuttingDown))
+        guard lossReason == nil else {
+            environment.after(.zero) { self.finishDetaching() }
+            return
+        }
+        var request = ControlDetachVolumeRequest()
+        (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
+        channel.call(
+            ControlRequest(.detachVolume(request)), timeout: Self.callTimeout, isIdempotent: true
+        ) { result in
+            if case .failure(let error) = result {
+                self.environment.log(
+                    .warning, "\(self.path): the metadata server was not told of the detachment: \(error)")
+            }
+            self.finishDetaching()
+        }
+    }
+
+    private func finishDetaching() {
+        isDetached = true
+        channel.close()
+        let waiting = detached
+        detached = []
+        keepsItself = nil
+        for completed in waiting { completed() }
+    }
+}

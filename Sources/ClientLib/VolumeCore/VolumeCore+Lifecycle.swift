@@ -1,0 +1,183 @@
+import BlockTypes
+
+/// Where an attachment stands between its first fence and its end.
+struct Lifecycle {
+    /// A change of the volume's edge, the first attachment included.
+    enum Change {
+        case none
+        /// Requests that reach past the new end are being finished.
+        case draining(to: ByteCount)
+        /// What lies behind the end in the last stripe group is being trimmed.
+        case trimming(to: ByteCount)
+        /// Copysets are being told.
+        case fencing(to: ByteCount)
+    }
+    var change = Change.none
+    var isAttached = false
+    /// What the metadata server wants the size to be.
+    var wanted: ByteCount?
+    /// Requests past this are refused; below the size while the volume shrinks.
+    var acceptEnd = ByteCount.zero
+    /// What a fence says.
+    var fenceLimit = ByteCount.zero
+    var tailIsTrimmed = false
+    /// Copysets of the campaign that are not announced yet; `nil` when it waits for older fences to end, so
+    /// that none of them lands after one that says something else.
+    var campaignLeft: Int?
+    var campaignCopysets = 0
+    var fenceQueue = Queue<(copyset: Int, isCampaign: Bool)>()
+    var fencesActive = 0
+    var isClosing = false
+    var isClosed = false
+    /// Why every request fails from now on.
+    var death: VolumeError?
+}
+
+extension VolumeCore {
+    mutating func startAttaching() {
+        guard case .none = lifecycle.change, !lifecycle.isAttached else { return }
+        beginFencing(to: size, chunksOf: size)
+    }
+
+    /// - Parameter widest: the size whose chunks name the copysets that must know.
+    private mutating func beginFencing(to target: ByteCount, chunksOf widest: ByteCount) {
+        let limit = configuration.stripes.limit(forSize: widest) ?? widest
+        lifecycle.change = .fencing(to: target)
+        lifecycle.campaignCopysets = Int(min(StripeMap.chunkCount(below: limit), UInt64(copysets.count)))
+        lifecycle.campaignLeft = nil
+    }
+
+    mutating func sendFences(now: Duration, effects: inout [Effect]) {
+        if case .fencing(let target) = lifecycle.change, lifecycle.campaignLeft == nil,
+            lifecycle.fencesActive == 0, lifecycle.fenceQueue.isEmpty
+        {
+            lifecycle.fenceLimit = configuration.stripes.limit(forSize: target) ?? target
+            lifecycle.campaignLeft = lifecycle.campaignCopysets
+            for index in 0..<lifecycle.campaignCopysets { lifecycle.fenceQueue.append((index, true)) }
+        }
+        while lifecycle.fencesActive < limits.fencesMax, let fence = lifecycle.fenceQueue.first,
+            let slot = freeSubs.popLast()
+        {
+            _ = lifecycle.fenceQueue.popFirst()
+            lifecycle.fencesActive += 1
+            subs[slot] = SubRequest()
+            subs[slot].work = .fence
+            subs[slot].copyset = fence.copyset
+            subs[slot].ordinal = fence.isCampaign ? 1 : 0
+            subs[slot].firstSerial = lastSerial + 1
+            dispatch(slot, now: now, effects: &effects)
+        }
+    }
+
+    /// A copyset has lost, or never had, the announcement.
+    mutating func announceAgain(_ index: Int) {
+        guard !copysets[index].isFencePending else { return }
+        copysets[index].isFencePending = true
+        lifecycle.fenceQueue.append((index, false))
+    }
+
+    mutating func fenceDone(_ sub: SubRequest) {
+        lifecycle.fencesActive -= 1
+        if sub.ordinal == 1 {
+            lifecycle.campaignLeft = lifecycle.campaignLeft.map { $0 - 1 }
+        } else {
+            copysets[sub.copyset].isFencePending = false
+        }
+    }
+
+    /// Takes every step of attaching and resizing that can be taken now.
+    /// - Returns: true when it took one.
+    mutating func advanceLifecycle(now: Duration, effects: inout [Effect]) -> Bool {
+        var hasAdvanced = false
+        while lifecycle.death == nil, advanceOnce(now: now, effects: &effects) { hasAdvanced = true }
+        return hasAdvanced
+    }
+
+    private mutating func advanceOnce(now: Duration, effects: inout [Effect]) -> Bool {
+        switch lifecycle.change {
+        case .none:
+            guard lifecycle.isAttached, let wanted = lifecycle.wanted else { return false }
+            lifecycle.wanted = nil
+            let blocks = UInt64(Geometry.blockBytes)
+            guard wanted != size, wanted.bytes > 0, wanted.bytes % blocks == 0,
+                configuration.stripes.limit(forSize: wanted) != nil
+            else { return true }
+            lifecycle.acceptEnd = min(wanted, size)
+            lifecycle.change = .draining(to: wanted)
+        case .draining(let target):
+            let reachesPast = requests.contains { !$0.isAnswered && $0.range.upperBound > target.bytes }
+            if target < size, reachesPast { return false }
+            lifecycle.change = .trimming(to: target)
+            lifecycle.tailIsTrimmed = false
+            // Growing uncovers what lies between the end and the end of the last group; shrinking leaves it.
+            let end = min(target, size)
+            let limit = configuration.stripes.limit(forSize: end) ?? end
+            if end < limit {
+                accept(.tail, .trim, end.bytes..<limit.bytes, nil, now: now)
+            } else {
+                lifecycle.tailIsTrimmed = true
+            }
+        case .trimming(let target):
+            guard lifecycle.tailIsTrimmed else { return false }
+            beginFencing(to: target, chunksOf: max(target, size))
+        case .fencing(let target):
+            guard lifecycle.campaignLeft == 0 else { return false }
+            lifecycle.change = .none
+            lifecycle.campaignLeft = nil
+            lifecycle.acceptEnd = target
+            if !lifecycle.isAttached {
+                lifecycle.isAttached = true
+                effects.append(.attached)
+            } else {
+                size = target
+                effects.append(.resized(target))
+            }
+        }
+        return true
+    }
+
+    /// Ends the attachment: every request, accepted or to come, fails with `error`.
+    mutating func die(_ error: VolumeError, effects: inout [Effect]) {
+        guard lifecycle.death == nil else { return }
+        lifecycle.death = error
+        for index in requests.indices {
+            let owner = requests[index].owner
+            requests[index].owner = .nobody
+            if case .frontend(let token) = owner {
+                counters.failures += 1
+                effects.append(.complete(token: token, .failure(error)))
+            }
+        }
+        forgetWork()
+        effects.append(.lost(error))
+    }
+
+    private mutating func forgetWork() {
+        (requests, freeRequests, queuedRequests, bulk, activeBytes) = ([], [], 0, -1, 0)
+        readQueue.removeAll()
+        changeQueue.removeAll()
+        windowWaiters.removeAll()
+        for slot in subs.indices { subs[slot] = SubRequest() }
+        freeSubs = Array(subs.indices.reversed())
+        locks = BlockLocks(ownersMax: subs.count)
+        for index in copysets.indices {
+            (copysets[index].prober, copysets[index].isFencePending) = (-1, false)
+            copysets[index].parked.removeAll()
+            copysets[index].failingSince = nil
+        }
+        lifecycle.fenceQueue.removeAll()
+        lifecycle.fencesActive = 0
+    }
+
+    mutating func finishClosing(effects: inout [Effect]) {
+        guard lifecycle.isClosing, !lifecycle.isClosed, queuedRequests == 0 else { return }
+        lifecycle.isClosed = true
+        // What is still under way belongs to requests that were answered; the next attachment's fence stops
+        // it.
+        if lifecycle.death == nil {
+            lifecycle.death = .shuttingDown
+            forgetWork()
+        }
+        effects.append(.closed)
+    }
+}

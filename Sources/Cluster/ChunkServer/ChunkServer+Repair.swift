@@ -1,0 +1,89 @@
+import BlockTypes
+import ChunkStore
+import CurveWire
+import Environment
+
+/// A read that met a bad block: the block is fetched from a peer, mended here, and the read is done again.
+struct Repair {
+    let responder: Responder
+    let copyset: CopysetID
+    let run: BlockRun
+    /// Peers asked so far.
+    var attempts: Int
+}
+
+extension ChunkServer {
+    func readFailed(_ error: StoreReadError, _ repair: Repair) {
+        environment.log(.warning, "copyset \(repair.copyset): \(repair.run) cannot be read here (\(error))")
+        if case .notHere = error { return refuse(repair.responder, .notReady) }
+        askPeer(repair)
+    }
+
+    private func askPeer(_ repair: Repair) {
+        var repair = repair
+        guard let replica = replicas[repair.copyset] else { return refuse(repair.responder, .wrongCopyset) }
+        let others = replica.members.filter { $0 != store.identity.server }
+        while repair.attempts < limits.repairAttemptsMax, !others.isEmpty {
+            let server = others[repair.attempts % others.count]
+            repair.attempts += 1
+            let id = newNumber()
+            if peers[server]?.send(.fetch(id: id, repair.copyset, repair.run)) == true {
+                repairs[id] = repair
+                environment.after(limits.pullTimeout) { [weak self] in
+                    guard let self, let late = repairs.removeValue(forKey: id) else { return }
+                    askPeer(late)
+                    pump()
+                }
+                return
+            }
+        }
+        environment.log(.error, "copyset \(repair.copyset): no peer has a good copy of \(repair.run)")
+        refuse(repair.responder, .checksumMismatch)
+    }
+
+    func fetchAnswered(_ requestID: UInt64, _ answer: BlockReply) {
+        guard let repair = repairs.removeValue(forKey: requestID) else { return }
+        guard let replica = replicas[repair.copyset] else { return refuse(repair.responder, .wrongCopyset) }
+        guard answer.status == .ok else { return askPeer(repair) }
+        var (block, checksum) = (repair.run.firstBlock, 0)
+        for segment in answer.segments {
+            let count = segment.byteCount / Geometry.blockBytes
+            if case .data(let payload) = segment, checksum + count <= answer.checksums.count,
+                let run = BlockRun(chunk: repair.run.chunk, firstBlock: block, blockCount: count)
+            {
+                let sums = Array(answer.checksums[checksum..<(checksum + count)])
+                if CRC32C.perBlock(of: payload) == sums {
+                    store.repair(repair.copyset, run, payload: payload, checksums: sums)
+                }
+                checksum += count
+            }
+            block += count
+        }
+        startRead(replica, repair.run, repair.responder, attempts: repair.attempts)
+    }
+
+    // MARK: - For a peer
+
+    func startFetch(_ session: ClientSession, _ requestID: UInt64, _ id: CopysetID, _ run: BlockRun) {
+        guard replicas[id] != nil, peerReadsInFlight < limits.peerReadsInFlightMax else {
+            return session.link.send(.fetched(id: requestID, id, BlockReply(status: .overloaded)))
+        }
+        peerReadsInFlight += 1
+        let ticket = newNumber()
+        tickets[ticket] = .peerFetch(session, requestID: requestID, id)
+        store.read(ticket, id, run)
+    }
+
+    func answerFetch(
+        _ session: ClientSession, _ requestID: UInt64, _ id: CopysetID,
+        _ result: Result<StoreRead, StoreReadError>
+    ) {
+        guard session.isOpen else { return }
+        var answer = BlockReply(status: .checksumMismatch)
+        if case .success(let read) = result {
+            answer = BlockReply(status: .ok)
+            (answer.segments, answer.checksums) = (read.segments, read.checksums)
+        }
+        session.link.send(.fetched(id: requestID, id, answer))
+    }
+}

@@ -1,0 +1,160 @@
+import BlockTypes
+import ChunkStore
+import ControlMessages
+import CurveWire
+import Environment
+import FramedLink
+import Raft
+
+/// One store, its copysets and everybody who talks to them: the shell around Raft and ChunkStore.
+///
+/// Loop-confined. Every callback of the environment ends in ``pump()``, which lets the machines answer each
+/// other until nothing is left to do; so the next callback always finds them at rest.
+public final class ChunkServer {
+    /// How far the start has come, and how it ended.
+    enum Phase {
+        case idle, opening, registering, serving, stopping, stopped
+    }
+
+    let environment: any Environment
+    let disk: any Disk
+    let store: ChunkStore
+    let options: ChunkServerOptions
+    let pool: BufferPool
+    var limits: ChunkServerLimits { options.limits }
+
+    var phase = Phase.idle
+    var listener: (any Listener)?
+    var control: ControlChannel?
+    var registration = Registration()
+
+    var replicas: [CopysetID: CopysetReplica] = [:]
+    /// Keys of `replicas`, ascending: the order in which they are visited.
+    var copysetOrder: [CopysetID] = []
+    var peers: [ServerID: PeerLink] = [:]
+    var sessions: [ObjectIdentifier: ClientSession] = [:]
+    /// Sessions that belong to peers, for answering a peer whose own address is not reachable.
+    var peerSessions: [ServerID: ClientSession] = [:]
+
+    var events: [(CopysetReplica, RaftReplica.Event)] = []
+    var eventHead = 0
+    var raftEffects: [RaftReplica.Effect] = []
+    var storeEffects: [StoreEffect] = []
+    var isPumping = false
+    var beats = BeatBasket()
+
+    /// What each ticket given to the store is for.
+    var tickets: [UInt64: TicketPurpose] = [:]
+    var nextNumber: UInt64 = 0
+    /// Repairs that wait for a peer, by the number sent to it.
+    var repairs: [UInt64: Repair] = [:]
+    var peerReadsInFlight = 0
+    var tasks = TaskLedger()
+    var health = "ok"
+    var stopCompletion: (() -> Void)?
+
+    /// Called once when the server is registered and listens.
+    public var serving: ((SocketAddress) -> Void)?
+    /// Called once when the server cannot go on. The process should end with the message.
+    public var failed: ((ChunkServerFailure) -> Void)?
+
+    /// A server of the store on `disk`. Nothing happens before ``start()``.
+    public init(environment: any Environment, disk: any Disk, options: ChunkServerOptions, pool: BufferPool) {
+        (self.environment, self.disk, self.options, self.pool) = (environment, disk, options, pool)
+        store = ChunkStore(geometry: disk.geometry, settings: options.store, pool: pool)
+    }
+
+    /// Opens the store, registers with the MDS, then serves.
+    public func start() {
+        invariant(phase == .idle, "a chunkserver starts once")
+        phase = .opening
+        disk.completed = { [weak self] token, result in
+            self?.store.diskCompleted(token, result)
+            self?.pump()
+        }
+        store.open(expectedCluster: nil)
+        pump()
+    }
+
+    /// Stops serving, writes a checkpoint and closes the store.
+    public func stop(completed: @escaping () -> Void) {
+        guard phase != .stopped, phase != .stopping else { return completed() }
+        let wasOpen = phase == .registering || phase == .serving
+        phase = .stopping
+        stopCompletion = completed
+        listener?.close()
+        control?.close()
+        for key in Array(sessions.keys) { sessions[key]?.link.close() }
+        for peer in peers.keys.sorted() { peers[peer]?.close() }
+        guard wasOpen else { return finishStop() }
+        store.close()
+        pump()
+    }
+
+    func finishStop() {
+        phase = .stopped
+        stopCompletion?()
+        stopCompletion = nil
+    }
+
+    func fail(_ failure: ChunkServerFailure) {
+        guard phase != .stopped else { return }
+        environment.log(.error, failure.description)
+        phase = .stopped
+        listener?.close()
+        control?.close()
+        for key in Array(sessions.keys) { sessions[key]?.link.close() }
+        for peer in peers.keys.sorted() { peers[peer]?.close() }
+        failed?(failure)
+    }
+
+    /// Queues an event for a copyset's machine; ``pump()`` delivers it.
+    func post(_ event: RaftReplica.Event, to replica: CopysetReplica) {
+        events.append((replica, event))
+    }
+
+    /// Lets the machines work until none has anything left to say.
+    func pump() {
+        guard !isPumping else { return }
+        isPumping = true
+        while phase != .stopped {
+            if eventHead < events.count {
+                let (replica, event) = events[eventHead]
+                eventHead += 1
+                raftEffects.removeAll(keepingCapacity: true)
+                replica.raft.step(event, now: environment.now, effects: &raftEffects)
+                for effect in raftEffects { perform(effect, of: replica) }
+                continue
+            }
+            events.removeAll(keepingCapacity: true)
+            eventHead = 0
+            storeEffects.removeAll(keepingCapacity: true)
+            store.takeEffects(&storeEffects)
+            if storeEffects.isEmpty { break }
+            for effect in storeEffects { perform(effect) }
+        }
+        isPumping = false
+        flushBeats()
+    }
+
+    /// A number that names one ticket, proposal or question; never 0, never used twice.
+    func newNumber() -> UInt64 {
+        nextNumber += 1
+        return nextNumber
+    }
+
+    func tick() {
+        guard phase == .serving || phase == .registering || phase == .stopping else { return }
+        store.tick(now: environment.now)
+        if phase == .serving {
+            for id in copysetOrder {
+                if let replica = replicas[id] {
+                    post(.tick, to: replica)
+                    checkPull(of: replica)
+                }
+            }
+        }
+        pump()
+        environment.after(limits.tickEvery) { [weak self] in self?.tick() }
+    }
+}

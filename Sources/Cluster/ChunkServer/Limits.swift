@@ -1,0 +1,77 @@
+import BlockTypes
+import ChunkStore
+
+/// The numbers that bound a chunkserver. Each protects memory or another client.
+public struct ChunkServerLimits: Sendable {
+    /// Requests of one client connection that are being worked on; above it the socket is not read.
+    public var clientRequestsInFlightMax = 512
+    /// Payload bytes of those requests.
+    public var clientBytesInFlightMax = 64 << 20
+    /// Requests that wait for one volume's fence; beyond it clients are told to come back.
+    public var requestsBehindFenceMax = 1024
+    /// Accepted connections, clients and peers together.
+    public var connectionsMax = 1024
+    /// Bytes queued for one peer; beyond it messages are dropped, and Raft sends them again.
+    public var peerQueueBytesMax = 96 << 20
+    /// How often a bad block is looked for at the peers before the read fails.
+    public var repairAttemptsMax = 6
+    /// Reads of this server's blocks by peers (repair and full copies) at the same time.
+    public var peerReadsInFlightMax = 64
+    /// Full copies that this server pulls at the same time; the others wait.
+    public var syncsMax = 2
+    /// Time between ticks of every copyset and of the store.
+    public var tickEvery: Duration = .milliseconds(50)
+    /// A peer's address is tried again after this long.
+    public var redialAfter: Duration = .milliseconds(200)
+    /// A peer or the MDS that does not answer a connection attempt for this long is tried again.
+    public var connectTimeout: Duration = .seconds(2)
+    /// The MDS has this long for an answer.
+    public var controlTimeout: Duration = .seconds(5)
+    /// A start that finds its identity in use tries again for this long: the MDS may not yet have noticed
+    /// that the former process died.
+    public var identityRetryMax: Duration = .seconds(6)
+    /// A pull of a full copy that is not answered within this time is asked again.
+    public var pullTimeout: Duration = .seconds(5)
+    /// The default limits.
+    public init() {}
+}
+
+/// What a chunkserver is started with.
+public struct ChunkServerOptions: Sendable {
+    /// Where the MDS listens.
+    public var metadataServers: [String]
+    /// Where to listen, as text of a socket address; port 0 lets the system choose.
+    public var listen: String
+    /// What others should connect to; empty: the address actually listened on.
+    public var advertise: [String]
+    /// This machine's name, for people.
+    public var host: String
+    /// The bounds.
+    public var limits = ChunkServerLimits()
+    /// The store's bounds and habits.
+    public var store = StoreSettings()
+    /// Options with default limits.
+    public init(metadataServers: [String], listen: String, advertise: [String] = [], host: String) {
+        (self.metadataServers, self.listen) = (metadataServers, listen)
+        (self.advertise, self.host) = (advertise, host)
+    }
+}
+
+/// Why a chunkserver stopped by itself. Each says what happened and what to do.
+public enum ChunkServerFailure: Error, Sendable, CustomStringConvertible {
+    /// The store could not be opened.
+    case store(String)
+    /// The device failed while in use (rule R6): nothing on it can be trusted until somebody looks.
+    case device(String)
+    /// The address to listen on could not be had.
+    case listen(String)
+    /// The MDS refuses this server for good.
+    case refused(String)
+
+    /// The sentence for the user.
+    public var description: String {
+        switch self {
+        case .store(let text), .device(let text), .listen(let text), .refused(let text): text
+        }
+    }
+}

@@ -1,0 +1,118 @@
+import BlockTypes
+import CurveWire
+import Environment
+import FramedLink
+
+/// This server's own connection to one peer: dialled, kept and dialled again for ever, one attempt at a time.
+///
+/// Each server of a pair dials the other; messages go out on one's own connection and come in on the other's.
+/// So nobody has to agree who dials, and Raft needs no order between the two directions.
+final class PeerLink {
+    let server: ServerID
+    private let environment: any Environment
+    private let limits: ChunkServerLimits
+    private let makeLink: (any Connection) -> FramedLink
+    private var addresses: [SocketAddress] = []
+    private var nextAddress = 0
+    private var link: FramedLink?
+    private var isDialling = false
+    private var isClosed = false
+    /// Bumped whenever what is under way must be forgotten: its callbacks then do nothing.
+    private var generation = 0
+    private(set) var isReady = false
+
+    /// The peer said hello; false when its incarnation is older than one already seen.
+    var greeted: ((Hello) -> Void)?
+    var received: ((Frame) -> Void)?
+    /// The connection ended or could not be made. True when its host answered that nobody listens there.
+    var lost: ((_ provenDead: Bool) -> Void)?
+
+    init(
+        server: ServerID, environment: any Environment, limits: ChunkServerLimits,
+        makeLink: @escaping (any Connection) -> FramedLink
+    ) {
+        (self.server, self.environment) = (server, environment)
+        (self.limits, self.makeLink) = (limits, makeLink)
+    }
+
+    /// Where the peer can be found from now on. A working connection to one of them stays.
+    func update(_ addresses: [SocketAddress]) {
+        guard addresses != self.addresses else { return }
+        self.addresses = addresses
+        nextAddress = 0
+        link?.close()
+        if !isDialling, link == nil { dial() }
+    }
+
+    func send(_ frame: Frame) -> Bool {
+        guard isReady, let link, link.queuedSendBytes < limits.peerQueueBytesMax else { return false }
+        link.send(frame)
+        return true
+    }
+
+    func close() {
+        isClosed = true
+        generation += 1
+        link?.close()
+        link = nil
+        isReady = false
+    }
+
+    private func dial() {
+        guard !isClosed, !isDialling, link == nil, !addresses.isEmpty else { return }
+        isDialling = true
+        let (address, mine) = (addresses[nextAddress % addresses.count], generation)
+        nextAddress += 1
+        environment.connect(to: address, timeout: limits.connectTimeout) { [weak self] result in
+            guard let self, generation == mine else {
+                if case .success(let connection) = result { connection.close() }
+                return
+            }
+            isDialling = false
+            switch result {
+            case .success(let connection): adopt(connection)
+            case .failure(let error):
+                if case .refused = error { lost?(true) } else { lost?(false) }
+                redialLater()
+            }
+        }
+    }
+
+    private func adopt(_ connection: any Connection) {
+        let link = makeLink(connection)
+        let mine = generation
+        link.onReady = { [weak self] hello in
+            guard let self, generation == mine else { return }
+            isReady = true
+            greeted?(hello)
+        }
+        link.onFrame = { [weak self] frame in
+            guard let self, generation == mine else { return }
+            received?(frame)
+        }
+        link.onClosed = { [weak self] reason in
+            guard let self, generation == mine else { return }
+            self.link = nil
+            isReady = false
+            environment.log(.debug, "connection to chunkserver \(server) ended: \(reason)")
+            lost?(false)
+            redialLater()
+        }
+        self.link = link
+    }
+
+    private func redialLater() {
+        let mine = generation
+        environment.after(limits.redialAfter) { [weak self] in
+            guard let self, generation == mine else { return }
+            dial()
+        }
+    }
+}
+
+/// Heartbeats of all copysets that wait to leave in one frame per peer.
+struct BeatBasket {
+    var beats: [ServerID: [(CopysetID, ReplicaMessage.Heartbeat)]] = [:]
+    var replies: [ServerID: [(CopysetID, ReplicaMessage.HeartbeatReply)]] = [:]
+    var isEmpty: Bool { beats.isEmpty && replies.isEmpty }
+}

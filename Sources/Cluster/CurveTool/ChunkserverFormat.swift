@@ -1,0 +1,47 @@
+import ArgumentParser
+import BlockTypes
+import ChunkStore
+import ControlMessages
+import Environment
+import Foundation
+import ToolSupport
+import Reactor
+
+struct ChunkserverFormat: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "format", abstract: "Turn a block device or a file into an empty store of a cluster.",
+        discussion: """
+            A file is written in full, so that later writes never wait for the file system; --lazy
+            lets it grow instead, for trying things out.
+            Example: curve chunkserver format --store /var/lib/curve/store --size 100G --mds 10.0.0.5:6700
+            """)
+    @Option(help: "Block device, or file to make.") var store: String
+    @Option(help: "Size of the file; of a device, how much of it to use (default: all).") var size: ByteSize?
+    @Flag(help: "Let the file grow as it fills instead of writing it in full now.") var lazy = false
+    @Flag(help: "Overwrite whatever the device or file holds.") var force = false
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        let call = MetadataCall(address: try metadata.address())
+        let target = FormatTarget(path: store, sizeBytes: size?.bytes, isLazy: lazy, mayOverwrite: force)
+        try target.check()
+        var source = SystemRandomNumberGenerator()
+        let device = UniqueID(high: source.next(), low: source.next())
+        var request = ControlAllocateServerRequest()
+        (request.deviceID, request.host) = (device.controlBytes, ProcessInfo.processInfo.hostName)
+        let answer = try call(.allocateServer(request)).allocateServer
+        guard let cluster = UniqueID(controlBytes: answer.clusterID) else {
+            throw ToolError.failed("the MDS gave a cluster id that is not 16 bytes")
+        }
+        let identity = StoreIdentity(
+            cluster: cluster, device: device, server: ServerID(answer.server), incarnation: Incarnation(0))
+        do {
+            try target.prepare()
+            try target.write(identity)
+        } catch {
+            target.undo()
+            throw error
+        }
+        print("formatted \(store) as chunkserver \(answer.server) of cluster \(cluster)")
+    }
+}

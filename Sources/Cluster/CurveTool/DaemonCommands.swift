@@ -1,0 +1,83 @@
+import ArgumentParser
+import BlockTypes
+import ChunkServer
+import ChunkStore
+import ControlMessages
+import Environment
+import Foundation
+import ToolSupport
+import MetadataServer
+import Reactor
+
+struct MDSCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mds", abstract: "Run the metadata server.",
+        discussion: "Example: curve mds --data /var/lib/curve/mds --listen 10.0.0.5:6700")
+    @Option(help: "Folder of its database; made if missing.") var data: String
+    @Option(help: "Address to listen on, host:port; port 0 lets the system choose.") var listen =
+        "127.0.0.1:6700"
+    @OptionGroup var daemon: DaemonOptions
+    func run() throws {
+        guard let address = SocketAddress(listen) else {
+            throw ToolError.failed("--listen '\(listen)' is not an address; write HOST:PORT")
+        }
+        try makeFolder(data, for: "the MDS's database")
+        let reactor = try daemon.reactor(name: "mds")
+        var failure: ToolError?
+        do {
+            let store = try SQLiteMetadataStore(path: data + "/metadata.sqlite")
+            let server = try MetadataServer(environment: reactor, store: store)
+            try server.start(listen: address)
+            announceReady([server.address ?? address])
+            try onTermination(of: reactor) {
+                server.stop()
+                reactor.stop()
+            }
+            reactor.run()
+        } catch { failure = .failed("\(error)") }
+        if let failure { throw failure }
+    }
+}
+
+struct ChunkserverCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "chunkserver", abstract: "Format a store and serve it.",
+        subcommands: [ChunkserverFormat.self, ChunkserverServe.self])
+}
+
+struct ChunkserverServe: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Serve a formatted store.",
+        discussion:
+            "Example: curve chunkserver serve --store /dev/nvme1n1 --mds 10.0.0.5:6700 --listen 10.0.0.6:6800"
+    )
+    @Option(help: "Block device or file that 'curve chunkserver format' made.") var store: String
+    @Option(help: "Address to listen on; port 0 lets the system choose. May change at every start.")
+    var listen = "127.0.0.1:0"
+    @Option(help: "Address others should connect to (default: the one listened on).") var advertise:
+        [String] = []
+    @OptionGroup var metadata: MetadataOptions
+    @OptionGroup var daemon: DaemonOptions
+    func run() throws {
+        let mds = try metadata.address()
+        let reactor = try daemon.reactor(name: "chunkserver")
+        let disk: ReactorDisk
+        do { disk = try ReactorDisk.open(reactor, path: store) } catch {
+            throw ToolError.failed("\(error)")
+        }
+        let options = ChunkServerOptions(
+            metadataServers: [mds.description], listen: listen, advertise: advertise,
+            host: ProcessInfo.processInfo.hostName)
+        let server = ChunkServer(environment: reactor, disk: disk, options: options, pool: BufferPool())
+        var failure: ToolError?
+        server.serving = { announceReady([$0]) }
+        server.failed = {
+            failure = .failed("\(store): \($0)")
+            reactor.stop()
+        }
+        try onTermination(of: reactor) { server.stop { reactor.stop() } }
+        server.start()
+        reactor.run()
+        if let failure { throw failure }
+    }
+}

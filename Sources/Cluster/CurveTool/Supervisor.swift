@@ -1,0 +1,189 @@
+import Dispatch
+import Foundation
+import ToolSupport
+
+/// A daemon that a playground keeps running.
+final class Member: @unchecked Sendable {
+    // SAFETY: used only on the supervisor's queue, the main one.
+    let name: String
+    let program: String
+    let arguments: (Member) -> [String]
+    var process: Process?
+    var isWanted = true
+    var restartDelay = Member.restartDelayMin
+    var address: String?
+    var lines: ((String) -> Void)?
+
+    static let restartDelayMin = 0.2
+    static let restartDelayMax = 5.0
+
+    init(name: String, program: String, arguments: @escaping (Member) -> [String]) {
+        (self.name, self.program, self.arguments) = (name, program, arguments)
+    }
+}
+
+/// Work of the main queue for the main queue, handed through an interface that takes it for another thread's.
+private struct Later: @unchecked Sendable {
+    // SAFETY: made and run on the main queue.
+    let run: () -> Void
+}
+
+/// One start of a member: what it says until it is ready, and who waits for that.
+private final class Launch: @unchecked Sendable {
+    // SAFETY: used only on the main queue.
+    private let member: Member
+    private var waiting: ((Result<String, ToolError>) -> Void)?
+    private var unfinished = Data()
+    private(set) var isReady = false
+
+    init(_ member: Member, _ waiting: @escaping (Result<String, ToolError>) -> Void) {
+        (self.member, self.waiting) = (member, waiting)
+    }
+    func answer(_ result: Result<String, ToolError>) {
+        waiting?(result)
+        waiting = nil
+    }
+    func took(_ data: Data) {
+        unfinished.append(data)
+        while let end = unfinished.firstIndex(of: UInt8(ascii: "\n")) {
+            let line = String(decoding: unfinished[unfinished.startIndex..<end], as: UTF8.self)
+            unfinished = Data(unfinished[unfinished.index(after: end)...])
+            guard line.hasPrefix("ready ") else {
+                member.lines?(line)
+                continue
+            }
+            isReady = true
+            (member.address, member.restartDelay) = (String(line.dropFirst(6)), Member.restartDelayMin)
+            answer(.success(String(line.dropFirst(6))))
+        }
+    }
+}
+
+/// Starts daemons, waits until each says that it serves, starts again what dies, stops all.
+///
+/// Everything runs on the main queue. A daemon ends with this process however this one ends.
+final class Supervisor: @unchecked Sendable {
+    // SAFETY: used only on the main queue.
+    private(set) var members: [Member] = []
+    private let log: FileHandle
+    /// Called when a daemon died and is being started again.
+    var died: ((Member, String) -> Void)?
+    private var isStopping = false
+    static let stopTimeout = 10.0
+
+    /// - Parameter logPath: file that all daemons' standard error goes to.
+    init(logPath: String) throws {
+        if !FileManager.default.fileExists(atPath: logPath),
+            !FileManager.default.createFile(atPath: logPath, contents: nil)
+        {
+            throw ToolError.failed("cannot make the log \(logPath)")
+        }
+        guard let log = FileHandle(forWritingAtPath: logPath) else {
+            throw ToolError.failed("cannot write the log \(logPath)")
+        }
+        try log.seekToEnd()
+        self.log = log
+    }
+
+    /// Folder of the programs that belong together with this one.
+    static var programFolder: String {
+        let own =
+            (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
+            ?? CommandLine.arguments[0]
+        return (own as NSString).deletingLastPathComponent
+    }
+
+    /// Starts the member; `ready` gets the addresses it announced, or why it did not.
+    func start(_ member: Member, ready: @escaping (Result<String, ToolError>) -> Void) {
+        if !members.contains(where: { $0 === member }) { members.append(member) }
+        let launch = Launch(member, ready)
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: Self.programFolder + "/" + member.program)
+        process.arguments = member.arguments(member) + ["--exit-with-parent"]
+        process.standardInput = FileHandle.nullDevice
+        process.standardError = log
+        let output = Pipe()
+        process.standardOutput = output
+        // A thread that reads until the end: a dispatch source on a pipe that closes under it brings the
+        // whole process down.
+        let lines = output.fileHandleForReading
+        Thread.detachNewThread {
+            while true {
+                let data = lines.availableData
+                if data.isEmpty { return }
+                DispatchQueue.main.async { launch.took(data) }
+            }
+        }
+        process.terminationHandler = { [weak self] process in
+            let how = Self.words(for: process)
+            DispatchQueue.main.async {
+                // Its last words may still wait in the pipe, in front of this in the queue.
+                if launch.isReady { self?.ended(member, how: how) }
+                launch.answer(.failure(.failed("\(member.name) \(how) before it was ready; see the log")))
+            }
+        }
+        do {
+            try process.run()
+            member.process = process
+        } catch {
+            launch.answer(.failure(.failed("cannot start \(member.program): \(error.localizedDescription)")))
+        }
+    }
+
+    private static func words(for process: Process) -> String {
+        process.terminationReason == .uncaughtSignal
+            ? "was ended by signal \(process.terminationStatus)"
+            : "ended with status \(process.terminationStatus)"
+    }
+
+    private func ended(_ member: Member, how: String) {
+        member.process = nil
+        guard member.isWanted, !isStopping else { return }
+        died?(member, how)
+        restart(member)
+    }
+
+    private func restart(_ member: Member) {
+        DispatchQueue.main.asyncAfter(deadline: .now() + member.restartDelay) { [self] in
+            guard member.isWanted, !isStopping, member.process == nil else { return }
+            member.restartDelay = min(member.restartDelay * 2, Member.restartDelayMax)
+            start(member) { [self] result in
+                if case .failure = result {
+                    member.process = nil
+                    restart(member)
+                }
+            }
+        }
+    }
+
+    /// Stops caring about a member that could not be started.
+    func forget(_ member: Member) {
+        member.isWanted = false
+        members.removeAll { $0 === member }
+    }
+
+    /// Asks every member to end, newest first; ends the deaf by force; then calls `done`.
+    func stopAll(done: @escaping () -> Void) {
+        isStopping = true
+        stopNext(members.reversed().filter { $0.process?.isRunning == true }[...], done: done)
+    }
+
+    private func stopNext(_ rest: ArraySlice<Member>, done: @escaping () -> Void) {
+        guard let member = rest.first else { return done() }
+        member.isWanted = false
+        guard let process = member.process, process.isRunning else {
+            return stopNext(rest.dropFirst(), done: done)
+        }
+        process.terminate()
+        wait(for: process, until: Date().addingTimeInterval(Self.stopTimeout)) { [self] in
+            stopNext(rest.dropFirst(), done: done)
+        }
+    }
+
+    private func wait(for process: Process, until deadline: Date, then next: @escaping () -> Void) {
+        if !process.isRunning { return next() }
+        if Date() > deadline { kill(process.processIdentifier, SIGKILL) }
+        let later = Later { [self] in wait(for: process, until: deadline, then: next) }
+        DispatchQueue.main.asyncAfter(deadline: .now() + 0.01) { later.run() }
+    }
+}

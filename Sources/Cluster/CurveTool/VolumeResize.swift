@@ -1,0 +1,58 @@
+import ArgumentParser
+import BlockTypes
+import ControlMessages
+import CurveClient
+import Environment
+import Foundation
+import Reactor
+import ToolSupport
+
+struct VolumeResize: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resize", abstract: "Grow or shrink a volume, attached or not.",
+        discussion: """
+            An attached volume changes under its holder within a lease renewal, without an interruption.
+            Example: curve volume resize db --size 40G
+            """)
+    @Argument(help: "Path of the volume.") var path: String
+    @Option(help: "New size, for example 40G; a multiple of 4096 bytes from 1M to 1P.") var size: ByteSize
+    @Flag(help: "Agree that what lies past a smaller end is lost.") var shrink = false
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        let address = try metadata.address()
+        let call = MetadataCall(address: address)
+        var question = ControlGetVolumeRequest()
+        question.path = volumePath(path)
+        let before = try call(.getVolume(question)).volume.volume
+        if size.bytes < before.sizeBytes, before.holder.isEmpty, shrink {
+            // Nobody holds it: this tool does for a moment, so that what lies past the end is freed now.
+            try shrinkUnattached(at: address)
+        } else {
+            var request = ControlResizeVolumeRequest()
+            (request.path, request.sizeBytes, request.allowShrink) = (volumePath(path), size.bytes, shrink)
+            _ = try call(.resizeVolume(request))
+        }
+        print("\(volumePath(path)): \(Text.size(before.sizeBytes)) -> \(Text.size(size.bytes))")
+    }
+
+    private func shrinkUnattached(at address: SocketAddress) throws {
+        let reactor: Reactor
+        do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
+        reactor.logLevel = .warning
+        let here = ProcessInfo.processInfo
+        let holder = "curve volume resize on \(here.hostName) pid \(here.processIdentifier)"
+        var failure: ToolError?
+        RemoteVolume.resize(
+            environment: reactor,
+            options: AttachOptions(
+                path: volumePath(path), metadataServers: [address], holder: holder, holderKey: holder),
+            to: ByteCount(bytes: size.bytes), allowShrink: true
+        ) { result in
+            if case .failure(let error) = result { failure = .failed("\(error)") }
+            reactor.stop()
+        }
+        reactor.run()
+        if let failure { throw failure }
+    }
+}

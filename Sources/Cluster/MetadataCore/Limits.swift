@@ -1,0 +1,50 @@
+import BlockTypes
+
+/// The numbers that bound the metadata server and time its promises.
+public struct MetadataLimits: Hashable, Sendable {
+    /// How long an attachment lives without a renewal; clients renew three times as often.
+    public var lease: Duration = .seconds(10)
+    /// How often a chunkserver should report.
+    public var heartbeat: Duration = .seconds(1)
+    /// A second process with a live server's identity is refused until the first was silent this long.
+    public var identityHold: Duration = .seconds(3)
+    /// A chunkserver that was silent this long counts as offline: five missed heartbeats.
+    public var offlineAfter: Duration = .seconds(5)
+    /// How long a deleted volume can be restored.
+    public var retentionSeconds: UInt64 = 24 * 3600
+    /// Chunkservers: all their addresses are in every address book, which must fit one message of 16 MiB.
+    public var serversMax = 4096
+    /// Pools.
+    public var poolsMax = 64
+    /// Copysets of one pool: the table goes into every attach reply.
+    public var copysetsPerPoolMax = 16_384
+    /// Copysets of all pools: a status names each, in one message of 16 MiB.
+    public var copysetsMax = 1 << 17
+    /// Directories; all are held in memory.
+    public var directoriesMax = 1 << 20
+    /// Volumes, deleted ones included; all are held in memory.
+    public var volumesMax = 1 << 22
+    /// Unfinished tasks; a purge makes one for each copyset of the volume's pool.
+    public var tasksMax = 1 << 20
+    /// Tasks in one heartbeat reply; the rest follows in the next ones.
+    public var tasksPerHeartbeatMax = 256
+    /// Deleted volumes whose retention has ended that one tick purges.
+    public var purgesPerTickMax = 16
+    /// Requests that wait for a transaction in flight; more are refused.
+    public var waitingRequestsMax = 1024
+    /// Addresses of one chunkserver.
+    public var addressesMax = 8
+    /// One address: the longest host name and a port fit.
+    public var addressBytesMax = 264
+    /// One host name, zone, holder, holder's key or health text.
+    public var textBytesMax = 512
+    /// A listing, so that it fits one message of 16 MiB with room for the numbers beside the names.
+    public var listingBytesMax = 8 << 20
+    /// Sentences in a status.
+    public var warningsMax = 100
+    /// A store with less than this share free is nearly full.
+    public var nearlyFullPercent: UInt64 = 85
+
+    /// The numbers above.
+    public init() {}
+}

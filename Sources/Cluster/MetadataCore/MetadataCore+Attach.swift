@@ -1,0 +1,98 @@
+import BlockTypes
+
+/// Who holds a volume.
+///
+/// The lease only says who may attach without force; it fences nobody. Fencing is the epoch's work: every
+/// attachment has a higher one, it is durable before the holder learns it, and the chunkservers refuse the
+/// older. So a wrong clock here can at worst let a second holder in, whom the first then cannot disturb.
+extension MetadataCore {
+    /// True while nobody else may attach without force.
+    func isLeaseLive(_ row: VolumeRow, now: Duration) -> Bool {
+        guard row.holder != nil, let lease = leases[row.id] else { return false }
+        return lease.end > now
+    }
+    /// The refusal that names the holder.
+    func held(_ row: VolumeRow, _ text: String, _ advice: String) -> MetadataRefusal {
+        let name = row.holder.map { $0.name.isEmpty ? "an unnamed holder" : $0.name } ?? ""
+        let since = utcText(secondsSince1970: row.holder?.since ?? 0)
+        return MetadataRefusal(
+            .held, "\(text) is attached by \(name) since \(since); \(advice)", holder: name)
+    }
+    /// The number of the next attachment.
+    func nextEpoch(of row: VolumeRow) throws(MetadataRefusal) -> Epoch {
+        let (next, overflowed) = row.epoch.rawValue.addingReportingOverflow(1)
+        guard !overflowed else {
+            throw MetadataRefusal(
+                .noSpace,
+                "volume \(row.id) was attached \(row.epoch) times, the limit; copy it to a new volume")
+        }
+        return Epoch(next)
+    }
+
+    func attach(
+        _ request: AttachRequest, session: SessionID, now: Duration
+    ) throws(MetadataRefusal) -> Decision {
+        var row = try volume(at: request.path)
+        try check(request.holder, "a holder's name")
+        try check(request.holderKey, "a holder's key")
+        let isSame = row.holder.map { !$0.key.isEmpty && $0.key == request.holderKey } ?? false
+        if isLeaseLive(row, now: now), !isSame, !request.takeOver {
+            throw held(
+                row, request.path, "detach it there, or attach with --takeover, which fences that holder")
+        }
+        let old = row.holder
+        row.epoch = try nextEpoch(of: row)
+        row.holder = HolderRow(
+            name: request.holder, key: request.holderKey, since: secondsSince1970,
+            readOnly: request.readOnly)
+        let copysets = state.table(of: row).compactMap { state.copysets[$0] }
+        var attached = info(of: row, now: now)
+        attached.holder = request.holder
+        let attachment = VolumeAttachment(
+            volume: attached, epoch: row.epoch, lease: limits.lease, copysets: copysets,
+            addressBook: state.addressBook)
+        var afterwards: [Afterwards] = [.lease(row.id, session)]
+        if let old {
+            let names = "from \(MetadataPath.quoted(old.name)) to \(MetadataPath.quoted(request.holder))"
+            afterwards.append(
+                .log("volume \(row.id), \(attached.path), goes \(names), epoch \(row.epoch)"))
+        }
+        return Decision(.attached(attachment), [.put(.volume(row))], afterwards)
+    }
+
+    /// Keeps a lease alive, even one that had ended if nobody took its place.
+    mutating func renew(
+        _ id: VolumeID, epoch: Epoch, addressBookVersion: UInt64, session: SessionID, now: Duration
+    ) throws(MetadataRefusal) -> Decision {
+        let row = try attachment(of: id, epoch: epoch)
+        guard row.holder != nil else {
+            throw MetadataRefusal(.fenced, "volume \(id) is detached; attach it again")
+        }
+        leases[id] = Lease(end: now + limits.lease, session: session)
+        let isNew = addressBookVersion != state.cluster.addressBookVersion
+        return Decision(.renewed(sizeBytes: row.sizeBytes, addressBook: isNew ? state.addressBook : nil))
+    }
+
+    /// Lets go; done already is done.
+    func detach(_ id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> Decision {
+        var row = try attachment(of: id, epoch: epoch)
+        guard row.holder != nil else { return Decision(.done) }
+        row.holder = nil
+        return Decision(.done, [.put(.volume(row))], [.endLease(id)])
+    }
+
+    private func attachment(of id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> VolumeRow {
+        guard let row = state.volumes[id], !row.isPurging else {
+            throw MetadataRefusal(.fenced, "volume \(id) is gone; it was deleted")
+        }
+        guard epoch <= row.epoch, epoch > Epoch(0) else {
+            throw MetadataRefusal(.badRequest, "volume \(id) never had an attachment \(epoch)")
+        }
+        guard epoch == row.epoch else {
+            let by = row.holder.map { ", attached by \(MetadataPath.quoted($0.name))" } ?? ""
+            throw MetadataRefusal(
+                .fenced, "attachment \(epoch) of volume \(id) is over: it is at \(row.epoch) now\(by)")
+        }
+        return row
+    }
+}

@@ -1,0 +1,157 @@
+import BlockTypes
+
+/// What the metadata server answers.
+public enum MetadataReply: Hashable, Sendable {
+    /// Who this is.
+    case cluster(UniqueID)
+    /// The number of a store.
+    case allocated(cluster: UniqueID, server: ServerID)
+    /// A chunkserver's copysets and where its peers are.
+    case registered(copysets: [CopysetRow], addressBook: AddressBook, heartbeat: Duration)
+    /// News for a chunkserver: the address book and its copysets when it has old ones, and work.
+    case heartbeat(
+        addressBook: AddressBook?, copysets: [CopysetRow], copysetsVersion: UInt64, tasks: [TaskRow])
+    /// All there is to know.
+    case status(ClusterStatus)
+    /// A pool.
+    case pool(PoolInfo)
+    /// A volume.
+    case volume(VolumeInfo)
+    /// What is in a directory.
+    case listing([DirectoryEntry])
+    /// What is in the recycle bin.
+    case recycled([VolumeInfo])
+    /// Done.
+    case done
+    /// The volume is held.
+    case attached(VolumeAttachment)
+    /// The lease runs on; the size as it is now, and the address book when the caller has an old one.
+    case renewed(sizeBytes: UInt64, addressBook: AddressBook?)
+    /// Where the chunkservers are.
+    case addressBook(AddressBook)
+}
+
+/// Why a request was refused: a code for programs, a sentence for people.
+public struct MetadataRefusal: Error, Hashable, Sendable, CustomStringConvertible {
+    /// The codes of `control.proto`, one by one.
+    public enum Code: Hashable, Sendable {
+        case badRequest, notFound, alreadyExists, held, fenced, noSpace, notEmpty, wrongCluster
+        case identityInUse, staleIncarnation, notReady, store
+    }
+    /// For programs.
+    public let code: Code
+    /// For people: what happened and what to do.
+    public let message: String
+    /// With ``Code/held``: who holds the volume.
+    public let holder: String
+    /// A refusal.
+    public init(_ code: Code, _ message: String, holder: String = "") {
+        (self.code, self.message, self.holder) = (code, message, holder)
+    }
+    /// The sentence.
+    public var description: String { message }
+}
+
+/// Where every chunkserver that ever registered can be reached.
+public struct AddressBook: Hashable, Sendable {
+    /// Goes up with every change.
+    public var version: UInt64
+    /// In order of number.
+    public var servers: [ServerRow]
+}
+
+/// A volume as people and clients see it.
+public struct VolumeInfo: Hashable, Sendable {
+    /// What is stored of it.
+    public var row: VolumeRow
+    /// Where it is, or was before it was deleted.
+    public var path: String
+    /// Its pool's name.
+    public var poolName: String
+    /// Who holds it; empty when nobody does.
+    public var holder: String
+}
+
+/// One line of a listing.
+public struct DirectoryEntry: Hashable, Sendable {
+    /// Where it is.
+    public var path: String
+    /// The volume; `nil` for a directory.
+    public var volume: VolumeInfo?
+}
+
+/// What a holder needs to do I/O.
+public struct VolumeAttachment: Hashable, Sendable {
+    /// The volume.
+    public var volume: VolumeInfo
+    /// The number of this attachment.
+    public var epoch: Epoch
+    /// How long it lasts without renewal.
+    public var lease: Duration
+    /// The placement table, in table order.
+    public var copysets: [CopysetRow]
+    /// Where the chunkservers are.
+    public var addressBook: AddressBook
+}
+
+/// A pool and its room.
+public struct PoolInfo: Hashable, Sendable {
+    /// What is stored of it.
+    public var row: PoolRow
+    /// User data that fits in all.
+    public var capacityBytes: UInt64
+    /// User data that still fits.
+    public var freeBytes: UInt64
+}
+
+/// The state of the cluster.
+public struct ClusterStatus: Hashable, Sendable {
+    /// Its id.
+    public var cluster: UniqueID
+    /// In order of number.
+    public var servers: [ServerStatus]
+    /// In order of number.
+    public var pools: [PoolInfo]
+    /// Volumes that are not deleted.
+    public var volumeCount: Int
+    /// Volumes that somebody holds.
+    public var attachedCount: Int
+    /// Volumes in the recycle bin.
+    public var recycledCount: Int
+    /// In order of number.
+    public var copysets: [CopysetStatus]
+    /// Tasks that copysets have not finished.
+    public var pendingTaskCount: Int
+    /// Each a sentence: what is wrong and what to do.
+    public var warnings: [String]
+}
+
+/// The state of a chunkserver.
+public struct ServerStatus: Hashable, Sendable {
+    /// What is stored of it.
+    public var row: ServerRow
+    /// True when it reported lately.
+    public var isOnline: Bool
+    /// Since its last report, or since the metadata server started.
+    public var secondsSinceHeartbeat: UInt64
+    /// Bytes of its store.
+    public var capacityBytes: UInt64
+    /// Bytes in use.
+    public var usedBytes: UInt64
+    /// Bytes free.
+    public var freeBytes: UInt64
+    /// Copysets it leads.
+    public var copysetsLed: Int
+    /// "ok", what is wrong in words, or empty when it never reported.
+    public var health: String
+}
+
+/// The state of a copyset.
+public struct CopysetStatus: Hashable, Sendable {
+    /// Which, and its members.
+    public var row: CopysetRow
+    /// Its leader, if one is known and online.
+    public var leader: ServerID?
+    /// Members that count for commit, as the leader says.
+    public var membersInStep: UInt32
+}

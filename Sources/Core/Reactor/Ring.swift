@@ -1,0 +1,138 @@
+import BlockTypes
+import CLinux
+import Glibc
+
+/// Something that the kernel works for. The kernel holds one reference for each operation in flight, so
+/// memory that the object owns stays valid until the kernel is done with it.
+class RingTarget {
+    /// One operation ended.
+    /// - Parameters:
+    ///   - kind: what the submitter called the operation, 0...15.
+    ///   - result: what the system call would have returned, or -errno.
+    ///   - flags: `IORING_CQE_F_*`.
+    func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
+        invariant(false, "nobody takes completion \(kind)")
+    }
+}
+
+/// One io_uring, created, used and closed on one thread.
+@safe final class Ring {
+    // SAFETY: allocated in init, freed in deinit, never leave the owning thread.
+    private let ring: UnsafeMutablePointer<io_uring>
+    private let batch: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
+    private let taken: UnsafeMutablePointer<Completion>
+    /// Operations that the kernel has not answered.
+    private(set) var inFlight = 0
+
+    private struct Completion {
+        var token: UInt64
+        var result: Int32
+        var flags: UInt32
+    }
+    /// Entries of the submission queue: when more is to be done in one turn, it costs one more system call.
+    private static let entries: UInt32 = 512
+    /// Entries of the completion queue; what does not fit waits inside the kernel.
+    private static let completions: UInt32 = 4096
+    /// Completions acted on per turn, so that timers and sends get their turn too.
+    private static let batchMax = 256
+    /// Swift objects are 16-byte aligned, which leaves this part of a token for the kind.
+    private static let kindMask: UInt64 = 15
+    /// The token of operations whose outcome interests nobody.
+    private static let nobody: UInt64 = 0
+
+    init() throws(ReactorError) {
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
+        var params = io_uring_params()
+        params.flags =
+            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_COOP_TASKRUN
+            | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL
+        params.cq_entries = Self.completions
+        let code = unsafe io_uring_queue_init_params(Self.entries, ring, &params)
+        guard code == 0 else {
+            unsafe ring.deallocate()
+            throw ReactorError(creatingRing: -code)
+        }
+        unsafe io_uring_register_ring_fd(ring)  // Only saves time; without it all works the same.
+        unsafe self.ring = ring
+        unsafe batch = .allocate(capacity: Self.batchMax)
+        unsafe taken = .allocate(capacity: Self.batchMax)
+    }
+    deinit {
+        unsafe io_uring_queue_exit(ring)
+        unsafe ring.deallocate()
+        unsafe batch.deallocate()
+        unsafe taken.deallocate()
+    }
+
+    /// Queues an operation; the kernel sees it at the next ``turn(waitNanoseconds:)``.
+    @inline(__always) func submit(
+        _ target: RingTarget, _ kind: UInt8, _ fill: (UnsafeMutablePointer<io_uring_sqe>) -> Void
+    ) {
+        let entry = unsafe nextEntry()
+        unsafe fill(entry)
+        let reference = unsafe Unmanaged.passRetained(target).toOpaque()
+        let token = UInt64(UInt(bitPattern: reference))
+        invariant(token & Self.kindMask == 0 && UInt64(kind) <= Self.kindMask, "a token holds a small kind")
+        unsafe io_uring_sqe_set_data64(entry, token | UInt64(kind))
+        inFlight += 1
+    }
+    /// Asks the kernel to give up an operation. It still completes, once, mostly with -ECANCELED.
+    func cancel(_ target: RingTarget, _ kind: UInt8) {
+        let entry = unsafe nextEntry()
+        let token = UInt64(UInt(bitPattern: unsafe Unmanaged.passUnretained(target).toOpaque()))
+        unsafe io_uring_prep_cancel64(entry, token | UInt64(kind), 0)
+        unsafe io_uring_sqe_set_data64(entry, Self.nobody)
+    }
+    private func nextEntry() -> UnsafeMutablePointer<io_uring_sqe> {
+        while true {
+            if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
+            unsafe io_uring_submit(ring)
+        }
+    }
+
+    /// Submits what is queued, waits for a completion at most `waitNanoseconds` (0: not at all), and takes
+    /// what has completed.
+    /// - Returns: how many completions ``dispatch(_:)`` should act on.
+    func turn(waitNanoseconds: Int64) -> Int {
+        if waitNanoseconds > 0 {
+            var wait = __kernel_timespec(
+                tv_sec: waitNanoseconds / 1_000_000_000, tv_nsec: waitNanoseconds % 1_000_000_000)
+            var first: UnsafeMutablePointer<io_uring_cqe>?
+            unsafe io_uring_submit_and_wait_timeout(ring, &first, 1, &wait, nil)
+        } else {
+            unsafe io_uring_submit_and_get_events(ring)
+        }
+        // Errors (-EINTR, -ETIME, -EBUSY) need nothing: whatever has not happened happens at the next turn.
+        let count = Int(unsafe io_uring_peek_batch_cqe(ring, batch, UInt32(Self.batchMax)))
+        for index in 0..<count {
+            guard let entry = unsafe batch[index] else { continue }
+            unsafe taken[index] = unsafe Completion(
+                token: entry.pointee.user_data, result: entry.pointee.res, flags: entry.pointee.flags)
+        }
+        unsafe io_uring_cq_advance(ring, UInt32(count))
+        return count
+    }
+    /// Tells the targets of the last ``turn(waitNanoseconds:)`` what came out.
+    func dispatch(_ count: Int) {
+        for index in 0..<count {
+            let completion = unsafe taken[index]
+            guard completion.token != Self.nobody,
+                let raw = unsafe UnsafeRawPointer(bitPattern: UInt(completion.token & ~Self.kindMask))
+            else { continue }
+            // SAFETY: the token is the reference that `submit` retained; an operation that goes on keeps it.
+            let reference = unsafe Unmanaged<RingTarget>.fromOpaque(raw)
+            let goesOn = completion.flags & UInt32(IORING_CQE_F_MORE) != 0
+            let target = unsafe goesOn ? reference.takeUnretainedValue() : reference.takeRetainedValue()
+            if !goesOn { inFlight -= 1 }
+            target.completed(
+                UInt8(completion.token & Self.kindMask), result: completion.result, flags: completion.flags)
+        }
+    }
+
+    /// Registers memory from which the kernel picks a buffer when data arrives.
+    func register(_ request: inout io_uring_buf_reg) -> Int32 {
+        unsafe io_uring_register_buf_ring(ring, &request, 0)
+    }
+    /// Ends ``register(_:)``.
+    func unregisterBuffers(group: Int32) { unsafe io_uring_unregister_buf_ring(ring, group) }
+}

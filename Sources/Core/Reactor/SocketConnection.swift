@@ -1,0 +1,348 @@
+import BlockTypes
+import CLinux
+import Environment
+import Glibc
+
+/// A TCP or Unix stream socket on the loop.
+///
+/// Its life: open -> ending (a reason is known; queued bytes may still leave) -> closed (the owner was told)
+/// -> draining (only after ``close()``: what the peer still sends is thrown away, so that the peer gets our
+/// last bytes instead of a reset) -> gone.
+@safe final class SocketConnection: RingTarget, Connection {
+    // SAFETY: `window` is the handler's memory. The contract keeps it valid until `connectionReceived` or
+    // `connectionClosed`, and neither is called while a receive into it is in flight.
+    unowned let reactor: Reactor
+    let peer: String
+    private let descriptor: Int32
+    private let isAccepted: Bool
+    private var slot = 0
+
+    private enum Life { case open, ending, draining, gone }
+    private var life = Life.open
+    private var reason: NetworkError?
+    private var lingerTimer: TimerID?
+    private var awaitsAttention = false
+
+    private var isReceiving = false
+    private var isPaused = false
+    private var hasMoreToReceive = true
+    private var window: UnsafeMutableRawBufferPointer?
+    private var isReceivingIntoWindow = false
+    /// Data that arrived while receiving was paused: at most one staging buffer.
+    private var kept: [UInt8] = []
+    /// Bytes in `window` that arrived while receiving was paused.
+    private var keptInWindow = 0
+
+    private var sendQueue = Fifo<SendPiece>()
+    private var batch: SendBatch?
+    private var isSending = false
+    private var mayFlush = true
+    private var wasAboveSoftMax = false
+    private(set) var queuedSendBytes = 0
+
+    /// Below this a window saves nothing: the bytes arrive in staging together with what follows them.
+    private static let windowBytesMin = 8 << 10
+    /// A receive into a window asks for no more than this, so that others get their turn.
+    private static let receiveBytesMax = 1 << 20
+
+    private enum Kind {
+        static let receive: UInt8 = 1
+        static let send: UInt8 = 2
+    }
+
+    var handler: (any ConnectionHandler)? {
+        didSet { if handler != nil { wantAttention() } }
+    }
+
+    /// Takes over a connected socket.
+    init(_ reactor: Reactor, descriptor: Int32, peer: String, isAccepted: Bool) {
+        (self.reactor, self.descriptor) = (reactor, descriptor)
+        (self.peer, self.isAccepted) = (peer, isAccepted)
+        super.init()
+        slot = reactor.connections.insert(self)
+        if isAccepted { reactor.acceptedCount += 1 }
+    }
+
+    // MARK: What the owner asks
+
+    func send(_ pieces: [SendPiece]) {
+        guard life == .open || (life == .ending && mayFlush && reason != .closedHere) else { return }
+        for piece in pieces where piece.byteCount > 0 {
+            queuedSendBytes += piece.byteCount
+            if case .bytes(let bytes) = piece, bytes.count > SendBatch.packedBytesMax {
+                sendQueue.append(.payload(Self.payload(copying: bytes)))
+            } else {
+                sendQueue.append(piece)
+            }
+        }
+        if queuedSendBytes > sendQueueBytesSoftMax { wasAboveSoftMax = true }
+        if queuedSendBytes > reactor.limits.sendQueueBytesMax {
+            reactor.log(.error, "\(peer): gave up with \(queuedSendBytes) bytes queued that it does not take")
+            return abort(.system(nil, errno: ENOBUFS, call: "send"))
+        }
+        if !isSending { wantAttention() }
+    }
+    func pauseReceiving() { isPaused = true }
+    func resumeReceiving() {
+        guard isPaused else { return }
+        isPaused = false
+        wantAttention()
+    }
+    func close() { end(.closedHere, flushing: true) }
+
+    /// The loop ends: what its owner has closed already may still leave, the rest ends now.
+    func stop() { if life != .ending || !mayFlush { abort(.closedHere) } }
+    /// Ends without sending what is queued.
+    func abort(_ why: NetworkError) {
+        end(why, flushing: false)
+        if life == .draining { finishDraining() }
+    }
+
+    // MARK: The turn's end
+
+    private func wantAttention() {
+        guard !awaitsAttention, life != .gone || handler != nil else { return }
+        awaitsAttention = true
+        reactor.attend(self)
+    }
+    /// Called by the loop only, so handlers may be called from here.
+    func attend() {
+        awaitsAttention = false
+        if life == .open { deliverKept() }
+        if !isSending, !sendQueue.isEmpty, life == .open || (life == .ending && mayFlush) { startSend() }
+        switch life {
+        case .open: if !isReceiving, !isPaused, handler != nil { startReceive() }
+        case .ending: finishIfDone()
+        case .draining: if !isReceiving { startDiscarding() }
+        case .gone: break
+        }
+        if life == .draining || life == .gone { tellTheEnd() }
+    }
+    /// A handler that is set only after the end hears of it too.
+    private func tellTheEnd() {
+        guard let told = handler, let reason else { return }
+        handler = nil
+        told.connectionClosed(reason)
+    }
+
+    override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
+        if kind == Kind.send { sent(result) } else { received(result, flags) }
+    }
+
+    // MARK: Receiving
+
+    private func startReceive() {
+        unsafe window = handler?.connectionReceiveWindow()
+        guard life == .open, !isPaused else { return }  // The handler may have changed its mind.
+        if let window = unsafe window, window.count >= Self.windowBytesMin {
+            isReceivingIntoWindow = true
+            let bytesMax = min(window.count, Self.receiveBytesMax)
+            unsafe submitReceive { entry, limit in
+                unsafe io_uring_prep_recv(entry, descriptor, window.baseAddress, min(bytesMax, limit), 0)
+            }
+        } else {
+            isReceivingIntoWindow = false
+            receiveIntoStaging()
+        }
+    }
+    private func startDiscarding() {
+        isReceivingIntoWindow = false
+        receiveIntoStaging()
+    }
+    private func receiveIntoStaging() {
+        unsafe submitReceive { entry, limit in
+            unsafe io_uring_prep_recv(entry, descriptor, nil, min(StagingBuffers.bufferBytes, limit), 0)
+            unsafe curve_sqe_select_buffer(entry, StagingBuffers.group)
+        }
+    }
+    private func submitReceive(_ fill: (UnsafeMutablePointer<io_uring_sqe>, Int) -> Void) {
+        isReceiving = true
+        unsafe reactor.submit(.receive, self, Kind.receive) { entry, limit in
+            unsafe fill(entry, limit)
+            // An empty socket is not asked in vain: the kernel waits for data first.
+            if !hasMoreToReceive { unsafe curve_sqe_poll_first(entry) }
+        }
+    }
+
+    private func received(_ result: Int32, _ flags: UInt32) {
+        isReceiving = false
+        hasMoreToReceive = flags & UInt32(IORING_CQE_F_SOCK_NONEMPTY) != 0
+        let buffer = flags & UInt32(IORING_CQE_F_BUFFER) != 0 ? Int(flags >> 16) : nil
+        defer {
+            if let buffer { reactor.staging.giveBack(buffer) }
+            wantAttention()
+        }
+        guard life == .open else {
+            if life == .draining, !mayFlush || (result <= 0 && !Self.isPassing(-result)) { finishDraining() }
+            return
+        }
+        guard result > 0 else { return receiveFailed(-result) }
+        let count = Int(result)
+        if isReceivingIntoWindow {
+            keptInWindow = count
+            if !isPaused { deliverKept() }
+        } else if let buffer {
+            let bytes = unsafe reactor.staging.bytes(buffer)
+            unsafe deliver(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+        }
+    }
+    /// True for outcomes after which the same receive is simply started again. -ENOBUFS: all staging
+    /// buffers were filled in this turn.
+    private static func isPassing(_ errno: Int32) -> Bool {
+        errno == EINTR || errno == EAGAIN || errno == ENOBUFS
+    }
+    private func receiveFailed(_ errno: Int32) {
+        if errno == 0 { return end(.closedByPeer, flushing: true) }
+        if !Self.isPassing(errno) { fail(errno, call: "recv") }
+    }
+
+    /// Hands over what arrived in a window, then what was kept during a pause.
+    private func deliverKept() {
+        if !isPaused, keptInWindow > 0, let window = unsafe window {
+            let count = keptInWindow
+            keptInWindow = 0
+            unsafe self.window = nil
+            unsafe handler?.connectionReceived(UnsafeRawBufferPointer(rebasing: window[..<count]))
+        }
+        guard !isPaused, life == .open, !kept.isEmpty, handler != nil else { return }
+        let bytes = kept
+        kept = []
+        unsafe window = handler?.connectionReceiveWindow()
+        unsafe bytes.withUnsafeBytes { unsafe deliver($0) }
+    }
+    /// Hands staged bytes to the handler, through its window when it has one. What remains when the handler
+    /// pauses is kept.
+    private func deliver(_ bytes: UnsafeRawBufferPointer) {
+        var done = 0
+        while done < bytes.count, life == .open {
+            guard !isPaused, let handler else {
+                return kept = unsafe Array(UnsafeRawBufferPointer(rebasing: bytes[done...]))
+            }
+            var piece = unsafe UnsafeRawBufferPointer(rebasing: bytes[done...])
+            if let window = unsafe window, window.count > 0 {
+                let count = min(window.count, piece.count)
+                unsafe window.copyMemory(from: UnsafeRawBufferPointer(rebasing: piece[..<count]))
+                unsafe piece = UnsafeRawBufferPointer(rebasing: window[..<count])
+            }
+            done += piece.count
+            unsafe window = nil
+            unsafe handler.connectionReceived(piece)
+            if done < bytes.count, life == .open, !isPaused {
+                unsafe window = handler.connectionReceiveWindow()
+            }
+        }
+    }
+
+    // MARK: Sending
+
+    private func startSend() {
+        let batch = self.batch ?? reactor.batches.take()
+        self.batch = batch
+        while let piece = sendQueue.first, batch.add(piece) { sendQueue.popFirst() }
+        submitSend(batch)
+    }
+    private func submitSend(_ batch: SendBatch) {
+        isSending = true
+        unsafe reactor.submit(.send, self, Kind.send) { entry, limit in
+            unsafe io_uring_prep_sendmsg(
+                entry, descriptor, batch.prepare(bytesMax: limit),
+                UInt32(MSG_NOSIGNAL | MSG_WAITALL))
+        }
+    }
+    private func sent(_ result: Int32) {
+        isSending = false
+        defer { wantAttention() }
+        guard let batch, result >= 0 else {
+            if result != -EINTR, result != -EAGAIN { return fail(-result, call: "send") }
+            if let batch, life == .open || mayFlush { submitSend(batch) }
+            return
+        }
+        guard result > 0 else { return fail(EPIPE, call: "send") }
+        batch.advance(Int(result))
+        queuedSendBytes -= Int(result)
+        if batch.byteCount > 0 {
+            if life == .open || mayFlush { submitSend(batch) }
+        } else {
+            self.batch = nil
+            reactor.batches.giveBack(batch)
+        }
+        if wasAboveSoftMax, queuedSendBytes < sendQueueBytesSoftMax / 2 {
+            wasAboveSoftMax = false
+            if life == .open { handler?.connectionDrained() }
+        }
+    }
+    private static func payload(copying bytes: [UInt8]) -> Payload {
+        let buffer = BlockBuffer(byteCount: bytes.count)
+        unsafe bytes.withUnsafeBytes { unsafe buffer.bytes.copyMemory(from: $0) }
+        return Payload(buffer, byteCount: bytes.count)
+    }
+
+    // MARK: Ending
+
+    private func fail(_ errno: Int32, call: String) {
+        switch errno {
+        case ECONNRESET, EPIPE: end(.reset, flushing: false)
+        case ECANCELED: end(.closedHere, flushing: false)
+        default: end(.system(nil, errno: errno, call: call), flushing: false)
+        }
+    }
+    private func end(_ why: NetworkError, flushing: Bool) {
+        switch life {
+        case .open:
+            life = .ending
+            reason = why
+            mayFlush = flushing
+            if flushing { startLinger() }
+        case .ending:
+            if !flushing { mayFlush = false }
+            // A reset hits send and receive at once; the one that comes second sees a mere end of stream.
+            if why == .reset, reason == .closedByPeer { reason = .reset }
+        case .draining, .gone: return
+        }
+        if isReceiving { reactor.ring.cancel(self, Kind.receive) }
+        if !mayFlush { dropSends() }
+        wantAttention()
+    }
+    private func startLinger() {
+        lingerTimer = reactor.after(reactor.limits.lingerMax) { [unowned self] in
+            lingerTimer = nil
+            if life == .draining { finishDraining() } else { end(.closedHere, flushing: false) }
+        }
+    }
+    private func dropSends() {
+        sendQueue.removeAll()
+        if isSending { reactor.ring.cancel(self, Kind.send) }
+    }
+    /// Tells the owner once nothing is in flight that uses its memory.
+    private func finishIfDone() {
+        guard !isReceiving, !isSending, sendQueue.isEmpty || !mayFlush else { return }
+        if let batch { reactor.batches.giveBack(batch) }
+        batch = nil
+        (queuedSendBytes, kept, keptInWindow) = (0, [], 0)
+        unsafe window = nil
+        if reason == .closedHere, mayFlush, lingerTimer != nil, !reactor.isStopping {
+            life = .draining
+            shutdown(descriptor, Int32(SHUT_WR))
+            hasMoreToReceive = true
+            wantAttention()
+        } else {
+            leave()
+        }
+    }
+    private func finishDraining() {
+        mayFlush = false  // Also ends it when data wins the race against the cancellation.
+        guard !isReceiving else { return reactor.ring.cancel(self, Kind.receive) }
+        leave()
+    }
+    private func leave() {
+        invariant(!isReceiving && !isSending, "\(peer) still has operations in flight")
+        if let lingerTimer { reactor.cancel(lingerTimer) }
+        life = .gone
+        _ = Glibc.close(descriptor)
+        reactor.connections.remove(slot)
+        if isAccepted {
+            reactor.acceptedCount -= 1
+            for listener in reactor.listeners.elements { listener.acceptAgain() }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+import BlockTypes
+
+/// Timers ordered by deadline, then by the order in which they were set. A binary heap over a slot table.
+struct TimerHeap<Action> {
+    private struct Entry {
+        var deadline: Int64
+        var order: UInt64
+        var slot: UInt32
+    }
+    private struct Slot {
+        /// Counts uses, so that an old name never cancels a new timer.
+        var generation: UInt32 = 0
+        var place: Int = -1
+        var action: Action?
+    }
+    private var heap: [Entry] = []
+    private var slots: [Slot] = []
+    private var freeSlots: [UInt32] = []
+    private var nextOrder: UInt64 = 0
+
+    /// More timers than this at once is a leak in a shell.
+    static var countMax: Int { 1 << 20 }
+
+    var count: Int { heap.count }
+    /// Nanoseconds on the caller's clock.
+    var nextDeadline: Int64? { heap.first?.deadline }
+    /// Orders from here on belong to timers that are set later.
+    var orderMark: UInt64 { nextOrder }
+
+    /// - Returns: the timer's name: generation in the upper, slot in the lower half.
+    mutating func set(deadline: Int64, _ action: Action) -> UInt64 {
+        invariant(heap.count < Self.countMax, "\(heap.count) timers at once")
+        let slot: UInt32
+        if let free = freeSlots.popLast() {
+            slot = free
+        } else {
+            slot = UInt32(slots.count)
+            slots.append(Slot())
+        }
+        slots[Int(slot)].action = action
+        heap.append(Entry(deadline: deadline, order: nextOrder, slot: slot))
+        nextOrder += 1
+        siftUp(heap.count - 1)
+        return UInt64(slots[Int(slot)].generation) << 32 | UInt64(slot)
+    }
+    /// - Returns: false when the timer has fired or was cancelled.
+    @discardableResult mutating func cancel(_ name: UInt64) -> Bool {
+        let slot = Int(truncatingIfNeeded: name & 0xFFFF_FFFF)
+        guard slot < slots.count, slots[slot].generation == UInt32(name >> 32), slots[slot].place >= 0 else {
+            return false
+        }
+        remove(at: slots[slot].place)
+        return true
+    }
+    /// The first timer that is due and was set before `orderMark`; it is forgotten.
+    mutating func popDue(now: Int64, before mark: UInt64) -> Action? {
+        guard let first = heap.first, first.deadline <= now, first.order < mark else { return nil }
+        let action = slots[Int(first.slot)].action
+        remove(at: 0)
+        return action
+    }
+    /// Forgets all timers.
+    mutating func removeAll() { while !heap.isEmpty { remove(at: heap.count - 1) } }
+
+    private mutating func remove(at place: Int) {
+        let slot = Int(heap[place].slot)
+        slots[slot].action = nil
+        slots[slot].place = -1
+        slots[slot].generation &+= 1
+        freeSlots.append(UInt32(slot))
+        let last = heap.removeLast()
+        guard place < heap.count else { return }
+        heap[place] = last
+        slots[Int(last.slot)].place = place
+        siftUp(place)
+        siftDown(place)
+    }
+    private static func isBefore(_ a: Entry, _ b: Entry) -> Bool {
+        (a.deadline, a.order) < (b.deadline, b.order)
+    }
+    private mutating func siftUp(_ start: Int) {
+        var place = start
+        let entry = heap[place]
+        while place > 0, case let parent = (place - 1) / 2, Self.isBefore(entry, heap[parent]) {
+            heap[place] = heap[parent]
+            slots[Int(heap[place].slot)].place = place
+            place = parent
+        }
+        heap[place] = entry
+        slots[Int(entry.slot)].place = place
+    }
+    private mutating func siftDown(_ start: Int) {
+        var place = start
+        let entry = heap[place]
+        while case let left = 2 * place + 1, left < heap.count {
+            let right = left + 1
+            let child = right < heap.count && Self.isBefore(heap[right], heap[left]) ? right : left
+            guard Self.isBefore(heap[child], entry) else { break }
+            heap[place] = heap[child]
+            slots[Int(heap[place].slot)].place = place
+            place = child
+        }
+        heap[place] = entry
+        slots[Int(entry.slot)].place = place
+    }
+}

@@ -1,0 +1,66 @@
+import ArgumentParser
+import ControlMessages
+import CurveWire
+import BlockTypes
+import Environment
+import Foundation
+import Reactor
+
+/// Where the MDS is: an option every verb has.
+package struct MetadataOptions: ParsableArguments {
+    @Option(help: "Address of the MDS, host:port (default: CURVE_MDS, else the playground of this user).")
+    package var mds: String?
+
+    package init() {}
+
+    package func address() throws -> SocketAddress {
+        let text: String
+        if let mds {
+            text = mds
+        } else if let fromEnvironment = ProcessInfo.processInfo.environment["CURVE_MDS"] {
+            text = fromEnvironment
+        } else if let known = PlaygroundFolder.standard.knownMetadataAddress {
+            text = known
+        } else {
+            throw ToolError.notFound(
+                "no MDS is known; start one with 'curve playground up', or name it with --mds HOST:PORT")
+        }
+        guard let address = SocketAddress(text) else {
+            throw ToolError.failed("'\(text)' is not an address; write HOST:PORT")
+        }
+        return address
+    }
+}
+
+/// One question to the MDS and its answer, for a tool that has nothing else to do meanwhile.
+package struct MetadataCall {
+    package let address: SocketAddress
+    package var timeout: Duration
+    package init(address: SocketAddress, timeout: Duration = .seconds(10)) {
+        (self.address, self.timeout) = (address, timeout)
+    }
+
+    package func callAsFunction(_ body: ControlRequest.OneOf_Body) throws -> ControlResponse {
+        let reactor: Reactor
+        do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
+        let channel = ControlChannel(
+            environment: reactor, addresses: [address], hello: Hello(role: .tool), pool: BufferPool())
+        var request = ControlRequest()
+        request.body = body
+        var outcome: Result<ControlResponse, ControlError>?
+        channel.call(request, timeout: timeout) { result in
+            outcome = result
+            channel.close()
+            reactor.stop()
+        }
+        reactor.run()
+        switch outcome {
+        case .success(let response): return response
+        case .failure(.refused(let failure)):
+            let missing = failure.code == .notFound
+            throw missing ? ToolError.notFound(failure.message) : ToolError.failed(failure.message)
+        case .failure(let error): throw ToolError.notFound("\(error)")
+        case nil: throw ToolError.failed("the question to the MDS at \(address) was interrupted")
+        }
+    }
+}

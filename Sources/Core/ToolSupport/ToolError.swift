@@ -1,0 +1,51 @@
+import ArgumentParser
+import Foundation
+
+/// What this build calls itself.
+package enum Version {
+    /// The version of every program of this package.
+    package static let text = "0.1.0"
+}
+
+/// A failure with its exit status and the sentence for the user.
+package struct ToolError: Error, CustomStringConvertible {
+    /// 1: something that was named does not exist, or nobody answers. 2: anything else.
+    package let status: Int32
+    /// What happened and what to do.
+    package let description: String
+    /// Something that was named does not exist, or nobody answers.
+    package static func notFound(_ text: String) -> ToolError { ToolError(status: 1, description: text) }
+    /// Anything else.
+    package static func failed(_ text: String) -> ToolError { ToolError(status: 2, description: text) }
+}
+
+/// Ends a tool the way users of block device tools expect: 0, 1 or 2, never 64.
+package enum ToolExit {
+    /// Parses the command line, runs the command, and ends the process if either fails.
+    package static func run<Command: ParsableCommand>(_ type: Command.Type) {
+        do {
+            var command = try Command.parseAsRoot()
+            try command.run()
+        } catch { leave(with: error, of: type) }
+    }
+
+    private static func leave<Command: ParsableCommand>(with error: any Error, of command: Command.Type)
+        -> Never
+    {
+        if let failure = error as? ToolError {
+            say(failure.description)
+            exit(failure.status)
+        }
+        if let code = error as? ExitCode { exit(code.rawValue) }
+        let isUsage = command.exitCode(for: error) != .success
+        let text = command.fullMessage(for: error)
+        (isUsage ? FileHandle.standardError : FileHandle.standardOutput).write(Data((text + "\n").utf8))
+        exit(isUsage ? 2 : 0)
+    }
+
+    /// One line on standard error, with the program's name.
+    package static func say(_ text: String) {
+        let name = (CommandLine.arguments[0] as NSString).lastPathComponent
+        FileHandle.standardError.write(Data("\(name): \(text)\n".utf8))
+    }
+}

@@ -1,0 +1,28 @@
+/// The bounds of one NBD connection.
+public struct NBDLimits: Hashable, Sendable {
+    /// Requests submitted and not answered; above it the socket is not read. The kernel's own depth is 128.
+    public var inFlightRequestsMax = 128
+    /// Payload bytes of those requests, reads included.
+    public var inFlightBytesMax = NBDLimits.payloadBytesMax
+    /// Reply bytes that wait for a client that does not read; above it its requests are not read.
+    public var queuedReplyBytesMax = 8 << 20
+    /// Options of one handshake; a client that means business needs about ten.
+    public var optionsMax = 256
+
+    /// The usual bounds.
+    public init() {}
+
+    /// Largest read or write that is served. Twice what the protocol lets clients expect, because the
+    /// reference implementation's own test suite goes up to 50 MB.
+    public static let payloadBytesMax = 64 << 20
+    /// Largest write that is swallowed and refused; a longer one ends the connection.
+    public static let skippedPayloadBytesMax = 256 << 20
+    /// What clients are told is the largest payload: the protocol's default.
+    public static let advertisedPayloadBytesMax: UInt32 = 32 << 20
+    /// Longest string (`proto.md`, "Conventions").
+    public static let stringBytesMax = 4096
+    /// Option data held in memory; longer data is swallowed and refused.
+    public static let optionBytesMax = 8 << 10
+    /// Longest option that is swallowed; a longer one ends the connection.
+    public static let skippedOptionBytesMax = 1 << 20
+}

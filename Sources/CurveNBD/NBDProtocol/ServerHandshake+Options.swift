@@ -1,0 +1,121 @@
+import BlockTypes
+
+extension ServerHandshake {
+    /// Answers one option whose data has arrived.
+    mutating func answer(
+        _ option: UInt32, _ data: ArraySlice<UInt8>, exports: [NBDExportDescription]
+    ) -> Outcome {
+        switch option {
+        case OptionNumber.exportName:
+            // This option cannot report an error: the protocol demands that the session ends.
+            guard data.count <= NBDLimits.stringBytesMax, let name = WireReader.string(data) else {
+                return .end([], .violation("EXPORT_NAME with a malformed name"))
+            }
+            guard let export = exports.named(name) else { return .end([], .unknownExport(name)) }
+            return .begin(exportNameAnswer(export), export)
+        case OptionNumber.abort:
+            return .end(Self.reply(option, OptionReply.ack), .disconnected)
+        case OptionNumber.list:
+            guard data.isEmpty else {
+                return .reply(Self.refusal(option, OptionReply.invalid, "LIST takes no data"))
+            }
+            return .reply(exports.flatMap { Self.listed($0) } + Self.reply(option, OptionReply.ack))
+        case OptionNumber.info, OptionNumber.go:
+            return answerInfo(option, data, exports)
+        case OptionNumber.structuredReply:
+            guard data.isEmpty else {
+                return .reply(Self.refusal(option, OptionReply.invalid, "STRUCTURED_REPLY takes no data"))
+            }
+            structuredReplies = true
+            return .reply(Self.reply(option, OptionReply.ack))
+        case OptionNumber.listMetaContext, OptionNumber.setMetaContext:
+            return .reply(answerMetaContext(option, data, exports))
+        default:
+            return .reply(Self.refusal(option, OptionReply.unsupported, "option \(option) is not served"))
+        }
+    }
+    private func answerInfo(
+        _ option: UInt32, _ data: ArraySlice<UInt8>, _ exports: [NBDExportDescription]
+    ) -> Outcome {
+        var reader = WireReader(data)
+        guard let name = reader.lengthAndString(), let count = reader.next(UInt16.self),
+            reader.remainingBytes == Int(count) * 2
+        else { return .reply(Self.refusal(option, OptionReply.invalid, "malformed INFO or GO")) }
+        guard let export = exports.named(name) else {
+            return .reply(Self.refusal(option, OptionReply.unknownExport, "no export has that name"))
+        }
+        var asked: Set<UInt16> = []
+        while let type = reader.next(UInt16.self) { asked.insert(type) }
+        var bytes = Self.info(option, InfoType.export) { data in
+            data.append(bigEndian: export.size.bytes)
+            data.append(
+                bigEndian: NBDTransmissionFlags.offered(for: export, structuredReplies: structuredReplies)
+                    .rawValue)
+        }
+        // Told unasked as well: a client that ignores it keeps to 512 bytes anyway or gets EINVAL.
+        bytes += Self.info(option, InfoType.blockSize) { data in
+            data.append(bigEndian: UInt32(Geometry.sectorBytes))
+            data.append(bigEndian: UInt32(Geometry.blockBytes))
+            data.append(bigEndian: NBDLimits.advertisedPayloadBytesMax)
+        }
+        if asked.contains(InfoType.name) {
+            bytes += Self.info(option, InfoType.name) { $0.append(contentsOf: export.name.utf8) }
+        }
+        if asked.contains(InfoType.description), !export.text.isEmpty {
+            bytes += Self.info(option, InfoType.description) { $0.append(contentsOf: export.text.utf8) }
+        }
+        bytes += Self.reply(option, OptionReply.ack)
+        return option == OptionNumber.go ? .begin(bytes, export) : .reply(bytes)
+    }
+    /// No context is offered, so any well-formed query selects none.
+    private func answerMetaContext(
+        _ option: UInt32, _ data: ArraySlice<UInt8>, _ exports: [NBDExportDescription]
+    ) -> [UInt8] {
+        guard structuredReplies else {
+            return Self.refusal(option, OptionReply.invalid, "ask for structured replies first")
+        }
+        var reader = WireReader(data)
+        guard let name = reader.lengthAndString(), let count = reader.next(UInt32.self) else {
+            return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
+        }
+        // Each query takes bytes of `data`, so a lying count ends at the first one that is missing.
+        for _ in 0..<count {
+            guard reader.lengthAndString() != nil else {
+                return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
+            }
+        }
+        guard reader.remainingBytes == 0 else {
+            return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
+        }
+        guard exports.named(name) != nil else {
+            return Self.refusal(option, OptionReply.unknownExport, "no export has that name")
+        }
+        return Self.reply(option, OptionReply.ack)
+    }
+
+    static func reply(_ option: UInt32, _ type: UInt32, _ data: [UInt8] = []) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Wire.optionReplyHeaderBytes + data.count)
+        bytes.append(bigEndian: Wire.optionReplyMagic)
+        bytes.append(bigEndian: option)
+        bytes.append(bigEndian: type)
+        bytes.append(bigEndian: UInt32(data.count))
+        return bytes + data
+    }
+    static func refusal(_ option: UInt32, _ type: UInt32, _ why: String) -> [UInt8] {
+        reply(option, type, Array(why.utf8))
+    }
+    private static func info(_ option: UInt32, _ type: UInt16, _ fill: (inout [UInt8]) -> Void) -> [UInt8] {
+        var data: [UInt8] = []
+        data.append(bigEndian: type)
+        fill(&data)
+        return reply(option, OptionReply.info, data)
+    }
+    private static func listed(_ export: NBDExportDescription) -> [UInt8] {
+        var data: [UInt8] = []
+        data.append(bigEndian: UInt32(export.name.utf8.count))
+        data.append(contentsOf: export.name.utf8)
+        data.append(contentsOf: export.text.utf8)
+        return reply(OptionNumber.list, OptionReply.server, data)
+    }
+}

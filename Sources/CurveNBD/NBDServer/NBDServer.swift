@@ -1,0 +1,155 @@
+import BlockTypes
+import Environment
+import NBDProtocol
+
+/// Serves volumes to NBD clients over the listeners of one environment. Loop-confined.
+///
+/// All connections of an export go to the same volume object: a flush on one covers what was answered on any.
+public final class NBDServer {
+    let environment: any Environment
+    let limits: NBDServerLimits
+    let pool: BufferPool
+    private var exports: [NBDExport] = []
+    private var listeners: [any Listener] = []
+    /// Open connections by number, oldest first: numbers only grow.
+    private var connections: [Int: ServerConnection] = [:]
+    private var nextConnection = 0
+    private var stopped: (() -> Void)?
+    private var isStopping = false
+    private var describedExports: [NBDExportDescription]?
+    var counters = NBDServerStatus()
+
+    /// Called after an export's volume has changed its size.
+    public var exportResized: ((_ name: String, _ size: ByteCount) -> Void)?
+
+    /// A server without exports that listens nowhere yet.
+    public init(
+        environment: any Environment, limits: NBDServerLimits = NBDServerLimits(),
+        pool: BufferPool = BufferPool()
+    ) {
+        (self.environment, self.limits, self.pool) = (environment, limits, pool)
+    }
+
+    /// What it is doing.
+    public var status: NBDServerStatus {
+        var status = counters
+        status.connections = connections.count
+        status.inFlightRequests = connections.values.reduce(0) { $0 + $1.inFlightRequests }
+        return status
+    }
+
+    /// Offers a volume to clients that connect from now on, and follows its size.
+    /// - Throws: ``NBDServerError``.
+    public func add(_ export: NBDExport) throws(NBDServerError) {
+        let texts = [export.name, export.description]
+        guard texts.allSatisfy({ $0.utf8.count <= NBDLimits.stringBytesMax && !$0.utf8.contains(0) }) else {
+            throw .badName
+        }
+        guard !exports.contains(where: { $0.name == export.name }) else { throw .nameTaken(export.name) }
+        guard exports.count < limits.exportsMax else { throw .tooManyExports(limits.exportsMax) }
+        exports.append(export)
+        describedExports = nil
+        // By volume, not by name: one volume may be exported twice.
+        export.volume.resized = { [weak self, weak volume = export.volume] size in
+            if let self, let volume { resized(volume, to: size) }
+        }
+    }
+    /// Offers an export no longer; its connections answer what is in flight and close.
+    public func remove(_ name: String) {
+        guard let index = exports.firstIndex(where: { $0.name == name }) else { return }
+        let volume = exports.remove(at: index).volume
+        if !exports.contains(where: { $0.volume === volume }) { volume.resized = nil }
+        describedExports = nil
+        for connection in inOrder where connection.exportName == name { connection.stop() }
+    }
+    /// Accepts clients on `address`.
+    /// - Returns: the address, with the port that the system chose.
+    /// - Throws: ``NetworkError``.
+    @discardableResult public func listen(on address: SocketAddress) throws(NetworkError) -> SocketAddress {
+        let listener = try environment.listen(on: address) { [weak self] link in
+            if let self { accept(link) } else { link.close() }
+        }
+        listeners.append(listener)
+        return listener.address
+    }
+    /// Stops accepting, answers what is in flight, closes every connection, then calls `completed`.
+    /// - Parameter drainFor: how long answers may take; then connections are closed without them.
+    public func stop(drainFor: Duration = .seconds(10), completed: @escaping () -> Void) {
+        guard !isStopping else { return }
+        (isStopping, stopped) = (true, completed)
+        for listener in listeners { listener.close() }
+        listeners = []
+        for export in exports { export.volume.resized = nil }
+        for connection in inOrder { connection.stop() }
+        if connections.isEmpty {
+            environment.after(.zero) { [self] in finishStop() }
+        } else {
+            environment.after(drainFor) { [self] in
+                for connection in inOrder { connection.abandon() }
+                finishStop()
+            }
+        }
+    }
+
+    private var inOrder: [ServerConnection] {
+        connections.sorted { $0.key < $1.key }.map(\.value)
+    }
+    private func finishStop() {
+        guard connections.isEmpty, let stopped else { return }
+        self.stopped = nil
+        stopped()
+    }
+    private func accept(_ link: any Connection) {
+        guard !isStopping, makeRoom() else { return link.close() }
+        let connection = ServerConnection(number: nextConnection, link: link, server: self)
+        nextConnection += 1
+        connections[connection.number] = connection
+        shareOut()
+        connection.open()
+    }
+    /// - Returns: false when every connection is past its handshake and the bound is reached.
+    private func makeRoom() -> Bool {
+        guard connections.count >= limits.connectionsMax else { return true }
+        guard let oldest = inOrder.first(where: \.isInHandshake) else {
+            environment.log(.warning, "nbd: refused a client, \(limits.connectionsMax) are connected")
+            return false
+        }
+        oldest.abandon()
+        return true
+    }
+    /// Gives every connection its part of what may be in flight.
+    private func shareOut() {
+        let count = max(1, connections.count)
+        let requests = min(limits.connection.inFlightRequestsMax, max(1, limits.inFlightRequestsMax / count))
+        let bytes = min(limits.connection.inFlightBytesMax, limits.inFlightBytesMax / count)
+        for connection in connections.values { connection.limitInFlight(requests: requests, bytes: bytes) }
+    }
+    private func resized(_ volume: any BlockVolume, to size: ByteCount) {
+        describedExports = nil
+        for export in exports where export.volume === volume {
+            for connection in inOrder where connection.exportName == export.name {
+                connection.resized(to: size)
+            }
+            exportResized?(export.name, size)
+        }
+    }
+
+    // What connections ask of their server.
+
+    /// The exports as a client may see them now.
+    func descriptions() -> [NBDExportDescription] {
+        if let describedExports { return describedExports }
+        let described = exports.map(\.described)
+        describedExports = described
+        return described
+    }
+    func volume(of exportName: String) -> (any BlockVolume)? {
+        exports.first { $0.name == exportName }?.volume
+    }
+    /// Forgets a connection. Harmless when it is forgotten already.
+    func forget(_ number: Int) {
+        connections[number] = nil
+        shareOut()
+        if isStopping { finishStop() }
+    }
+}

@@ -1,0 +1,158 @@
+import BlockTypes
+import Environment
+import NBDProtocol
+
+/// One client: carries out what its session decides.
+final class ServerConnection: ConnectionHandler {
+    let number: Int
+    private let link: any Connection
+    private let server: NBDServer
+    private var session: NBDSession
+    private var volume: (any BlockVolume)?
+    private(set) var exportName: String?
+    private var handshakeTimer: TimerID?
+    private var effects: [NBDSession.Effect] = []
+    /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
+    private var batch: [NBDSession.Effect] = []
+    private var loggedErrors: Set<VolumeError> = []
+    private var isOver = false
+
+    init(number: Int, link: any Connection, server: NBDServer) {
+        (self.number, self.link, self.server) = (number, link, server)
+        var limits = server.limits.connection
+        // The link reports that it drained only after it was above its own mark.
+        limits.queuedReplyBytesMax = link.sendQueueBytesSoftMax
+        session = NBDSession(limits: limits, pool: server.pool)
+    }
+
+    var isInHandshake: Bool { session.isInHandshake }
+    var inFlightRequests: Int { session.inFlightRequests }
+
+    func open() {
+        handshakeTimer = server.environment.after(server.limits.handshakeTimeout) { [weak self] in
+            self?.handshakeTimedOut()
+        }
+        link.handler = self
+        session.opened(effects: &effects)
+        perform()
+    }
+    func stop() {
+        session.stop(effects: &effects)
+        perform()
+    }
+    /// Closes without waiting for answers.
+    func abandon() { finish() }
+
+    func limitInFlight(requests: Int, bytes: Int) { session.limitInFlight(requests: requests, bytes: bytes) }
+
+    func resized(to size: ByteCount) { session.resized(to: size) }
+
+    private func handshakeTimedOut() {
+        handshakeTimer = nil
+        guard session.isInHandshake else { return }
+        server.environment.log(.info, "nbd: \(link.peer): no export chosen in time")
+        finish()
+    }
+
+    // What the link reports.
+
+    @unsafe func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { unsafe session.receiveWindow }
+
+    @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
+        guard !isOver else { return }
+        unsafe session.received(
+            bytes, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
+        perform()
+    }
+    func connectionDrained() {
+        guard !isOver else { return }
+        session.drained(exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
+        perform()
+    }
+    func connectionClosed(_ reason: NetworkError) {
+        if !isOver { server.environment.log(.debug, "nbd: \(link.peer): \(reason)") }
+        end()
+        link.handler = nil
+    }
+
+    private func completed(_ token: NBDRequestToken, _ result: VolumeResult) {
+        if case .failure(let error) = result { note(error) }
+        session.completed(
+            token, result, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
+        perform()
+    }
+    private var choices: [NBDExportDescription] { session.isInHandshake ? server.descriptions() : [] }
+
+    private func note(_ error: VolumeError) {
+        server.counters.failedRequests += 1
+        guard loggedErrors.insert(error).inserted else { return }
+        server.environment.log(
+            .warning,
+            "nbd: \(link.peer): export '\(exportName ?? "")': a request failed: \(error); later ones of "
+                + "this kind on this connection are not logged")
+    }
+
+    // Carrying out effects.
+
+    private func perform() {
+        repeat {
+            swap(&batch, &effects)
+            var pieces: [SendPiece] = []
+            var ended: NBDEndReason?
+            for effect in batch {
+                switch effect {
+                case .send(let bytes): pieces.append(.bytes(bytes))
+                case .sendPayload(let payload): pieces.append(.payload(payload))
+                case .enter(let name): enter(name)
+                case .submit(let token, let request): submit(token, request)
+                case .pauseReceiving: link.pauseReceiving()
+                case .resumeReceiving: link.resumeReceiving()
+                case .close(let reason): ended = reason
+                }
+            }
+            batch.removeAll(keepingCapacity: true)
+            if !pieces.isEmpty, !isOver { link.send(pieces) }
+            if let ended { close(ended) }
+            // A link that took everything at once never reports that it drained.
+            guard !isOver, session.waitsForDrain, link.queuedSendBytes <= link.sendQueueBytesSoftMax / 2
+            else {
+                continue
+            }
+            session.drained(exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
+        } while !effects.isEmpty
+    }
+    private func enter(_ name: String) {
+        if let handshakeTimer { server.environment.cancel(handshakeTimer) }
+        handshakeTimer = nil
+        exportName = name
+        volume = server.volume(of: name)
+    }
+    private func submit(_ token: NBDRequestToken, _ request: VolumeRequest) {
+        guard let volume else { return invariant(false, "a request before an export was chosen") }
+        server.counters.requests += 1
+        volume.submit(request) { self.completed(token, $0) }
+    }
+    private func close(_ reason: NBDEndReason) {
+        switch reason {
+        case .disconnected, .stopped: server.environment.log(.debug, "nbd: \(link.peer): \(reason)")
+        case .unknownExport: server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
+        case .violation:
+            server.counters.violations += 1
+            server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
+        }
+        finish()
+    }
+    private func finish() {
+        guard !isOver else { return }
+        end()
+        link.close()
+    }
+    private func end() {
+        guard !isOver else { return }
+        isOver = true
+        if let handshakeTimer { server.environment.cancel(handshakeTimer) }
+        handshakeTimer = nil
+        session.lost()
+        server.forget(number)
+    }
+}

@@ -1,0 +1,108 @@
+import BlockTypes
+import Raft
+
+/// What a replica's disk holds.
+struct DiskState {
+    var term = Term(0)
+    var votedFor: ServerID?
+    var base = LogPosition.zero
+    var entries: [LogEntry] = []
+    var isSyncing = false
+    var voteFloor = LogPosition.zero
+    /// Persisted now and then; recovery applies again from here.
+    var appliedMark = LogIndex(0)
+
+    var last: LogPosition { entries.last?.position ?? base }
+    func entry(at index: LogIndex) -> LogEntry? {
+        guard index > base.index, index <= last.index else { return nil }
+        return entries[Int(index.rawValue - base.index.rawValue) - 1]
+    }
+    func position(at index: LogIndex) -> LogPosition? {
+        index == base.index ? base : entry(at: index)?.position
+    }
+    var termStarts: [LogPosition] {
+        var starts: [LogPosition] = []
+        for entry in entries where entry.position.term != starts.last?.term { starts.append(entry.position) }
+        return starts
+    }
+
+    enum Change {
+        case vote(Term, ServerID?)
+        case append([LogEntry])
+        case truncate(from: LogIndex)
+        case beginSync(base: LogPosition, floor: LogPosition)
+        case finishSync(generation: Int)
+    }
+    mutating func make(_ change: Change) {
+        switch change {
+        case .vote(let newTerm, let candidate): (term, votedFor) = (newTerm, candidate)
+        case .append(let new): entries += new
+        case .truncate(let index): entries.removeLast(Int(last.index.rawValue - index.rawValue) + 1)
+        case .beginSync(let newBase, let floor):
+            (base, entries, isSyncing, voteFloor) = (newBase, [], true, floor)
+            appliedMark = newBase.index
+        case .finishSync: isSyncing = false
+        }
+    }
+    mutating func dropThrough(_ index: LogIndex) {
+        guard index > base.index, let position = position(at: index) else { return }
+        entries.removeFirst(Int(index.rawValue - base.index.rawValue))
+        base = position
+        appliedMark = max(appliedMark, index)
+    }
+}
+
+/// A store whose changes reach the disk late and in order, and of which a crash keeps any prefix.
+struct FakeStore {
+    /// As of the last change that is durable.
+    var disk = DiskState()
+    /// As of the last change asked for.
+    var view = DiskState()
+    var pending: [DiskState.Change] = []
+    var commit = LogIndex(0)
+    var applied = LogIndex(0)
+    var copyGeneration = 0
+
+    /// Committed, durable, and not about to be truncated.
+    var applicable: LogIndex {
+        var index = min(commit, disk.last.index)
+        while index > disk.base.index, disk.position(at: index) != view.position(at: index) {
+            index = LogIndex(index.rawValue - 1)
+        }
+        return index
+    }
+    mutating func ask(_ change: DiskState.Change) {
+        view.make(change)
+        pending.append(change)
+    }
+    mutating func completeOldest() -> DiskState.Change {
+        let change = pending.removeFirst()
+        disk.make(change)
+        return change
+    }
+    mutating func dropThrough(_ index: LogIndex) {
+        disk.dropThrough(index)
+        view.dropThrough(index)
+    }
+
+    mutating func crash(_ random: inout SeededRandom) {
+        disk.appliedMark = LogIndex(
+            UInt64.random(
+                in: disk.appliedMark.rawValue...max(applied.rawValue, disk.appliedMark.rawValue),
+                using: &random))
+        for _ in 0..<Int.random(in: 0...pending.count, using: &random) {
+            let change = pending.removeFirst()
+            if pending.isEmpty == false || random.oneIn(2) {
+                disk.make(change)
+            } else if case .append(let entries) = change {
+                let kept = Int.random(in: 0...entries.count, using: &random)
+                if kept > 0 { disk.make(.append(Array(entries.prefix(kept)))) }
+            }
+        }
+        pending = []
+        view = disk
+        applied = disk.appliedMark
+        commit = applied
+        copyGeneration += 1
+    }
+}

@@ -1,0 +1,113 @@
+/// The histories of many independent registers, one per block or sector, recorded while a world runs.
+///
+/// A register's value is the 8-byte id that a write puts into each of its 512-byte sectors; 0 is zeroes.
+public struct BlockHistory {
+    private struct Open {
+        let kind: RegisterOperation.Kind
+        let registers: Range<UInt64>
+        let value: UInt64
+        let start: UInt64
+    }
+    private var clock: UInt64 = 0
+    private var open: [UInt64: Open] = [:]
+    private var histories: [UInt64: [RegisterOperation]] = [:]
+    /// Operations recorded with an answer.
+    public private(set) var answeredCount = 0
+    /// Writes that were never answered, or in a way that leaves the outcome open.
+    public private(set) var unknownCount = 0
+
+    /// Nothing happened yet.
+    public init() {}
+
+    /// A write of `value` into each of `registers` is asked for. 0 stands for trim and write zeroes.
+    public mutating func startWrite(_ id: UInt64, _ registers: Range<UInt64>, value: UInt64) {
+        start(id, .write, registers, value)
+    }
+    /// A read of `registers` is asked for.
+    public mutating func startRead(_ id: UInt64, _ registers: Range<UInt64>) {
+        start(id, .read, registers, 0)
+    }
+    /// A write was answered: it is done.
+    public mutating func finishWrite(_ id: UInt64) {
+        guard let operation = open.removeValue(forKey: id) else { preconditionFailure("write \(id) twice") }
+        precondition(operation.kind == .write, "\(id) is a read")
+        let finish = tick()
+        answeredCount += 1
+        for register in operation.registers {
+            add(register, .write, operation.value, operation.start, finish)
+        }
+    }
+    /// A read was answered with one value for each register.
+    public mutating func finishRead(_ id: UInt64, values: [UInt64]) {
+        guard let operation = open.removeValue(forKey: id) else { preconditionFailure("read \(id) twice") }
+        precondition(operation.kind == .read && values.count == operation.registers.count, "read \(id)")
+        let finish = tick()
+        answeredCount += 1
+        for (register, value) in zip(operation.registers, values) {
+            add(register, .read, value, operation.start, finish)
+        }
+    }
+    /// An operation failed: a write may or may not take effect at any later time, a read says nothing.
+    public mutating func fail(_ id: UInt64) {
+        guard let operation = open.removeValue(forKey: id) else { preconditionFailure("\(id) failed twice") }
+        guard operation.kind == .write else { return }
+        unknownCount += 1
+        for register in operation.registers {
+            add(register, .write, operation.value, operation.start, RegisterOperation.never)
+        }
+    }
+    /// A failed write is known to have had no effect: it is forgotten.
+    public mutating func refuse(_ id: UInt64) { open[id] = nil }
+    /// Operations asked for and not answered.
+    public var openCount: Int { open.count }
+
+    /// Judges every register; what is still open may or may not have happened.
+    /// - Returns: the first violation by register number, and how many registers could not be decided.
+    public func check(
+        statesMax: Int = 100_000
+    ) -> (violation: (register: UInt64, what: RegisterViolation)?, undecidedCount: Int) {
+        var judged = self
+        for id in open.keys.sorted() { judged.fail(id) }
+        var undecided = 0
+        for register in judged.histories.keys.sorted() {
+            switch checkRegister(judged.histories[register] ?? [], statesMax: statesMax) {
+            case .linearizable: break
+            case .undecided: undecided += 1
+            case .violated(let what): return ((register, what), undecided)
+            }
+        }
+        return (nil, undecided)
+    }
+    /// What happened to one register, by time asked, for a person to read.
+    public func story(of register: UInt64) -> [String] {
+        var all = histories[register] ?? []
+        for id in open.keys.sorted() {
+            guard let operation = open[id], operation.registers.contains(register) else { continue }
+            guard operation.kind == .write else { continue }
+            all.append(
+                RegisterOperation(
+                    .write, operation.value, start: operation.start, finish: RegisterOperation.never))
+        }
+        return all.sorted { $0.start < $1.start }.map {
+            let end = $0.finish == RegisterOperation.never ? "?" : "\($0.finish)"
+            return "\($0.start)...\(end) \($0.kind) 0x\(String($0.value, radix: 16))"
+        }
+    }
+
+    private mutating func tick() -> UInt64 {
+        clock += 1
+        return clock
+    }
+    private mutating func start(
+        _ id: UInt64, _ kind: RegisterOperation.Kind, _ registers: Range<UInt64>, _ value: UInt64
+    ) {
+        precondition(open[id] == nil, "operation \(id) is open")
+        open[id] = Open(kind: kind, registers: registers, value: value, start: tick())
+    }
+    private mutating func add(
+        _ register: UInt64, _ kind: RegisterOperation.Kind, _ value: UInt64, _ start: UInt64, _ finish: UInt64
+    ) {
+        histories[register, default: []].append(
+            RegisterOperation(kind, value, start: start, finish: finish))
+    }
+}

@@ -1,0 +1,90 @@
+/// Keeps every state that the register may be in while the events go by; exact for any history.
+///
+/// Zero may be written many times, which the zones of `Zones.swift` cannot tell apart (the general problem
+/// is NP-complete). What is open at one time is little, so following all orders is cheap in practice.
+/// An operation takes effect as late as possible: only when an answer demands it (Lowe, "Testing for
+/// linearizability", 2017).
+private struct OrderState: Hashable {
+    var value: UInt64
+    /// Asked, not answered, and not yet in effect; ascending places in the list of operations.
+    var waiting: [Int]
+    /// Not answered, but in effect already.
+    var done: [Int]
+}
+
+private struct OrderEvent {
+    let time: UInt64
+    let operation: Int
+    let isAnswer: Bool
+}
+
+func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> RegisterVerdict {
+    var events: [OrderEvent] = []
+    for (index, operation) in operations.enumerated() {
+        events.append(OrderEvent(time: operation.start, operation: index, isAnswer: false))
+        if operation.finish != RegisterOperation.never {
+            events.append(OrderEvent(time: operation.finish, operation: index, isAnswer: true))
+        }
+    }
+    events.sort { $0.time < $1.time }
+    var states: Set<OrderState> = [OrderState(value: 0, waiting: [], done: [])]
+    for event in events {
+        if event.isAnswer {
+            guard let next = answer(event.operation, operations, states, statesMax: statesMax) else {
+                return .undecided
+            }
+            states = next
+            if states.isEmpty { return violation(.noOrder, [operations[event.operation].value], event.time) }
+        } else {
+            states = Set(
+                states.map {
+                    var state = $0
+                    state.waiting.append(event.operation)
+                    return state
+                })
+        }
+    }
+    return .linearizable
+}
+
+/// The states in which `index` has taken effect, with whatever had to take effect before it.
+private func answer(
+    _ index: Int, _ operations: [RegisterOperation], _ states: Set<OrderState>, statesMax: Int
+) -> Set<OrderState>? {
+    var reached: Set<OrderState> = []
+    var seen = states
+    var open = Array(states)
+    while let state = open.popLast() {
+        if let position = state.done.firstIndex(of: index) {
+            var settled = state
+            settled.done.remove(at: position)
+            reached.insert(settled)
+            continue
+        }
+        for next in successors(state, operations) where seen.insert(next).inserted { open.append(next) }
+        if seen.count > statesMax { return nil }
+    }
+    return reached
+}
+
+private func successors(_ state: OrderState, _ operations: [RegisterOperation]) -> [OrderState] {
+    var next: [OrderState] = []
+    var triedOpenZero = false
+    for (position, index) in state.waiting.enumerated() {
+        let operation = operations[index]
+        if operation.kind == .read, operation.value != state.value { continue }
+        let isOpenZero = operation.finish == RegisterOperation.never && operation.value == 0
+        // Unanswered writes of zero are alike once asked: trying the oldest is enough.
+        if isOpenZero, triedOpenZero { continue }
+        triedOpenZero = triedOpenZero || isOpenZero
+        var changed = state
+        changed.waiting.remove(at: position)
+        if operation.finish != RegisterOperation.never {
+            let place = changed.done.firstIndex { $0 > index } ?? changed.done.count
+            changed.done.insert(index, at: place)
+        }
+        if operation.kind == .write { changed.value = operation.value }
+        next.append(changed)
+    }
+    return next
+}

@@ -1,0 +1,176 @@
+import BlockTypes
+import Checkers
+import CurveClient
+import Environment
+import Simulation
+
+/// How a run ended.
+public struct ScenarioOutcome: Sendable {
+    /// What was wrong, in one line; `nil` when nothing was.
+    public var cause: String?
+    /// Requests that clients made, and those that were answered.
+    public var requests = 0, answered = 0
+    /// Blocks whose history was too tangled to judge.
+    public var undecided = 0
+    /// Depends on every happening of the run.
+    public var traceHash: UInt64 = 0
+    /// Happenings performed.
+    public var steps: UInt64 = 0
+    /// The last lines of the trace, when they were kept.
+    public var trace: [String] = []
+}
+
+/// One seeded run of a whole cluster: turmoil, calm, judgement.
+///
+/// First anything may happen to machines, network and disks, and whatever a client is told must be true.
+/// Then all faults stop: every request must finish, and the replicas must agree.
+public final class Scenario {
+    private let plan: ScenarioPlan
+    private let world: SimWorld
+    private let cluster: SimCluster
+    private let record = LoadRecord()
+    private var clients: [ScenarioClient] = []
+    private var clientCount = 0
+
+    /// - Parameter traceLinesMax: lines kept for a person to read.
+    public init(_ plan: ScenarioPlan, traceLinesMax: Int = 0) {
+        self.plan = plan
+        world = SimWorld(seed: plan.seed, faults: .none, traceLinesMax: traceLinesMax)
+        cluster = SimCluster(world, plan)
+    }
+    /// Runs it to the end.
+    public func run() -> ScenarioOutcome {
+        var outcome = ScenarioOutcome()
+        outcome.cause = perform(&outcome)
+        outcome.requests = record.issued
+        outcome.answered = record.history.answeredCount
+        outcome.traceHash = world.trace.hash
+        outcome.steps = world.stepCount
+        outcome.trace = world.trace.lines
+        for client in clients { client.end() }
+        world.end()
+        return outcome
+    }
+    private func perform(_ outcome: inout ScenarioOutcome) -> String? {
+        if let wrong = cluster.boot() { return wrong }
+        newClient()
+        guard world.run(within: .seconds(60), until: { clients[0].isAttached }) else {
+            return "the first client cannot attach: \(clients[0].trouble ?? "no answer")"
+        }
+        turmoil()
+        if let wrong = complaint { return wrong }
+        if let wrong = calm() { return wrong }
+        let (violation, undecided) = record.history.check()
+        outcome.undecided = undecided
+        if let violation { return describe(violation) }
+        guard cluster.stopServers() else { return "the chunkservers do not stop" }
+        return complaint ?? cluster.compareReplicas(registers: plan.load.hotSpots)
+    }
+    private var complaint: String? { record.complaint ?? cluster.complaint }
+
+    // MARK: Turmoil
+
+    private func turmoil() {
+        world.faults = plan.faults
+        for index in 0..<SimCluster.serverCount { cluster.disks[index].faults = plan.faults.disk }
+        if let index = plan.damagedServer {
+            cluster.disks[index].faults = .damagedSwarm(&world.random)
+        }
+        let end = world.trueNow + ScenarioPlan.turmoil
+        strikeLater(until: end)
+        _ = world.run(within: ScenarioPlan.turmoil) {
+            complaint != nil || record.issued >= plan.load.operations && openCount == 0
+        }
+        isStriking = false
+    }
+    private var isStriking = true
+    private var openCount: Int { clients.reduce(0) { $0 + $1.openCount } }
+
+    private func strikeLater(until end: Duration) {
+        guard !plan.nemesis.deeds.isEmpty else { return }
+        let most = max(1, plan.nemesis.restMax.milliseconds)
+        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+            guard let self, isStriking, world.trueNow < end else { return }
+            strike()
+            strikeLater(until: end)
+        }
+    }
+    private func strike() {
+        let deed = plan.nemesis.deeds[Int.random(in: 0..<plan.nemesis.deeds.count, using: &world.random)]
+        let victim = Int.random(in: 0..<SimCluster.serverCount, using: &world.random)
+        world.note { "nemesis: \(deed)" }
+        switch deed {
+        case .powerLoss: cluster.losePower(victim, for: anyTime(upTo: 3000))
+        case .powerLossOfAll:
+            let outage = anyTime(upTo: 2000)
+            for index in 0..<SimCluster.serverCount { cluster.losePower(index, for: outage) }
+        case .kill: cluster.kill(victim, thenStartAfter: anyTime(upTo: 2000))
+        case .pause: cluster.pause(victim, for: anyTime(upTo: 4000))
+        case .isolate: world.isolate(anyMachine())
+        case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
+        case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: anyTime(upTo: 1000))
+        case .heal: world.healNetwork()
+        case .directoryDown:
+            cluster.stopDirectory()
+            world.after(anyTime(upTo: 4000)) { [weak self] in self?.cluster.startDirectory() }
+        case .clientDies:
+            clients.last?.die()
+            newClient()
+        case .takeOver: newClient()
+        }
+    }
+    private func anyTime(upTo milliseconds: Int) -> Duration {
+        .milliseconds(Int.random(in: 1...milliseconds, using: &world.random))
+    }
+    private func anyMachine() -> String {
+        let choice = Int.random(in: 0...SimCluster.serverCount + 1, using: &world.random)
+        if choice == SimCluster.serverCount { return "mds" }
+        if choice > SimCluster.serverCount, let client = clients.last { return client.machine }
+        return SimCluster.machine(choice % SimCluster.serverCount)
+    }
+    private func newClient() {
+        clientCount += 1
+        for client in clients { client.isSuperseded = true }
+        let client = ScenarioClient(
+            world, number: clientCount, plan.load, record, pool: cluster.pool, seed: world.random.next(),
+            newestEpoch: { [cluster] in cluster.newestEpoch })
+        clients.append(client)
+        client.attach()
+    }
+
+    // MARK: Calm
+
+    private func calm() -> String? {
+        world.note { "calm" }
+        cluster.calmDown()
+        for client in clients { client.stopAsking() }
+        if clients.last?.isUsable != true { newClient() }
+        guard let client = clients.last else { return "no client" }
+        guard world.run(within: ScenarioPlan.calm, until: { client.isAttached || complaint != nil }) else {
+            return "no client can attach after the faults have stopped: \(client.trouble ?? "no answer")"
+        }
+        client.stopAsking()
+        guard world.run(within: ScenarioPlan.calm, until: { openCount == 0 || complaint != nil }) else {
+            return "\(openCount) requests never finish after the faults have stopped: \(client.trouble ?? "")"
+        }
+        if let complaint { return complaint }
+        client.readEverything()
+        guard world.run(within: ScenarioPlan.calm, until: { openCount == 0 || complaint != nil }) else {
+            return "\(openCount) reads never finish after the faults have stopped: \(client.trouble ?? "")"
+        }
+        client.detach()
+        // Followers learn of the last commits by heartbeats and catch up.
+        world.run(for: .seconds(20))
+        return complaint
+    }
+    private func describe(_ found: (register: UInt64, what: RegisterViolation)) -> String {
+        let block = found.register * UInt64(plan.load.registerBytes) / UInt64(Geometry.blockBytes)
+        for line in record.history.story(of: found.register) { world.note { "history: \(line)" } }
+        return "block \(block): \(found.what)"
+    }
+}
+
+extension Duration {
+    /// Whole milliseconds.
+    var milliseconds: Int64 { components.seconds * 1000 + components.attoseconds / 1_000_000_000_000_000 }
+}

@@ -1,0 +1,76 @@
+import BlockTypes
+import CurveClient
+import Environment
+import Simulation
+
+/// One client process: attaches the volume, puts load on it, may die or be superseded.
+final class ScenarioClient {
+    let machine: String
+    private let host: SimHost
+    private let plan: LoadPlan
+    private let record: LoadRecord
+    private let pool: BufferPool
+    private let seed: UInt64
+    private var volume: RemoteVolume?
+    private var load: VolumeLoad?
+    private var mayAsk = true
+    private(set) var isAttached = false
+    private(set) var isLost = false
+    private var attachTrouble: String?
+    /// Another client tries to attach: this one need not go on trying.
+    var isSuperseded = false
+    /// The newest epoch that the directory has given; a late copy of an old attach may have raised it too.
+    private let newestEpoch: () -> UInt32
+
+    init(
+        _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool, seed: UInt64,
+        newestEpoch: @escaping () -> UInt32
+    ) {
+        self.newestEpoch = newestEpoch
+        machine = "client\(number)"
+        host = world.startHost(on: machine)
+        (self.plan, self.record, self.pool, self.seed) = (plan, record, pool, seed)
+    }
+    var openCount: Int { load?.openCount ?? 0 }
+    var isUsable: Bool { host.isAlive && !isLost }
+    /// What it waits for, in words.
+    var trouble: String? { attachTrouble ?? volume?.status.waiting }
+
+    func attach() {
+        var options = AttachOptions(
+            path: "/volume", metadataServers: [ScenarioDirectory.address], holder: machine, takeOver: true)
+        options.timeout = .seconds(10)
+        RemoteVolume.attach(environment: host, options: options) { [weak self] result in
+            guard let self, host.isAlive else { return }
+            switch result {
+            case .success(let volume): attached(volume)
+            case .failure(let error):
+                attachTrouble = "\(error)"
+                // A superseded client's attach may be fenced by the newer one: it gives up.
+                if isSuperseded { return isLost = true }
+                host.after(.milliseconds(200)) { [weak self] in self?.attach() }
+            }
+        }
+    }
+    private func attached(_ volume: RemoteVolume) {
+        (self.volume, isAttached, attachTrouble) = (volume, true, nil)
+        volume.lost = { [weak self] in self?.isLost = true }
+        let load = VolumeLoad(volume, on: host, plan, record, seed: seed)
+        load.isExpected = { [weak self] error in error == .fenced && self?.isOutdated() == true }
+        self.load = load
+        if mayAsk { load.start() }
+    }
+    private func isOutdated() -> Bool { volume.map { $0.epoch.rawValue < newestEpoch() } ?? false }
+    func stopAsking() {
+        mayAsk = false
+        load?.stop()
+    }
+    func readEverything() { load?.readEverything() }
+    func detach() { volume?.detach {} }
+    func die() {
+        load?.die()
+        isLost = true
+        host.kill()
+    }
+    func end() { (volume, load) = (nil, nil) }
+}

@@ -1,0 +1,130 @@
+import BlockTypes
+import ControlMessages
+import CurveWire
+import Environment
+import Simulation
+
+/// What a metadata server must keep over its own restarts; the shell is ``ScenarioDirectory``.
+public final class DirectoryState {
+    let cluster: UniqueID
+    let copysets: [(id: CopysetID, members: [ServerID])]
+    let volume: VolumeID
+    let size: ByteCount
+    let stripeUnitBytes: UInt32
+    let stripeCount: UInt32
+    var epoch: UInt32 = 0
+    var bookVersion: UInt64 = 0
+    var servers: [UInt64: (incarnation: UInt64, addresses: [String])] = [:]
+
+    init(
+        cluster: UniqueID, copysets: [(id: CopysetID, members: [ServerID])], volume: VolumeID,
+        size: ByteCount,
+        stripeUnitBytes: UInt32, stripeCount: UInt32
+    ) {
+        (self.cluster, self.copysets, self.volume, self.size) = (cluster, copysets, volume, size)
+        (self.stripeUnitBytes, self.stripeCount) = (stripeUnitBytes, stripeCount)
+    }
+}
+
+/// A stand-in for the metadata server: one volume, fixed copysets, no leases; every attach takes over.
+///
+/// Keeps the store of real metadata out of the way of scenarios that are about the I/O path.
+public final class ScenarioDirectory {
+    private let state: DirectoryState
+    private let server: ControlServer
+    static let address = SocketAddress.tcp(host: "mds", port: 6000)
+
+    init(_ state: DirectoryState, on host: SimHost, pool: BufferPool) throws {
+        self.state = state
+        server = ControlServer(
+            environment: host, pool: pool, hello: Hello(role: .metadata, cluster: state.cluster))
+        server.onRequest = { [weak self] connection, id, request in
+            guard let self else { return }
+            connection.respond(to: id, self.answer(request))
+        }
+        try server.listen(on: Self.address)
+    }
+
+    private func answer(_ request: ControlRequest) -> ControlResponse {
+        var response = ControlResponse()
+        switch request.body {
+        case .registerServer(let register): response.body = registered(register)
+        case .serverHeartbeat(let beat):
+            var answer = ControlServerHeartbeatResponse()
+            if beat.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }
+            answer.copysetsVersion = 1
+            if beat.copysetsVersion != 1 { answer.copysets = copysets(of: beat.server) }
+            response.body = .serverHeartbeat(answer)
+        case .attachVolume: response.body = .attachVolume(attached())
+        case .renewLease(let renewal):
+            guard renewal.epoch == state.epoch else {
+                return refusal(.fenced, "another client has taken over")
+            }
+            var answer = ControlRenewLeaseResponse()
+            answer.sizeBytes = state.size.bytes
+            if renewal.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }
+            response.body = .renewLease(answer)
+        case .getAddressBook:
+            var answer = ControlGetAddressBookResponse()
+            answer.addressBook = addressBook
+            response.body = .getAddressBook(answer)
+        case .detachVolume: response.body = .empty(ControlEmptyResponse())
+        default: return refusal(.badRequest, "the scenario's directory does not know this request")
+        }
+        return response
+    }
+    private func registered(_ register: ControlRegisterServerRequest) -> ControlResponse.OneOf_Body {
+        let known = state.servers[register.server]
+        if known?.incarnation != register.incarnation || known?.addresses ?? [] != register.addresses {
+            state.bookVersion += 1
+            state.servers[register.server] = (register.incarnation, register.addresses)
+        }
+        var answer = ControlRegisterServerResponse()
+        answer.copysets = copysets(of: register.server)
+        answer.addressBook = addressBook
+        answer.heartbeatMilliseconds = 1000
+        return .registerServer(answer)
+    }
+    private func attached() -> ControlAttachVolumeResponse {
+        state.epoch += 1
+        var volume = ControlVolume()
+        volume.id = state.volume.rawValue
+        volume.path = "/volume"
+        volume.sizeBytes = state.size.bytes
+        volume.stripeUnitBytes = state.stripeUnitBytes
+        volume.stripeCount = state.stripeCount
+        volume.epoch = state.epoch
+        var answer = ControlAttachVolumeResponse()
+        answer.volume = volume
+        answer.epoch = state.epoch
+        answer.leaseMilliseconds = 10_000
+        answer.copysets = state.copysets.map(Self.message)
+        answer.addressBook = addressBook
+        return answer
+    }
+    private func refusal(_ code: ControlFailure.Code, _ message: String) -> ControlResponse {
+        ControlResponse(refusing: ControlFailure(code, message))
+    }
+    private func copysets(of server: UInt64) -> [ControlCopyset] {
+        state.copysets.filter { $0.members.contains(ServerID(server)) }.map(Self.message)
+    }
+    private static func message(_ copyset: (id: CopysetID, members: [ServerID])) -> ControlCopyset {
+        var message = ControlCopyset()
+        message.id = copyset.id.rawValue
+        message.members = copyset.members.map(\.rawValue)
+        return message
+    }
+    private var addressBook: ControlAddressBook {
+        var book = ControlAddressBook()
+        book.version = state.bookVersion
+        book.servers = state.servers.keys.sorted().compactMap { number in
+            guard let server = state.servers[number] else { return nil }
+            var entry = ControlServerAddress()
+            entry.server = number
+            entry.incarnation = server.incarnation
+            entry.addresses = server.addresses
+            return entry
+        }
+        return book
+    }
+}

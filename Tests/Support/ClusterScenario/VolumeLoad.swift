@@ -1,0 +1,235 @@
+import BlockTypes
+import Checkers
+import Environment
+import Simulation
+
+/// What all clients of a run did, and what was wrong with it.
+public final class LoadRecord {
+    /// For the judge.
+    public var history = BlockHistory()
+    /// Requests issued so far.
+    public var issued = 0
+    /// Requests answered with success.
+    public var succeeded = 0
+    /// Requests answered with an error.
+    public var failed = 0
+    /// The first thing that no history is needed to condemn: a torn block, a wrong length, an odd error.
+    public private(set) var complaint: String?
+    private var nextID: UInt64 = 0
+
+    /// Nothing done yet.
+    public init() {}
+    func newID() -> UInt64 {
+        nextID += 1
+        return nextID
+    }
+    func complain(_ what: @autoclosure () -> String) {
+        if complaint == nil { complaint = what() }
+    }
+}
+
+/// One client: keeps requests in flight on a volume and writes down what it asked and was told.
+///
+/// Each write puts its number into the first and, inverted, the last eight bytes of each sector.
+public final class VolumeLoad {
+    private let volume: any BlockVolume
+    private let host: SimHost
+    private let plan: LoadPlan
+    private let record: LoadRecord
+    private var random: SeededRandom
+    private var open: Set<UInt64> = []  // Looked up; sorted where the order can be seen.
+    private var isIssuing = true
+    private var seesNothing = false
+    /// Requests of this client that are not answered.
+    public var openCount: Int { open.count }
+    /// Errors that are no fault of the store in this run.
+    public var isExpected: (VolumeError) -> Bool = { _ in false }
+
+    /// A client of `volume`, running on `host`.
+    public init(
+        _ volume: any BlockVolume, on host: SimHost, _ plan: LoadPlan, _ record: LoadRecord, seed: UInt64
+    ) {
+        (self.volume, self.host, self.plan, self.record) = (volume, host, plan, record)
+        random = SeededRandom(seed: seed)
+    }
+    /// Begins to ask.
+    public func start() { for _ in 0..<plan.inFlightMax { next() } }
+    /// Asks no more; what is open goes on.
+    public func stop() { isIssuing = false }
+    /// The client is gone: its open writes may or may not happen.
+    public func die() {
+        (isIssuing, seesNothing) = (false, true)
+        for id in open.sorted() { record.history.fail(id) }
+        open.removeAll()
+    }
+    /// Reads every register that the load may have touched, outside of the plan.
+    public func readEverything() {
+        for spot in plan.hotSpots {
+            for start in stride(from: spot.lowerBound, to: spot.upperBound, by: 32) {
+                let count = min(32, spot.upperBound - start)
+                read(start * Geometry.blockBytes, count * Geometry.blockBytes)
+            }
+        }
+    }
+
+    // MARK: Asking
+
+    private func next() {
+        guard isIssuing, record.issued < plan.operations else { return }
+        record.issued += 1
+        let (start, count) = chooseRun()
+        var choice = Int.random(
+            in: 0..<(plan.reads + plan.writes + plan.trims + plan.zeroes + plan.flushes), using: &random)
+        func falls(_ weight: Int) -> Bool {
+            choice -= weight
+            return choice < 0
+        }
+        if falls(plan.reads) { return read(start, count) }
+        if falls(plan.writes) { return write(start, count) }
+        let length = ByteCount(bytes: UInt64(count))
+        let at = ByteOffset(bytes: UInt64(start))
+        if falls(plan.trims) { return change(start, count, 0, .trim(start: at, length: length)) }
+        if falls(plan.zeroes) { return change(start, count, 0, .writeZeroes(start: at, length: length)) }
+        volume.submit(.flush) { [self] result in
+            if seesNothing { return }
+            note(result, "flush")
+            proceed()
+        }
+    }
+    /// Bytes: a run of registers inside one hot spot.
+    private func chooseRun() -> (start: Int, count: Int) {
+        let spot = plan.hotSpots[Int.random(in: 0..<plan.hotSpots.count, using: &random)]
+        let perBlock = Geometry.blockBytes / plan.registerBytes
+        let registers = (spot.lowerBound * perBlock)..<(spot.upperBound * perBlock)
+        var most = min(plan.blocksMax * perBlock, registers.count)
+        if !random.oneIn(3) { most = min(most, 4) }
+        let count = Int.random(in: 1...most, using: &random)
+        let first = Int.random(in: registers.lowerBound...(registers.upperBound - count), using: &random)
+        return (first * plan.registerBytes, count * plan.registerBytes)
+    }
+    private func registers(_ start: Int, _ count: Int) -> Range<UInt64> {
+        UInt64(start / plan.registerBytes)..<UInt64((start + count) / plan.registerBytes)
+    }
+    private func write(_ start: Int, _ count: Int) {
+        let value = record.newID()
+        let payload = Self.contents(value, count)
+        // Sometimes in two pieces, as frontends do.
+        let sectors = count / Geometry.sectorBytes
+        let cut = random.oneIn(4) && sectors > 1 ? Int.random(in: 1..<sectors, using: &random) : 0
+        let pieces =
+            cut == 0
+            ? [payload]
+            : [
+                payload.slice(0, cut * Geometry.sectorBytes),
+                payload.slice(cut * Geometry.sectorBytes, count - cut * Geometry.sectorBytes),
+            ]
+        change(start, count, value, .write(start: ByteOffset(bytes: UInt64(start)), payloads: pieces))
+    }
+    private func change(_ start: Int, _ count: Int, _ value: UInt64, _ request: VolumeRequest) {
+        let id = record.newID()
+        open.insert(id)
+        record.history.startWrite(id, registers(start, count), value: value)
+        host.traceLine { "asks \(id): \(value == 0 ? "zero" : "write \(value)") \(start)+\(count)" }
+        volume.submit(request) { [self] result in
+            guard open.remove(id) != nil else { return unexpected(id) }
+            host.traceLine { "told \(id): \(result.isSuccess ? "done" : "\(result)")" }
+            note(result, "change of \(start)+\(count)")
+            if case .success = result { record.history.finishWrite(id) } else { record.history.fail(id) }
+            proceed()
+        }
+    }
+    private func read(_ start: Int, _ count: Int) {
+        let id = record.newID()
+        open.insert(id)
+        record.history.startRead(id, registers(start, count))
+        volume.submit(.read(start: ByteOffset(bytes: UInt64(start)), byteCount: count)) { [self] result in
+            guard open.remove(id) != nil else { return unexpected(id) }
+            note(result, "read of \(start)+\(count)")
+            if case .success(let segments) = result, let values = values(segments, start, count) {
+                host.traceLine { "read \(id): \(start)+\(count) gave \(Self.short(values))" }
+                record.history.finishRead(id, values: values)
+            } else {
+                record.history.fail(id)
+            }
+            proceed()
+        }
+    }
+    private func unexpected(_ id: UInt64) {
+        if !seesNothing { record.complain("request \(id) was answered twice") }
+    }
+    private func note(_ result: VolumeResult, _ what: String) {
+        switch result {
+        case .success: record.succeeded += 1
+        case .failure(let error):
+            record.failed += 1
+            if !isExpected(error) { record.complain("\(what) failed: \(error)") }
+        }
+    }
+    private func proceed() {
+        guard isIssuing else { return }
+        guard plan.restMax > .zero, random.oneIn(4) else { return next() }
+        let rest = Int64.random(in: 0...plan.restMax.milliseconds, using: &random)
+        host.after(.milliseconds(rest)) { self.next() }
+    }
+
+    // MARK: Contents
+
+    static func contents(_ value: UInt64, _ count: Int) -> Payload {
+        let buffer = BlockBuffer(byteCount: count)
+        _ = buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+        for sector in stride(from: 0, to: count, by: Geometry.sectorBytes) {
+            buffer.bytes.storeBytes(of: value.littleEndian, toByteOffset: sector, as: UInt64.self)
+            buffer.bytes.storeBytes(
+                of: (~value).littleEndian, toByteOffset: sector + Geometry.sectorBytes - 8, as: UInt64.self)
+        }
+        return Payload(buffer, byteCount: count)
+    }
+    /// One value for each register.
+    /// - Returns: `nil`, with a complaint, when the bytes are not those of whole writes.
+    private func values(_ segments: [ReadSegment], _ start: Int, _ count: Int) -> [UInt64]? {
+        guard segments.reduce(0, { $0 + $1.byteCount }) == count else {
+            record.complain("a read of \(count) bytes returned another number")
+            return nil
+        }
+        var sectors: [UInt64] = []
+        for segment in segments {
+            switch segment {
+            case .zeroes(let zeroes): sectors += Array(repeating: 0, count: zeroes / Geometry.sectorBytes)
+            case .data(let payload): payload.withBytes { Self.append($0, to: &sectors, record) }
+            }
+        }
+        let perRegister = plan.registerBytes / Geometry.sectorBytes
+        guard perRegister > 1 else { return sectors }
+        return stride(from: 0, to: sectors.count, by: perRegister).map { first in
+            let all = sectors[first..<(first + perRegister)]
+            if all.contains(where: { $0 != sectors[first] }) {
+                record.complain(
+                    "block \(start / 4096 + first / 8) is torn: holds writes \(Self.short(Array(all)))")
+            }
+            return sectors[first]
+        }
+    }
+    private static func append(
+        _ bytes: UnsafeRawBufferPointer, to sectors: inout [UInt64], _ record: LoadRecord
+    ) {
+        for sector in stride(from: 0, to: bytes.count, by: Geometry.sectorBytes) {
+            let value = UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: sector, as: UInt64.self))
+            let check = UInt64(
+                littleEndian: bytes.loadUnaligned(
+                    fromByteOffset: sector + Geometry.sectorBytes - 8, as: UInt64.self))
+            if check != (value == 0 ? 0 : ~value) { record.complain("a sector of write \(value) is damaged") }
+            sectors.append(value)
+        }
+    }
+    private static func short(_ values: [UInt64]) -> String {
+        var runs: [(UInt64, Int)] = []
+        for value in values {
+            if runs.last?.0 == value { runs[runs.count - 1].1 += 1 } else { runs.append((value, 1)) }
+        }
+        return runs.map { $0.1 == 1 ? "\($0.0)" : "\($0.0)x\($0.1)" }.joined(separator: " ")
+    }
+}
+
+extension Result {
+    var isSuccess: Bool { if case .success = self { true } else { false } }
+}

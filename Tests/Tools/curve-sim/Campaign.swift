@@ -1,0 +1,124 @@
+import Foundation
+
+/// Runs many seeds in processes of their own: one that stops itself costs its seed, not the others.
+final class Campaign: @unchecked Sendable {
+    // `lock` guards everything below it; each worker's reader runs on a thread of its own.
+    private let options: Options
+    private let lock = NSLock()
+    private var failures: [(seed: UInt64, cause: String)] = []
+    private var done: UInt64 = 0
+    private var answered = 0
+    private var undecided = 0
+    private let began = Date()
+
+    init(_ options: Options) { self.options = options }
+
+    /// - Returns: true when every seed was clean.
+    func run() -> Bool {
+        DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
+        for failure in failures.sorted(by: { $0.seed < $1.seed }) {
+            print("seed \(failure.seed): \(failure.cause)")
+            print("    tools/sim --replay \(failure.seed) --trace")
+        }
+        let seconds = Int(Date().timeIntervalSince(began))
+        print(
+            "\(done) seeds, \(failures.count) failed, \(answered) requests answered, "
+                + "\(undecided) block histories undecided, \(seconds) s")
+        return failures.isEmpty
+    }
+    /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
+    private func follow(_ job: Int) {
+        var next = options.first + UInt64(job)
+        let end = options.first + options.seeds
+        while next < end {
+            let crashed = runWorker(from: next, to: end)
+            guard let crashed else { return }
+            next = crashed + UInt64(options.jobs)
+        }
+    }
+    /// - Returns: the seed that ended the process before its time.
+    private func runWorker(from first: UInt64, to end: UInt64) -> UInt64? {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+        process.arguments = [
+            "--worker", "--first", "\(first)", "--seeds", "\(end - first)", "--stride", "\(options.jobs)",
+        ]
+        var environment = ProcessInfo.processInfo.environment
+        environment["SWIFT_BACKTRACE"] = "enable=no"
+        process.environment = environment
+        let (output, errors) = (Pipe(), Pipe())
+        process.standardOutput = output
+        process.standardError = errors
+        do { try process.run() } catch {
+            note(first, "the worker cannot be started: \(error)")
+            return nil
+        }
+        var current: UInt64?
+        let tail = Tail(errors.fileHandleForReading)
+        for line in Lines(output.fileHandleForReading) {
+            let words = line.split(separator: " ", maxSplits: 4).map(String.init)
+            if words.first == "start", words.count == 2 { current = UInt64(words[1]) }
+            if words.first == "end", words.count == 5, let seed = UInt64(words[1]) {
+                current = nil
+                finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, words[4])
+            }
+        }
+        process.waitUntilExit()
+        let last = tail.lastLine
+        guard let current else { return nil }
+        note(current, "the process stopped: \(last.isEmpty ? "no word" : last)")
+        return current
+    }
+    private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, _ cause: String) {
+        lock.withLock {
+            done += 1
+            self.answered += answered
+            self.undecided += undecided
+            if cause != "clean" { failures.append((seed, cause)) }
+        }
+    }
+    private func note(_ seed: UInt64, _ cause: String) {
+        lock.withLock {
+            done += 1
+            failures.append((seed, cause))
+        }
+    }
+}
+
+/// The lines of a pipe, until it ends.
+struct Lines: Sequence, IteratorProtocol {
+    private let handle: FileHandle
+    private var rest = Data()
+    init(_ handle: FileHandle) { self.handle = handle }
+    mutating func next() -> String? {
+        while true {
+            if let end = rest.firstIndex(of: 10) {
+                let line = String(decoding: rest[rest.startIndex..<end], as: UTF8.self)
+                rest = Data(rest[(end + 1)...])
+                return line
+            }
+            let more = handle.availableData
+            if more.isEmpty { return nil }
+            rest += more
+        }
+    }
+}
+
+/// Reads a pipe to its end beside others and keeps what it said last.
+final class Tail: @unchecked Sendable {
+    // `text` is written by the reading thread before `ended` is signalled, and read only afterwards.
+    private var text = ""
+    private let ended = DispatchSemaphore(value: 0)
+    init(_ handle: FileHandle) {
+        Thread.detachNewThread { [self] in
+            text = String(decoding: handle.readDataToEndOfFile(), as: UTF8.self)
+            ended.signal()
+        }
+    }
+    /// Waits for the end.
+    var lastLine: String {
+        ended.wait()
+        defer { ended.signal() }
+        return text.split(separator: "\n").last.map(String.init) ?? ""
+    }
+}
