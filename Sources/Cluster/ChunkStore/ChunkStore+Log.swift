@@ -17,7 +17,7 @@ extension ChunkStore {
             insert(copyset)
             markDirty(copyset)
         }
-        journal.waiting.append(.record(copyset, .create(members: copyset.members), .created(id)))
+        journal.urgent.append(.record(copyset, .create(members: copyset.members), .created(id)))
     }
     func insert(_ copyset: Copyset) {
         copysetsByID[copyset.id] = copyset
@@ -34,7 +34,7 @@ extension ChunkStore {
         invariant(term >= copyset.term, "term \(term) after \(copyset.term)")
         (copyset.term, copyset.votedFor) = (term, votedFor)
         markDirty(copyset)
-        journal.waiting.append(
+        journal.urgent.append(
             .record(copyset, .vote(term, votedFor: votedFor), .voteStored(id, term)))
     }
 
@@ -127,7 +127,7 @@ extension ChunkStore {
             freed = []
         }
         copyset.truncationsPending += 1
-        journal.waiting.append(
+        journal.urgent.append(
             .record(copyset, .truncate(from: index), .truncated(copyset, from: index, freed: freed)))
     }
     /// Undoes the accounting of an entry that leaves the log unapplied.

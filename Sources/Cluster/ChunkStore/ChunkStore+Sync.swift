@@ -101,7 +101,7 @@ extension ChunkStore {
         copyset.log.reset(base: base)
         (copyset.applied, copyset.appliedTerm) = (base.index, base.term)
         (copyset.commit, copyset.durable, copyset.retainAfter) = (base.index, base.index, LogIndex(0))
-        (copyset.isSyncing, copyset.isHeld, copyset.voteFloor) = (true, false, voteFloor)
+        (copyset.isSyncing, copyset.applyLimit, copyset.voteFloor) = (true, nil, voteFloor)
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
@@ -111,7 +111,7 @@ extension ChunkStore {
             markDirty(volume, of: copyset)
         }
         markDirty(copyset)
-        journal.waiting.append(
+        journal.urgent.append(
             .record(
                 copyset, .beginSync(base: base, voteFloor: voteFloor),
                 .syncBegun(
@@ -158,7 +158,7 @@ extension ChunkStore {
     /// Stops applying while a piece is on its way: the piece must not be older than what is applied here.
     public func holdApply(_ id: CopysetID) {
         guard phase == .open, let copyset = copysetsByID[id] else { return }
-        copyset.isHeld = true
+        copyset.applyLimit = copyset.applied
     }
     /// Stores a piece and lets applying go on. ``StoreEffect/pieceInstalled(_:)`` follows when it is written.
     ///
@@ -170,6 +170,9 @@ extension ChunkStore {
             piece.applied >= copyset.applied, isWellFormed(piece)
         else { return }
         copyset.waitingPiece = nil
+        // What comes up to there is in the piece, and applying it frees what it has staged.
+        copyset.applyLimit = piece.applied
+        applyReady(copyset)
         var spans: [Spans] = []
         for run in piece.runs {
             guard allocator.freeBlocks >= run.run.blockCount + metaNeedBlocks,
@@ -284,7 +287,7 @@ extension ChunkStore {
             copyset.installed.append(
                 InstalledPiece(from: piece.from, next: piece.next, applied: piece.applied))
         }
-        copyset.isHeld = false
+        copyset.applyLimit = nil
         effects.append(.pieceInstalled(copyset.id))
         applyReady(copyset)
     }
@@ -318,7 +321,7 @@ extension ChunkStore {
         else {
             return
         }
-        copyset.isHeld = false
+        copyset.applyLimit = nil
         applyReady(copyset)
         if !finishingSyncs.contains(where: { $0 === copyset }) { finishingSyncs.append(copyset) }
         wantsCheckpoint = true
@@ -368,7 +371,7 @@ extension ChunkStore {
                 addSuspect(Span(start: block.new, count: 1))
                 continue
             }
-            journal.waiting.append(
+            journal.urgent.append(
                 .record(
                     repair.copyset, .repair(old: block.old.location, new: block.new),
                     .repaired(repair.copyset, block)))

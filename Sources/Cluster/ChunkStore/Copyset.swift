@@ -70,7 +70,8 @@ final class Copyset {
     /// While syncing: what has not been copied yet. `nil`: everything has.
     var syncCursor: SyncCursor?
     var installed: [InstalledPiece] = []
-    var isHeld = false
+    /// While a piece is on its way: what it shows is not older than this.
+    var applyLimit: LogIndex?
     /// A piece that found no room.
     var waitingPiece: SyncPiece?
 

@@ -1,10 +1,11 @@
 import ChunkStore
 import StoreCrashModel
 
-/// `curve-crashfuzz [SEEDS [FIRST]]`: the store's crash model, for release runs.
+/// `curve-crashfuzz [SEEDS [FIRST]]`: the store's crash model, for release runs; `--cost`: CPU per write.
 @main struct CrashFuzz {
     static func main() {
         let arguments = CommandLine.arguments
+        if arguments.contains("--cost") { return WriteCost.run() }
         let count = arguments.count > 1 ? UInt64(arguments[1]) ?? 1000 : 1000
         let first = arguments.count > 2 ? UInt64(arguments[2]) ?? 0 : 0
         var options = CrashRun.Options()
