@@ -124,6 +124,7 @@ let package = Package(
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testProgram("curve-crashfuzz", ["ChunkStore", "StoreCrashModel"]),
         testProgram("curve-sim", ["ClusterScenario"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),

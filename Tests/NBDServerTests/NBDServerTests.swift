@@ -160,6 +160,29 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
         }
         #expect(link.received.count == 10_000 * 16)
     }
+    @Test("many connections share what may be in flight, and none is shut out")
+    func shares() {
+        var limits = NBDServerLimits()
+        limits.inFlightRequestsMax = 100
+        let shared = NBDServer(environment: world, limits: limits)
+        volume.isHolding = true
+        #expect(throws: Never.self) {
+            try shared.add(NBDExport(name: "", volume: volume))
+            try shared.listen(on: .unix(path: "/shared"))
+        }
+        let links = (0..<10).map { _ in world.client(at: .unix(path: "/shared")) }
+        for link in links {
+            link.say(hello())
+            for _ in 0..<1000 { link.say(request(Command.flush)) }
+        }
+        #expect(volume.heldCount == 100)
+        volume.isHolding = false
+        while links.contains(where: { $0.unsentBytes > 0 }) || volume.heldCount > 0 {
+            volume.release()
+            world.run()
+        }
+        #expect(links.allSatisfy { $0.received.count >= 1000 * 16 })
+    }
     @Test("answers go out in the order in which the volume answers")
     func outOfOrder() {
         volume.isHolding = true

@@ -92,6 +92,22 @@ import Testing
             bench.acknowledge(two, LogIndex(0), rejected: true, syncing: true).texts == ["offerSync(to: 2)"])
     }
 
+    @Test("what a follower said before it was offered a copy is not held for the copy's")
+    func oldAnswers() {
+        var bench = Self.leaderWithLaggard()
+        bench.step(.applied(through: LogIndex(13)))
+        for _ in 0..<3 { bench.propose() }
+        bench.step(.stored(through: at(3, 16)))
+        let before = bench.nanoseconds
+        bench.milliseconds += 10
+        bench.step(.syncOffered(to: two, base: at(3, 13)))
+        #expect(bench.acknowledge(two, LogIndex(16), echo: before).commits.isEmpty)
+        #expect(bench.acknowledge(two, LogIndex(16), syncing: true, echo: before).commits.isEmpty)
+        bench.acknowledge(two, LogIndex(13), syncing: true)
+        #expect(bench.acknowledge(two, LogIndex(16), echo: before).commits.isEmpty)
+        #expect(bench.acknowledge(two, LogIndex(14)).commits == [LogIndex(14)])
+    }
+
     @Test("a copy whose log is no longer kept is replaced by another")
     func outrun() {
         var bench = Self.leaderWithLaggard()

@@ -41,6 +41,30 @@ import Testing
             bench.receive(Bench.append(2, after: at(1, 2), commit: 3), from: one).commits == [LogIndex(2)])
     }
 
+    @Test("what may not be the leader's is not claimed, however durable it is")
+    func unmatchedIsNotClaimed() {
+        var bench = Bench(two, term: 1, terms: [1, 1, 1])
+        let replies = bench.receive(Bench.heartbeat(2), from: one).sent()
+        guard case .heartbeatReply(let beat)? = replies.first else { return #expect(Bool(false)) }
+        #expect(beat.durable == LogIndex(0))
+        let refused = bench.receive(Bench.append(2, after: at(2, 9)), from: one).appendReplies
+        #expect(refused.map(\.durable) == [LogIndex(0)] && refused.map(\.received) == [LogIndex(3)])
+        let matched = bench.receive(Bench.append(2, after: at(1, 2)), from: one).appendReplies
+        #expect(matched.map(\.durable) == [LogIndex(2)])
+    }
+
+    @Test("half is no majority", arguments: [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
+    func majorities(members: Int, others: Int) {
+        var bench = Bench.leader(members: members)
+        bench.step(.stored(through: at(1, 1)))
+        for peer in bench.replica.members.dropFirst().prefix(others - 1) {
+            #expect(bench.acknowledge(peer, LogIndex(1)).commits.isEmpty)
+        }
+        #expect(!bench.replica.holdsLease(now: bench.now))
+        #expect(bench.acknowledge(ServerID(UInt64(others + 1)), LogIndex(1)).commits == [LogIndex(1)])
+        #expect(bench.replica.holdsLease(now: bench.now))
+    }
+
     @Test("what contradicts the leader is cut off, and late news of its storage is ignored")
     func conflict() {
         var bench = Bench(two, terms: [1, 1])
@@ -224,6 +248,16 @@ import Testing
         bench.acknowledge(three, bench.replica.last.index)
         bench.wait(50)
         #expect(bench.replica.log.cachedBytes == 0, "nobody needs it")
+    }
+
+    @Test("an old leader keeps nothing in memory for those it led")
+    func cacheOfOldLeader() {
+        var bench = Bench.readyLeader()
+        for _ in 0..<8 { bench.propose(4096) }
+        bench.step(.stored(through: at(1, 6)))
+        bench.step(.transferLeadership(to: two))
+        bench.acknowledge(two, LogIndex(9))
+        #expect(bench.replica.role == .follower && bench.replica.log.cacheStart == LogIndex(7))
     }
 
     @Test("the log is kept for whoever lacks it, dead or alive")

@@ -5,9 +5,10 @@ import Testing
 
 /// A volume core over a fake cluster, compared sector by sector with what a flat array would hold.
 ///
-/// Changes are numbered as they are submitted, and each sector written carries its change's number and its own
-/// place. Conflicting changes happen in the order in which they were submitted, so a sector read must show a
-/// change no older than the newest one answered before the read began; at rest, the newest submitted.
+/// Changes are numbered as they are submitted, and each sector written carries its change's number and its
+/// own place. Conflicting changes happen in the order in which they were submitted, so a sector read must
+/// show a change no older than the newest one answered before the read began; at rest, the newest
+/// submitted.
 struct VolumeModel {
     var core: VolumeCore
     var cluster: FakeCluster

@@ -14,7 +14,8 @@ final class ChunkserverLinks {
 
     /// An address that does not answer is given up after this long.
     static let connectTimeout = Duration.seconds(1)
-    /// The pause after a connection broke, or after all addresses of a server failed; doubles up to the second.
+    /// The pause after a connection broke, or after all addresses of a server failed; doubles up to the
+    /// second.
     static let pauseMin = Duration.milliseconds(50), pauseMax = Duration.seconds(2)
     /// A server that owes answers and says nothing for so long is connected to anew: its host may be gone
     /// without a word.

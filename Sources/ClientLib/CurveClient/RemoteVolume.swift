@@ -181,7 +181,8 @@ public final class RemoteVolume: BlockVolume {
 
 // Attaching and letting go.
 extension RemoteVolume {
-    /// Attaches a volume; `completed` runs once, never from inside this call. What fails leaves nothing behind.
+    /// Attaches a volume; `completed` runs once, never from inside this call. What fails leaves nothing
+    /// behind.
     public static func attach(
         environment: any Environment, options: AttachOptions,
         completed: @escaping (Result<RemoteVolume, AttachError>) -> Void

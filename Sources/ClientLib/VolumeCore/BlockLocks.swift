@@ -4,8 +4,8 @@ import BlockTypes
 /// meet.
 ///
 /// A change joins the list of every 64-block group it touches, behind those that came before; it may start
-/// when no earlier one in those lists overlaps it. All changes join in the order in which they were asked for,
-/// so two that share several blocks have one order for all of them, and nobody waits in a circle.
+/// when no earlier one in those lists overlaps it. All changes join in the order in which they were asked
+/// for, so two that share several blocks have one order for all of them, and nobody waits in a circle.
 struct BlockLocks {
     private struct Entry {
         var chunk: UInt32 = 0

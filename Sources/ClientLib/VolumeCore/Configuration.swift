@@ -4,8 +4,8 @@ import BlockTypes
 public enum UnavailablePolicy: Hashable, Sendable {
     /// Waits, however long it takes.
     case queue
-    /// Fails a request with ``VolumeError/replicasUnavailable`` when nothing of it was done for this long. One
-    /// that still waits for its turn ages only while nothing at all is done.
+    /// Fails a request with ``VolumeError/replicasUnavailable`` when nothing of it was done for this long.
+    /// One that still waits for its turn ages only while nothing at all is done.
     case errorAfter(Duration)
 }
 
@@ -42,7 +42,8 @@ public struct VolumeLimits: Hashable, Sendable {
     public var attemptExtensionsMax = 5
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
-    /// Hints followed at once before a pause: two replicas that name each other must not be asked in a circle.
+    /// Hints followed at once before a pause: two replicas that name each other must not be asked in a
+    /// circle.
     public var hintsMax = 3
     /// Repeats of a transfer whose bytes arrived damaged, before the request fails.
     public var damagesMax = 2

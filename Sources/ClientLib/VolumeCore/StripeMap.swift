@@ -16,8 +16,8 @@ public struct StripeMap: Hashable, Sendable {
     /// Consecutive chunks, no striping.
     public static let plain = StripeMap(unit: Geometry.chunkBytes, count: 1)
 
-    /// - Returns: `nil` unless the unit is a power of two from one block to one chunk and the count 1...64. The
-    ///   unit of a plain volume means nothing and may be anything.
+    /// - Returns: `nil` unless the unit is a power of two from one block to one chunk and the count 1...64.
+    ///   The unit of a plain volume means nothing and may be anything.
     public init?(stripeUnitBytes: Int, stripeCount: Int) {
         if stripeCount == 1 {
             self = .plain

@@ -104,6 +104,8 @@ struct SubRequest {
     var ordinal = 0
     var copyset = 0
     var piece = Piece(chunk: 0, firstBlock: 0, blockCount: 1, edge: 0..<0, byte: 0)
+    /// The piece's blocks; `nil` for a fence.
+    var run: BlockRun?
     var payloads: [Payload] = []
     var checksums: [CRC32C] = []
     /// An edge's old block has been read and patched: what is left is a write.

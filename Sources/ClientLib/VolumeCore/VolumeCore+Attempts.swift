@@ -27,15 +27,10 @@ extension VolumeCore {
     }
 
     private func command(of sub: SubRequest) -> BlockCommand {
-        if sub.work == .fence {
+        guard let run = sub.run else {
             return .fence(
                 configuration.volume, VolumeFence(epoch: configuration.epoch, size: lifecycle.fenceLimit))
         }
-        let key = ChunkKey(volume: configuration.volume, index: sub.piece.chunk)
-        guard
-            let run = BlockRun(
-                chunk: key, firstBlock: sub.piece.firstBlock, blockCount: sub.piece.blockCount)
-        else { fatalError("invariant broken: a piece outside its chunk") }
         let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
         switch sub.work {
         case _ where sub.isReading: return .read(run)
@@ -272,8 +267,8 @@ extension VolumeCore {
         if let next { arm(at: next, now: now, effects: &effects) }
     }
 
-    /// A server that answers others is not silent: on a slow link a request waits behind many. It is borne with
-    /// for so long and no longer.
+    /// A server that answers others is not silent: on a slow link a request waits behind many. It is borne
+    /// with for so long and no longer.
     private mutating func overdue(_ slot: Int, now: Duration, effects: inout [Effect]) {
         let end = subs[slot].sentAt + limits.attemptTimeout * limits.attemptExtensionsMax
         if now < end, lastHeard[subs[slot].server] + limits.attemptTimeout > now {

@@ -84,6 +84,10 @@ extension VolumeCore {
         subs[slot].ordinal = requests[index].pieces
         subs[slot].copyset = Int(piece.chunk) % copysets.count
         subs[slot].piece = piece
+        subs[slot].run = BlockRun(
+            chunk: ChunkKey(volume: configuration.volume, index: piece.chunk), firstBlock: piece.firstBlock,
+            blockCount: piece.blockCount)
+        invariant(subs[slot].run != nil, "a piece outside its chunk: \(piece)")
         subs[slot].firstSerial = lastSerial + 1
         requests[index].pieces += 1
         requests[index].outstanding += 1

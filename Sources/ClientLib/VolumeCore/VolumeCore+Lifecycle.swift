@@ -172,7 +172,8 @@ extension VolumeCore {
     mutating func finishClosing(effects: inout [Effect]) {
         guard lifecycle.isClosing, !lifecycle.isClosed, queuedRequests == 0 else { return }
         lifecycle.isClosed = true
-        // What is still under way belongs to requests that were answered; the next attachment's fence stops it.
+        // What is still under way belongs to requests that were answered; the next attachment's fence stops
+        // it.
         if lifecycle.death == nil {
             lifecycle.death = .shuttingDown
             forgetWork()

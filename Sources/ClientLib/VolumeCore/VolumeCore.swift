@@ -185,7 +185,8 @@ public struct VolumeCore: Machine {
             lifecycle.isClosing = true
             die(.shuttingDown, effects: &effects)
         }
-        // Every event ends with the same tidy-up, so the next one finds nothing that could go on but does not.
+        // Every event ends with the same tidy-up, so the next one finds nothing that could go on but does
+        // not.
         pump(now: now, effects: &effects)
         while advanceLifecycle(now: now, effects: &effects) { pump(now: now, effects: &effects) }
         finishClosing(effects: &effects)

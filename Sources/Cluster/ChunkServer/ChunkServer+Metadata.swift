@@ -13,6 +13,8 @@ struct Registration {
     var addressBookVersion: UInt64 = 0
     var copysetsVersion: UInt64 = 0
     var heartbeatEvery: Duration = .seconds(1)
+    /// True while a registration is asked or about to be asked again: one at a time.
+    var isAsking = false
     /// When the first refusal because of a running twin came.
     var refusedSince: Duration?
 }
@@ -47,15 +49,21 @@ extension ChunkServer {
         let identity = store.identity
         control = ControlChannel(
             environment: environment, addresses: addresses,
-            hello: Hello(
-                role: .chunkserver, cluster: identity.cluster, server: identity.server,
-                incarnation: identity.incarnation),
+            // Without the cluster: the registration carries it, and is refused with a code instead of a closed
+            // connection that would be tried for ever.
+            hello: Hello(role: .chunkserver, server: identity.server, incarnation: identity.incarnation),
             pool: pool)
-        sendRegistration()
+        askToRegister()
     }
 
     private var advertised: [String] {
         options.advertise.isEmpty ? [listener?.address.description ?? options.listen] : options.advertise
+    }
+
+    private func askToRegister() {
+        guard !registration.isAsking else { return }
+        registration.isAsking = true
+        sendRegistration()
     }
 
     private func sendRegistration() {
@@ -72,7 +80,9 @@ extension ChunkServer {
         call(.registerServer(request)) { [weak self] result in
             guard let self else { return }
             switch result {
-            case .success(let response): registered(response.registerServer)
+            case .success(let response):
+                registration.isAsking = false
+                registered(response.registerServer)
             case .failure(let error): registrationFailed(error)
             }
             pump()
@@ -200,7 +210,7 @@ extension ChunkServer {
         switch failure.code {
         case .staleIncarnation, .identityInUse, .wrongCluster:
             fail(.refused("the MDS refuses this chunkserver: \(failure.message)"))
-        case .notFound, .notReady: sendRegistration()  // The MDS was restarted and wants to know us again.
+        case .notFound, .notReady: askToRegister()  // The MDS was restarted and wants to know us again.
         default: environment.log(.warning, "the MDS refused a heartbeat: \(failure.message)")
         }
     }

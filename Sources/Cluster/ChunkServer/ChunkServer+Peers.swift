@@ -27,7 +27,13 @@ extension ChunkServer {
     }
 
     private func accept(_ connection: any Connection) {
-        guard sessions.count < limits.connectionsMax, phase == .serving else { return connection.close() }
+        guard phase == .serving else {
+            return FramedLink.refuse(connection, reason: "this chunkserver is not serving yet; try again")
+        }
+        guard sessions.count < limits.connectionsMax else {
+            return FramedLink.refuse(
+                connection, reason: "this chunkserver has \(sessions.count) connections; try later")
+        }
         let peerName = connection.peer
         let link = FramedLink(connection: connection, environment: environment, pool: pool, mine: hello) {
             [weak self] hello in self?.refusal(of: hello)

@@ -13,6 +13,12 @@ extension ChunkServer {
 
     func offerSync(of replica: CopysetReplica, to server: ServerID) {
         let (base, volumes) = store.syncState(replica.id)
+        guard FrameEncoder.fitsOffer(volumes) else {
+            return environment.log(
+                .error,
+                "copyset \(replica.id): \(volumes.count) volumes do not fit one offer of a full copy to "
+                    + "chunkserver \(server); purge volumes or spread them over more copysets")
+        }
         guard
             sendFrame(
                 .syncOffer(replica.id, term: replica.raft.term, base: base, volumes: volumes), to: server)
@@ -59,21 +65,24 @@ extension ChunkServer {
     // MARK: - The replica that copies
 
     func beginSync(of replica: CopysetReplica, from leader: ServerID, base: LogPosition) {
-        guard let offered = replica.offered, offered.base == base, let state = store.state(of: replica.id)
-        else {
+        // Raft has emptied its log already: the store must follow.
+        guard let offered = replica.offered, offered.base == base else {
+            invariant(false, "copyset \(replica.id): a full copy from \(base) without its offer")
             return
         }
         environment.log(.notice, "copyset \(replica.id): copies everything from chunkserver \(leader)")
         replica.offered = nil
-        replica.sync = SyncPull(
-            leader: leader, base: base, cursor: SyncCursor(chunk: ChunkKey(rawValue: 0), block: 0))
-        store.beginSync(
-            replica.id, base: base, voteFloor: max(state.last, state.voteFloor), volumes: offered.volumes)
+        replica.sync = SyncPull(leader: leader, base: base, cursor: .start)
+        replica.beginsAwaited += 1
+        store.beginSync(replica.id, base: base, voteFloor: replica.raft.voteFloor, volumes: offered.volumes)
         replica.applied = base.index
     }
 
     func syncBegun(_ id: CopysetID) {
-        guard let replica = replicas[id], replica.sync != nil else { return }
+        guard let replica = replicas[id] else { return }
+        replica.beginsAwaited -= 1
+        // An offer that came meanwhile has begun another copy: only its own beginning counts.
+        guard replica.sync != nil, replica.beginsAwaited == 0 else { return }
         replica.sync?.hasBegun = true
         pull(replica)
     }
@@ -132,13 +141,14 @@ extension ChunkServer {
     }
 
     func pieceInstalled(_ id: CopysetID) {
-        guard let replica = replicas[id], let sync = replica.sync else { return }
+        guard let replica = replicas[id], let sync = replica.sync, sync.isInstalling else { return }
         replica.sync?.isInstalling = false
         if sync.isLast { store.finishSync(id) } else { pull(replica) }
     }
 
     func syncFinished(_ id: CopysetID) {
-        guard let replica = replicas[id], replica.sync != nil else { return }
+        // Of a copy that was given up for a newer one it says nothing.
+        guard let replica = replicas[id], let sync = replica.sync, sync.isLast, !sync.isInstalling else { return }
         replica.sync = nil
         environment.log(.notice, "copyset \(id): the full copy is complete")
         post(.syncFinished, to: replica)

@@ -57,8 +57,8 @@ extension ChunkStore {
             }
         }
         if let problem { return problem }
-        for block in badBlocks where owners[block] == nil { owners[block] = "bad" }
-        let held = reads.heldBlockCount + discards.blockCount + suspectBlockCount
+        for block in unusable where owners[block] == nil { owners[block] = "unusable" }
+        let held = reads.heldBlockCount + discards.blockCount
         let taken = allocator.capacityBlocks - allocator.freeBlocks
         if taken != owners.count + held {
             return "\(taken) blocks taken, \(owners.count + held) accounted for"

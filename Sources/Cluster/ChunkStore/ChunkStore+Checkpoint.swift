@@ -11,8 +11,10 @@ enum PageHome {
 
 /// Pages that lie side by side on the device.
 struct PageWrite {
-    var startByte: UInt64
+    var span: Span
     var payload: Payload
+    var homes: [PageHome]
+    var attempts = 0
 }
 
 /// One root on its way to the device (rule R5): leaves, then table pages, then index pages, then a flush, then
@@ -73,6 +75,8 @@ extension ChunkStore {
         var needed = journal.head
         for id in copysetIDs {
             guard let copyset = copysetsByID[id] else { continue }
+            // Until a truncation is durable a crash brings the entries back, and it must be all of them.
+            if copyset.truncationsPending > 0 { needed = min(needed, copyset.truncatedLSN) }
             var index = copyset.applied.next
             while copyset.log.contains(index) {
                 needed = min(needed, copyset.log[index].lsn)
@@ -97,6 +101,7 @@ extension ChunkStore {
             }
         }
         journal.waiting.prepend(items)
+        journal.carriedWaiting += items.count
     }
 
     // MARK: Capture
@@ -270,22 +275,43 @@ extension ChunkStore {
         }
         let buffer = pool.take(byteCount: span.byteCount)
         var writer = PageWriter(buffer)
+        var homes: [PageHome] = []
         for place in 0..<Int(span.count) {
-            let (home, image) = checkpoint.queue[checkpoint.next + place]
+            writer.put(words: checkpoint.queue[checkpoint.next + place].image)
+            homes.append(checkpoint.queue[checkpoint.next + place].home)
             // Leaves keep no second copy once they are on their way.
             checkpoint.queue[checkpoint.next + place].image = []
-            let start = writer.position
-            writer.put(words: image)
-            let page = PageRef(
-                location: span.start + UInt32(place), checksum: writer.checksum(start, writer.position))
-            settle(home, page, checkpoint)
         }
         checkpoint.next += Int(span.count)
-        checkpoint.writesPending += 1
-        traffic.checkpointBytes += UInt64(span.byteCount)
-        let write = PageWrite(startByte: span.startByte, payload: Payload(buffer, byteCount: span.byteCount))
-        submit(.page(write)) { .write($0, at: ByteOffset(bytes: write.startByte), [write.payload]) }
+        let payload = Payload(buffer, byteCount: span.byteCount)
+        write(PageWrite(span: span, payload: payload, homes: homes), checkpoint)
         return true
+    }
+    private func write(_ write: PageWrite, _ checkpoint: Checkpoint) {
+        for (place, home) in write.homes.enumerated() {
+            let page = write.payload.slice(place * Geometry.blockBytes, Geometry.blockBytes)
+            let location = write.span.start + UInt32(place)
+            settle(home, PageRef(location: location, checksum: CRC32C(of: page).rawValue), checkpoint)
+        }
+        checkpoint.writesPending += 1
+        traffic.checkpointBytes += UInt64(write.span.byteCount)
+        submit(.page(write)) { .write($0, at: ByteOffset(bytes: write.span.startByte), [write.payload]) }
+    }
+    /// Parents do not know the pages' places before all of a stage are written: they may still move.
+    private func writeElsewhere(_ failed: PageWrite, _ checkpoint: Checkpoint, _ error: DiskError) {
+        if failed.homes.count == 1 {
+            addBad(failed.span)
+        } else {
+            addSuspect(failed.span)
+        }
+        guard phase != .stopped else { return }
+        guard failed.attempts < Int(Self.attemptsMax) else { return failStop(.checkpoint(error)) }
+        for (place, home) in failed.homes.enumerated() {
+            guard let span = allocator.take(upTo: 1, .meta) else { return failStop(.checkpoint(error)) }
+            let page = failed.payload.slice(place * Geometry.blockBytes, Geometry.blockBytes)
+            write(
+                PageWrite(span: span, payload: page, homes: [home], attempts: failed.attempts + 1), checkpoint)
+        }
     }
     private func settle(_ home: PageHome, _ page: PageRef, _ checkpoint: Checkpoint) {
         var old = PageRef.none
@@ -309,8 +335,10 @@ extension ChunkStore {
             writePages(checkpoint)
         case .failure(.full):
             retryAtTick.append(
-                .request(.page(write), at: ByteOffset(bytes: write.startByte), [write.payload]))
-        case .failure(let error): failStop(.checkpoint(error))
+                .request(.page(write), at: ByteOffset(bytes: write.span.startByte), [write.payload]))
+        case .failure(let error):
+            checkpoint.writesPending -= 1
+            writeElsewhere(write, checkpoint, error)
         }
     }
 
@@ -363,6 +391,6 @@ extension ChunkStore {
         if checkpoint.tail > journal.tail { journal.isCarrying = false }
         journal.tail = checkpoint.tail
         for span in checkpoint.obsolete { freeOrDiscard(span) }
-        for copyset in checkpoint.finishedSyncs { effects.append(.syncFinished(copyset.id)) }
+        for copyset in checkpoint.finishedSyncs where !copyset.isSyncing { effects.append(.syncFinished(copyset.id)) }
     }
 }

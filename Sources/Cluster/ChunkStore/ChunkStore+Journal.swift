@@ -20,7 +20,7 @@ enum Completion {
     case nothing
     case created(CopysetID)
     case voteStored(CopysetID, Term)
-    case truncated(CopysetID, from: LogIndex, freed: [Span])
+    case truncated(Copyset, from: LogIndex, freed: [Span])
     case syncBegun(Copyset, dropped: [ChunkMap], freed: [Span], generation: Int, announce: Bool)
     case repaired(Copyset, RepairOperation.Block)
     case freed(Span)
@@ -53,6 +53,8 @@ final class Batch {
     var lsn: UInt64 = 0
     var writesPending = 0
     var isFlushed = false
+    /// Helps the ring's tail on, so it may fill what other batches must leave free.
+    var mayUseCarryRoom = false
 
     init(serial: UInt64, buffer: BlockBuffer) {
         self.serial = serial
@@ -84,6 +86,8 @@ struct JournalState {
     var flushThrough: UInt64?
     /// The ring is full and held by entries that are being carried forward.
     var isCarrying = false
+    /// How many of the first waiting items are such records.
+    var carriedWaiting = 0
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()
     /// Entries whose payload write failed, by serial: their old record holds back `durableLSN`.
@@ -117,6 +121,10 @@ extension ChunkStore {
                 return true
             }
             journal.waiting.dropFirst(1)
+            if journal.carriedWaiting > 0 {
+                journal.carriedWaiting -= 1
+                batch.mayUseCarryRoom = true
+            }
             encode(item, into: batch)
         }
         return journal.open?.isFull ?? false
@@ -193,8 +201,8 @@ extension ChunkStore {
         let offset = lsn % layout.journalBytes
         if offset + UInt64(byteCount) > layout.journalBytes { lsn += layout.journalBytes - offset }
         let used = lsn + UInt64(byteCount) - journal.tail
-        if used > journalLimitBytes && checkpoint == nil { ringIsFull() }
-        guard used <= journalLimitBytes else { return false }
+        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull(batch) }
+        guard used <= journalLimitBytes(batch) else { return false }
         journal.open = nil
         batch.lsn = lsn
         batch.page.pad(to: byteCount)
@@ -224,17 +232,19 @@ extension ChunkStore {
         if journal.head - journal.tail > layout.journalBytes * 2 / 5 { noteJournalFill() }
         return true
     }
-    private var journalLimitBytes: UInt64 {
+    private func journalLimitBytes(_ batch: Batch) -> UInt64 {
         if phase == .opening { return layout.journalBytes }
-        let kept = layout.journalReserveBytes + (journal.isCarrying ? 0 : layout.journalCarryBytes)
+        let kept = layout.journalReserveBytes + (batch.mayUseCarryRoom ? 0 : layout.journalCarryBytes)
         return layout.journalBytes - kept
     }
     /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
-    private func ringIsFull() {
+    private func ringIsFull(_ batch: Batch) {
         if neededTail() > journal.tail {
             wantsCheckpoint = true
         } else if !journal.isCarrying {
             journal.isCarrying = true
+            // It goes first: what is carried comes behind it.
+            batch.mayUseCarryRoom = true
             carryForward(olderThan: journal.head - min(journal.head, layout.journalBytes / 4))
         }
     }
@@ -328,7 +338,7 @@ extension ChunkStore {
             } else {
                 entry.copyset.log[entry.index].attempts += 1
                 guard entry.copyset.log[entry.index].attempts <= Self.attemptsMax else {
-                    return failStop(.tooManyBadBlocks(badBlocks.count + suspectBlockCount))
+                    return failStop(.tooManyBadBlocks(unusable.count))
                 }
                 journal.waiting.append(.entry(entry.copyset, entry.index, serial: entry.serial))
             }
@@ -345,7 +355,7 @@ extension ChunkStore {
         for place in 0..<spans.count {
             let span = spans[place]
             if span.startByte >= write.startByte && span.startByte < write.endByte {
-                if certain { addBad(span) } else { suspectBlockCount += Int(span.count) }
+                if certain { addBad(span) } else { addSuspect(span) }
             } else {
                 kept.append(span)
             }
@@ -353,12 +363,24 @@ extension ChunkStore {
         entry.copyset.log[entry.index].spans = kept
     }
     func addBad(_ span: Span) {
-        for block in span.start..<span.end where !badBlocks.contains(block) { badBlocks.append(block) }
-        wantsCheckpoint = true
-        if badBlocks.count + suspectBlockCount > settings.badBlocksMax {
-            failStop(.tooManyBadBlocks(badBlocks.count + suspectBlockCount))
+        for block in span.start..<span.end where !badBlocks.contains(block) {
+            badBlocks.append(block)
+            unusable.insert(block)
         }
+        wantsCheckpoint = true
+        stopIfTooManyAreBad()
     }
+    func addSuspect(_ span: Span) {
+        unusable.formUnion(span.start..<span.end)
+        stopIfTooManyAreBad()
+    }
+    private func stopIfTooManyAreBad() {
+        guard badBlocks.count > settings.badBlocksMax || unusable.count > Self.unusablePerBadBlock * settings.badBlocksMax
+        else { return }
+        failStop(.tooManyBadBlocks(unusable.count))
+    }
+    /// One bad block takes the other blocks of its write out of use until the next start: 64 at most.
+    static let unusablePerBadBlock = 64
     func batchesFlushed(_ through: UInt64, _ result: Result<Void, DiskError>) {
         if case .failure(let error) = result { return failStop(.flush(error)) }
         journal.flushThrough = nil
@@ -423,9 +445,11 @@ extension ChunkStore {
         case .nothing: break
         case .created(let id): effects.append(.copysetCreated(id))
         case .voteStored(let id, let term): effects.append(.voteStored(id, term))
-        case .truncated(let id, let from, let freed):
+        case .truncated(let copyset, let from, let freed):
             for span in freed { release(span) }
-            effects.append(.truncated(id, from: from))
+            copyset.truncationsPending -= 1
+            if copyset.truncationsPending == 0 { copyset.truncatedLSN = .max }
+            effects.append(.truncated(copyset.id, from: from))
         case .syncBegun(let copyset, let dropped, let freed, let generation, let announce):
             for span in freed { release(span) }
             for chunk in dropped { dying.append(DyingChunk(chunk: chunk, owner: nil)) }

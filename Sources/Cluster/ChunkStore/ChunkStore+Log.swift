@@ -115,7 +115,9 @@ extension ChunkStore {
         var freed: [Span] = []
         if copyset.log.contains(index) {
             for at in index.rawValue...copyset.log.lastIndex.rawValue {
-                freed.append(contentsOf: forget(copyset.log[LogIndex(at)]))
+                let slot = copyset.log[LogIndex(at)]
+                copyset.truncatedLSN = min(copyset.truncatedLSN, slot.lsn)
+                freed.append(contentsOf: forget(slot))
             }
             copyset.log.truncate(from: index)
         }
@@ -124,8 +126,9 @@ extension ChunkStore {
             for span in freed { release(span) }
             freed = []
         }
+        copyset.truncationsPending += 1
         journal.waiting.append(
-            .record(copyset, .truncate(from: index), .truncated(id, from: index, freed: freed)))
+            .record(copyset, .truncate(from: index), .truncated(copyset, from: index, freed: freed)))
     }
     /// Undoes the accounting of an entry that leaves the log unapplied.
     /// - Returns: its blocks.

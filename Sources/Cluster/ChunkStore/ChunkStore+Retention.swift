@@ -172,14 +172,14 @@ struct DiscardQueue {
 
 extension ChunkStore {
     func freeOrDiscard(_ span: Span) {
-        if !badBlocks.isEmpty && badBlocks.contains(where: { $0 >= span.start && $0 < span.end }) {
+        if !unusable.isEmpty && (span.start..<span.end).contains(where: unusable.contains) {
             return freeGoodPart(of: span)
         }
         if settings.discardsFreedSpace && phase == .open { discards.add(span) } else { allocator.free(span) }
     }
-    /// A bad block stays taken for good.
+    /// A bad or suspect block stays taken for good.
     private func freeGoodPart(of span: Span) {
-        for block in span.start..<span.end where !badBlocks.contains(block) {
+        for block in span.start..<span.end where !unusable.contains(block) {
             allocator.free(Span(start: block, count: 1))
         }
     }

@@ -102,7 +102,7 @@ extension ChunkStore {
         (copyset.applied, copyset.appliedTerm) = (base.index, base.term)
         (copyset.commit, copyset.durable, copyset.retainAfter) = (base.index, base.index, LogIndex(0))
         (copyset.isSyncing, copyset.isHeld, copyset.voteFloor) = (true, false, voteFloor)
-        (copyset.syncCursor, copyset.installed) = (.start, [])
+        (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
         for (volumeID, record) in volumes {
@@ -169,13 +169,16 @@ extension ChunkStore {
             copyset.syncCursor == piece.from,
             piece.applied >= copyset.applied, isWellFormed(piece)
         else { return }
+        copyset.waitingPiece = nil
         var spans: [Spans] = []
         for run in piece.runs {
             guard allocator.freeBlocks >= run.run.blockCount + metaNeedBlocks,
                 let found = allocator.take(exactly: run.run.blockCount, .large)
             else {
                 for taken in spans { for place in 0..<taken.count { release(taken[place]) } }
+                // Nothing else waits for it: it is tried again at the next tick.
                 isShortOfSpace = true
+                copyset.waitingPiece = piece
                 return
             }
             spans.append(found)
@@ -195,6 +198,14 @@ extension ChunkStore {
             }
         }
         if install.writesPending == 0 { installed(install) }
+    }
+    func tickSync() {
+        for id in copysetIDs {
+            guard let piece = copysetsByID[id]?.waitingPiece else { continue }
+            makeSpace()
+            installPiece(id, piece)
+        }
+        if finishingSyncs.contains(where: { $0.installed.isEmpty }) { wantsCheckpoint = true }
     }
     private func isWellFormed(_ piece: SyncPiece) -> Bool {
         var at = piece.from
@@ -354,7 +365,7 @@ extension ChunkStore {
         guard repair.writesPending == 0 else { return }
         for block in repair.blocks {
             guard !repair.hasFailed else {
-                suspectBlockCount += 1
+                addSuspect(Span(start: block.new, count: 1))
                 continue
             }
             journal.waiting.append(

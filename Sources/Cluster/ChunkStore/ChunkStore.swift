@@ -25,7 +25,8 @@ public final class ChunkStore {
     var layout: StoreLayout
     var allocator: BlockAllocator
     var badBlocks: [UInt32] = []
-    var suspectBlockCount = 0
+    /// Bad blocks, and blocks of failed writes that do not tell which one was bad: nobody gets them again.
+    var unusable: Set<UInt32> = []
     var quarantinedBlockCount = 0
     var isOutOfSpaceBelow = false
 
@@ -89,7 +90,7 @@ public final class ChunkStore {
         var usage = StoreUsage()
         func bytes(_ blocks: Int) -> UInt64 { UInt64(blocks) * UInt64(Geometry.blockBytes) }
         let quarantined = quarantinedBlockCount + reads.heldBlockCount + discards.blockCount
-        let bad = badBlocks.count + suspectBlockCount
+        let bad = unusable.count
         usage.capacityBytes = bytes(allocator.capacityBlocks)
         usage.freeBytes = bytes(allocator.freeBlocks)
         usage.quarantinedBytes = bytes(quarantined)
@@ -130,7 +131,7 @@ public final class ChunkStore {
         tickJournal()
         tickRetention()
         tickDiscards()
-        if finishingSyncs.contains(where: { $0.installed.isEmpty }) { wantsCheckpoint = true }
+        tickSync()
         if hasCheckpointWork && now - lastCheckpoint >= settings.checkpointEvery { wantsCheckpoint = true }
     }
     /// Commits a root, flushes, then says ``StoreEffect/closed``. Entries given before are stored first.

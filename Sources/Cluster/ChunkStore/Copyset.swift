@@ -71,9 +71,14 @@ final class Copyset {
     var syncCursor: SyncCursor?
     var installed: [InstalledPiece] = []
     var isHeld = false
+    /// A piece that found no room.
+    var waitingPiece: SyncPiece?
 
     var quarantine = Quarantine()
     var durableWatermark = DurableWatermark.none
+    /// Truncations that are not durable, and the lowest record of what they cut.
+    var truncationsPending = 0
+    var truncatedLSN: UInt64 = .max
     /// Raised when the data is dropped: watermarks of before mean nothing afterwards.
     var generation = 0
     /// Journal items that wait for free blocks; later items of this copyset wait behind them.

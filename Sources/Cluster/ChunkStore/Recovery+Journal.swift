@@ -145,6 +145,7 @@ extension ChunkStore {
             pinHistory(copyset)
         }
         for block in badBlocks { _ = allocator.reserve(block) }
+        unusable = Set(badBlocks)
         allocator.buildLists()
         recovery.stage = .verify
         verifyNext()

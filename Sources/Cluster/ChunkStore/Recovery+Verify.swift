@@ -59,9 +59,10 @@ extension ChunkStore {
 
     private func writeOpeningSuperblocks() {
         guard let recovery else { return }
-        let blocks = recovery.secondCopies ? layout.superblockBlocks[2..<4] : layout.superblockBlocks[0..<2]
+        let blocks = recovery.secondCopies ? recovery.copyOrder[2..<4] : recovery.copyOrder[0..<2]
         let payload = superblock.encode(into: pool.take(byteCount: Geometry.blockBytes))
-        for block in blocks {
+        for copy in blocks {
+            let block = layout.superblockBlocks[copy]
             recovery.requestsPending += 1
             traffic.superblockBytes += UInt64(Geometry.blockBytes)
             submit(.recovery(.superblockWrite)) {

@@ -88,6 +88,8 @@ final class Recovery {
     var tails: [RecoveredTail] = []
     var nextTail = 0
     var cuts: [CopysetID: LogIndex] = [:]
+    /// Copies in the order of writing: two that agree on the chosen one stay as they are until two others are new.
+    var copyOrder: [Int] = []
     var secondCopies = false
 
     static let fetchesMax = 16
@@ -210,6 +212,8 @@ extension ChunkStore {
             }
             superblock = chosen
             layout = chosen.layout
+            let agrees = recovery.copies.map { (try? $0?.get()) == chosen }
+            recovery.copyOrder = agrees.indices.filter { !agrees[$0] } + agrees.indices.filter { agrees[$0] }
             allocator = BlockAllocator(layout: layout)
         }
         recovery.stage = .flush

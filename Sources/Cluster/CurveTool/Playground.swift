@@ -27,7 +27,8 @@ final class Playground: @unchecked Sendable {
     init(folder: PlaygroundFolder, volumeBytes: UInt64, isThrowAway: Bool, isPrewritten: Bool) throws {
         (self.folder, self.volumeBytes) = (folder, volumeBytes)
         (self.isThrowAway, self.isPrewritten) = (isThrowAway, isPrewritten)
-        // Room for the volume written in full, its journal and metadata, and a second volume to try things with.
+        // Room for the volume written in full, its journal and metadata, and a second volume to try things
+        // with.
         storeBytes = max(2 * volumeBytes, 4 << 30)
         supervisor = try Supervisor(logPath: folder.logFile)
         let data = folder.metadata

@@ -22,6 +22,11 @@ struct Progress: Sendable {
         }
     }
 
+    private struct Message: Sendable {
+        let last: LogIndex
+        let bytes: Int
+    }
+
     let server: ServerID
     var mode = Mode.probe
     var copy = Copy.none
@@ -45,7 +50,7 @@ struct Progress: Sendable {
     /// is not sent a whole window again and again.
     private(set) var allowance = 1
     /// What was sent and is not durable there, as far as it is known.
-    private var inFlight = Fifo<(last: LogIndex, bytes: Int)>()
+    private var inFlight = Fifo<Message>()
     private(set) var inFlightBytes = 0
 
     init(server: ServerID, next: LogIndex, now: Duration) {
@@ -63,7 +68,7 @@ struct Progress: Sendable {
 
     mutating func sent(through last: LogIndex, bytes: Int) {
         next = last.next
-        inFlight.append((last, bytes))
+        inFlight.append(Message(last: last, bytes: bytes))
         inFlightBytes += bytes
     }
 
@@ -75,9 +80,9 @@ struct Progress: Sendable {
         next = max(next, received.next)
         progressAt = now
         allowance = min(allowance * 4, 1 << 16)
-        while let (last, bytes) = inFlight.first, last <= durable {
+        while let message = inFlight.first, message.last <= durable {
             inFlight.popFirst()
-            inFlightBytes -= bytes
+            inFlightBytes -= message.bytes
         }
     }
 

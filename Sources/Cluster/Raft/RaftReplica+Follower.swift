@@ -83,8 +83,10 @@ extension RaftReplica {
     ///
     /// - Returns: false when it has to wait, or would undo what is committed.
     private mutating func take(_ append: ReplicaMessage.Append, _ effects: inout [Effect]) -> Bool {
-        let new = append.entries.drop {
-            $0.position.index <= commitIndex || log.contains($0.position)
+        var new = append.entries
+        if let first = new.first, first.position.index <= log.last.index {
+            new = Array(
+                new.drop { $0.position.index <= commitIndex || log.contains($0.position) })
         }
         guard let first = new.first else { return true }
         if first.position.index <= log.last.index {
@@ -96,7 +98,7 @@ extension RaftReplica {
         }
         guard first.position.index == log.last.index.next else { return false }
         for entry in new { log.append(entry) }
-        effects.append(.append(Array(new)))
+        effects.append(.append(new))
         return true
     }
 
@@ -150,7 +152,8 @@ extension RaftReplica {
             base.index.rawValue <= Self.indexMax
         else { return }
         if isSyncing {
-            // The copy in progress will do: what was acknowledged of its log must not be forgotten for another.
+            // The copy in progress will do: what was acknowledged of its log must not be forgotten for
+            // another.
             if let source = syncSource, source.term == term,
                 base.index <= source.base.index || log.contains(base)
             {

@@ -40,16 +40,21 @@ extension RaftReplica {
     /// Counts who has what. The leader's own disk is one among the others'.
     mutating func advanceCommit(_ effects: inout [Effect]) {
         var best = commitIndex
-        for candidate in [log.durable] + peers.map(\.durable) where candidate > best {
-            let having = peers.count { $0.counts && $0.durable >= candidate }
-            if having + (log.durable >= candidate ? 1 : 0) >= quorum { best = candidate }
-        }
+        if isOnQuorum(log.durable, better: best) { best = log.durable }
+        for peer in peers where isOnQuorum(peer.durable, better: best) { best = peer.durable }
         // Entries of earlier terms are committed by a later one of this term only (Raft paper, 5.4.2).
         if best >= firstOfTerm { advanceCommit(to: best, &effects) }
         while windowStart <= min(commitIndex, log.durable), let cost = windowCosts.popFirst() {
             windowBytes -= cost
             windowStart = windowStart.next
         }
+    }
+
+    private func isOnQuorum(_ index: LogIndex, better: LogIndex) -> Bool {
+        guard index > better else { return false }
+        var having = log.durable >= index ? 1 : 0
+        for peer in peers where peer.counts && peer.durable >= index { having += 1 }
+        return having >= quorum
     }
 
     /// Memory is for those who are behind and still there.

@@ -43,11 +43,11 @@ extension RaftReplica {
                 ? newest
                 : log.entries(
                     from: next, countMax: settings.messageEntriesMax, bytesMax: settings.messageBytesMax)
-            send(entries[...], to: slot, &effects)
+            send(entries, to: slot, &effects)
         }
     }
 
-    private mutating func send(_ entries: ArraySlice<LogEntry>, to slot: Int, _ effects: inout [Effect]) {
+    private mutating func send(_ entries: [LogEntry], to slot: Int, _ effects: inout [Effect]) {
         guard let last = entries.last,
             let previous = log.position(at: LogIndex(peers[slot].next.rawValue - 1))
         else { return }
@@ -55,7 +55,7 @@ extension RaftReplica {
         if peers[slot].next == peers[slot].durable.next { peers[slot].progressAt = now }
         let bytes = entries.reduce(0) { $0 + ReplicaLog.cost($1) }
         peers[slot].sent(through: last.position.index, bytes: bytes)
-        effects.append(.send(to: peers[slot].server, makeAppend(after: previous, Array(entries))))
+        effects.append(.send(to: peers[slot].server, makeAppend(after: previous, entries)))
     }
 
     mutating func loaded(
@@ -71,10 +71,9 @@ extension RaftReplica {
             guard entry.position.index == expected, log.contains(entry.position) else { return }
             expected = expected.next
         }
-        var rest = entries[...]
-        while !rest.isEmpty {
-            send(rest.prefix(settings.messageEntriesMax), to: slot, &effects)
-            rest = rest.dropFirst(settings.messageEntriesMax)
+        for start in stride(from: 0, to: entries.count, by: settings.messageEntriesMax) {
+            let end = min(start + settings.messageEntriesMax, entries.count)
+            send(Array(entries[start..<end]), to: slot, &effects)
         }
         sendEntries(to: slot, &effects)
     }
@@ -167,8 +166,8 @@ extension RaftReplica {
     private mutating func refused(
         _ slot: Int, mayMatch hint: LogIndex, sentAt: Duration, _ effects: inout [Effect]
     ) {
-        // Refusals of what was sent before the last question say nothing new, nor do copies of an answer to it:
-        // acting on them would let a network that repeats messages breed questions without end.
+        // Refusals of what was sent before the last question say nothing new, nor do copies of an answer to
+        // it: acting on them would let a network that repeats messages breed questions without end.
         let isNews =
             peers[slot].mode == .probe ? sentAt >= peers[slot].probedAt : sentAt > peers[slot].probedAt
         guard isNews else { return }

@@ -18,7 +18,8 @@ public struct RaftReplica: Machine, Sendable {
     public internal(set) var leader: ServerID?
     /// Entries up to here are committed, as far as it knows.
     public internal(set) var commitIndex: LogIndex
-    /// True when it leads and everything that earlier leaders committed is applied. Says nothing of the lease.
+    /// True when it leads and everything that earlier leaders committed is applied. Says nothing of the
+    /// lease.
     public internal(set) var isReady = false
     /// True while it copies the copyset: it neither campaigns nor counts for commit.
     public internal(set) var isSyncing: Bool
@@ -30,6 +31,7 @@ public struct RaftReplica: Machine, Sendable {
     let isPreferredLeader: Bool
     var random: SeededRandom
     var now: Duration
+    var nowNanoseconds: UInt64
     var log: ReplicaLog
     var applied: LogIndex
     var retained: LogIndex
@@ -78,6 +80,7 @@ public struct RaftReplica: Machine, Sendable {
         self.server = server
         members = Set(persisted.members).sorted()
         (self.settings, self.isPreferredLeader, self.now) = (settings, isPreferredLeader, now)
+        nowNanoseconds = Self.nanoseconds(now)
         random = SeededRandom(seed: seed)
         log = ReplicaLog(base: persisted.base, termStarts: persisted.termStarts, last: persisted.last)
         // An entry of a term proves that the term was reached, stored or not.
@@ -99,8 +102,8 @@ public struct RaftReplica: Machine, Sendable {
 
     /// True while no other replica can have become leader: reads may be served.
     ///
-    /// - Parameter now: the clock of ``step(_:now:effects:)``, read after the state to be served was looked at
-    ///   or just before it, never earlier.
+    /// - Parameter now: the clock of ``step(_:now:effects:)``, read after the state to be served was looked
+    ///   at or just before it, never earlier.
     public func holdsLease(now: Duration) -> Bool {
         guard role == .leader else { return false }
         let kept = settings.lease * (1000 - settings.clockDriftPermille) / 1000
@@ -122,7 +125,7 @@ public struct RaftReplica: Machine, Sendable {
 
     /// See ``Machine``.
     public mutating func step(_ event: Event, now: Duration, effects: inout [Effect]) {
-        self.now = max(self.now, now)
+        if now > self.now { (self.now, nowNanoseconds) = (now, Self.nanoseconds(now)) }
         switch event {
         case .tick: tick(&effects)
         case .propose(let token, let operation): propose(token, operation, &effects)
@@ -202,8 +205,8 @@ public struct RaftReplica: Machine, Sendable {
 
     var quorum: Int { members.count / 2 + 1 }
     var others: [ServerID] { members.filter { $0 != server } }
-    var nowNanoseconds: UInt64 {
-        let (seconds, attoseconds) = now.components
+    static func nanoseconds(_ time: Duration) -> UInt64 {
+        let (seconds, attoseconds) = time.components
         return UInt64(max(0, seconds)) * 1_000_000_000 + UInt64(max(0, attoseconds / 1_000_000_000))
     }
     static func promise(_ settings: Settings) -> Duration {
@@ -233,6 +236,7 @@ public struct RaftReplica: Machine, Sendable {
             (peers, transfer, isReady) = ([], nil, false)
             windowCosts.removeAll()
             windowBytes = 0
+            log.evict(through: log.durable, bytesMax: settings.cachedBytesMax)
             electionDeadline = now + drawElectionTimeout()
             effects.append(.leadershipLost(term))
             setLeader(nil, &effects)

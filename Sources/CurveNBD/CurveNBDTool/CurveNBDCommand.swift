@@ -16,7 +16,10 @@ import ToolSupport
             The MDS is found by --mds, by CURVE_MDS, or by the playground that runs here.
             Exit status: 0 done, 1 not found or not connected, 2 wrong usage or an error.
             """,
-        version: Version.text, subcommands: [ServeCommand.self])
+        version: Version.text,
+        subcommands: [
+            ServeCommand.self, MapCommand.self, UnmapCommand.self, ListCommand.self,
+        ])
 
     static func main() { ToolExit.run(Self.self) }
 }

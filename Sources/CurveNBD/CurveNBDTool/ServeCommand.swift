@@ -64,6 +64,14 @@ final class Gateway {
     var exportName = ""
     var isReadOnly = false
     var printsStats = false
+    /// Tells that the addresses are served.
+    var announce: ([SocketAddress]) -> Void = announceReady
+    /// Done before the server stops; calls back when it is done.
+    var stopsFirst: ((@escaping () -> Void) -> Void)?
+    /// The volume has another size.
+    var resized: ((ByteCount) -> Void)?
+    /// Answers with errors when the volume was taken over, instead of ending: a kernel device would wait.
+    var servesAfterLoss = false
 
     init(reactor: Reactor, listen: [SocketAddress]) {
         (self.reactor, addresses) = (reactor, listen)
@@ -85,6 +93,9 @@ final class Gateway {
     private func attached(_ volume: RemoteVolume) {
         self.volume = volume
         volume.lost = { [self] in
+            if servesAfterLoss {
+                return reactor.log(.error, "another client took the volume over; requests fail from now on")
+            }
             reactor.log(.error, "another client took the volume over; this gateway ends")
             failure = .failed(
                 "another client took the volume over; nothing that it did not answer was written")
@@ -92,7 +103,8 @@ final class Gateway {
         }
         do {
             try server.add(NBDExport(name: exportName, volume: volume, isReadOnly: isReadOnly))
-            announceReady(try addresses.map { try server.listen(on: $0) })
+            server.exportResized = { [self] _, size in resized?(size) }
+            announce(try addresses.map { try server.listen(on: $0) })
         } catch {
             failure = .failed("cannot serve: \(error)")
             return stop()
@@ -113,6 +125,19 @@ final class Gateway {
     private func stop() {
         guard !isStopping else { return }
         isStopping = true
+        guard let stopsFirst, volume != nil else { return stopServing() }
+        stopsFirst { [self] in stopServing() }
+    }
+
+    /// What made this gateway useful is gone, for a reason or because it was asked to go.
+    func finish(_ failure: ToolError?) {
+        if let failure { self.failure = failure }
+        guard !isStopping else { return }
+        isStopping = true
+        stopServing()
+    }
+
+    private func stopServing() {
         server.stop { [self] in
             guard let volume else { return reactor.stop() }
             volume.detach { [self] in reactor.stop() }

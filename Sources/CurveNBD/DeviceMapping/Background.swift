@@ -4,17 +4,20 @@ import Glibc
 public enum Background {
     /// The descriptor on which a daemon reports; its first line tells success from failure.
     private static let reportDescriptor: Int32 = 3
+    /// Set for a daemon that has the descriptor; any other process may have something else there.
+    private static let reportVariable = "CURVE_REPORTS_TO_PARENT"
     private static let readyPrefix = "ready "
     private static let failedPrefix = "failed "
     private static let reportBytesMax = 4096
 
-    /// Runs this program in a new session and waits for its report.
+    /// Runs this program in a new session and waits for its report. Call it while there is only one thread.
     /// - Parameters:
     ///   - arguments: without the program's own name.
     ///   - logPath: where its standard error goes; `nil` leaves it where ours goes.
     ///   - timeoutSeconds: how long it may take to report.
     /// - Returns: what the daemon gave to ``ready(_:)``.
-    /// - Throws: ``DeviceError/daemon(_:)`` with what it gave to ``failed(_:)``, or what happened instead.
+    /// - Throws: ``DeviceError/daemon(_:status:)`` with what it gave to ``failed(_:status:)``, or with what
+    ///   happened instead.
     public static func start(
         arguments: [String], logPath: String?, timeoutSeconds: Int32 = 120
     ) throws(DeviceError) -> String {
@@ -32,18 +35,28 @@ public enum Background {
         close(ends[1])
         let report = line(from: ends[0], timeoutSeconds)
         if report.hasPrefix(readyPrefix) { return String(report.dropFirst(readyPrefix.count)) }
-        if report.hasPrefix(failedPrefix) { throw .daemon(String(report.dropFirst(failedPrefix.count))) }
+        if report.hasPrefix(failedPrefix) {
+            let words = report.dropFirst(failedPrefix.count).split(separator: " ", maxSplits: 1)
+            throw .daemon(words.count == 2 ? String(words[1]) : report, status: Int32(words.first ?? "") ?? 2)
+        }
         kill(pid, SIGTERM)
         throw .daemon(
-            "the daemon ended or was silent for \(timeoutSeconds) s before it was ready; see its log")
+            "the daemon ended or was silent for \(timeoutSeconds) s before it was ready; see its log",
+            status: 2)
     }
+    /// True in a process that ``start(arguments:logPath:timeoutSeconds:)`` made, until it has reported.
+    public static var isDaemon: Bool { unsafe getenv(reportVariable) != nil }
+
     /// Tells the process that started this one that all is well.
     public static func ready(_ text: String) { report(readyPrefix + text) }
 
     /// Tells the process that started this one why it cannot work.
-    public static func failed(_ text: String) { report(failedPrefix + text) }
+    /// - Parameter status: the exit status that fits.
+    public static func failed(_ text: String, status: Int32) { report("\(failedPrefix)\(status) \(text)") }
 
     private static func report(_ text: String) {
+        guard isDaemon else { return }
+        unsafe unsetenv(reportVariable)
         let oneLine = text.replacing("\n", with: " ") + "\n"
         let bytes = Array(oneLine.utf8.prefix(reportBytesMax))
         // Nobody to report to is no reason to stop.
@@ -87,6 +100,8 @@ public enum Background {
         let name = CommandLine.arguments.first ?? "curve-nbd"
         let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]
         defer { unsafe words.forEach { unsafe free($0) } }
+        unsafe setenv(reportVariable, "1", 1)
+        defer { unsafe unsetenv(reportVariable) }
         let result = unsafe posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, words, environ)
         guard result == 0 else { throw .system(call: "start the daemon", errno: result) }
         return pid

@@ -23,8 +23,8 @@ public enum DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
     case belongsToAnother(device: String, identifier: String)
     /// The server behind the device was not usable.
     case server(NBDClientError)
-    /// The background process ended or was silent.
-    case daemon(String)
+    /// The daemon ended, was silent, or said why it cannot work, with the exit status that it chose.
+    case daemon(String, status: Int32)
     /// Anything else the system said.
     case system(call: String, errno: Int32)
 
@@ -44,7 +44,7 @@ public enum DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
         case .notConnected(let device): "\(device) is not connected"
         case .belongsToAnother(let device, let identifier): "\(device) belongs to '\(identifier)'"
         case .server(let error): "\(error)"
-        case .daemon(let what): what
+        case .daemon(let what, _): what
         case .system(let call, let errno): "\(call): \(Text.ofErrno(errno))"
         }
     }

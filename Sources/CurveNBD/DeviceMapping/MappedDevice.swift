@@ -119,9 +119,11 @@ public enum DeviceRemoval {
     /// - Parameters:
     ///   - force: also when it is in use; whoever uses it gets errors.
     ///   - timeoutSeconds: how long processes that have it open may take to close it.
+    ///   - waitsForDaemon: false when the daemon itself asks.
     /// - Throws: ``DeviceError``.
     public static func unmap(
-        _ index: UInt32, force: Bool, timeoutSeconds: Int = 30, markFolder: String = DaemonMark.defaultFolder
+        _ index: UInt32, force: Bool, timeoutSeconds: Int = 30, waitsForDaemon: Bool = true,
+        markFolder: String = DaemonMark.defaultFolder
     ) throws(DeviceError) {
         let table = BlockDeviceTable()
         guard let device = table.device(index) else {
@@ -134,12 +136,13 @@ public enum DeviceRemoval {
         }
         try NBDKernel().disconnect(index)
         for _ in 0..<(timeoutSeconds * 1000 / pollMilliseconds) {
-            if !table.isConnected(index), DaemonMark.pid(of: index, folder: markFolder) == nil { return }
+            let hasDaemon = waitsForDaemon && DaemonMark.pid(of: index, folder: markFolder) != nil
+            if !table.isConnected(index), !hasDaemon { return }
             usleep(UInt32(pollMilliseconds) * 1000)
         }
         throw table.isConnected(index)
             ? .stillHeld(device: device.path)
-            : .daemon("\(device.path) is gone, but its daemon is still running")
+            : .daemon("\(device.path) is gone, but its daemon is still running", status: 2)
     }
     private static let pollMilliseconds = 20
 

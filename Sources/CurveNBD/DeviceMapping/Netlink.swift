@@ -166,7 +166,8 @@ private final class NetlinkReply {
             }, argument)
     }
 
-    /// Starts listening to a multicast group of the family; then only ``events(timeoutMilliseconds:)`` is used.
+    /// Starts listening to a multicast group of the family; then only ``events(timeoutMilliseconds:)`` is
+    /// used.
     func join(group: String, family name: String) throws(DeviceError) {
         let group = unsafe genl_ctrl_resolve_grp(socket, name, group)
         guard group >= 0, unsafe nl_socket_add_membership(socket, group) >= 0 else {

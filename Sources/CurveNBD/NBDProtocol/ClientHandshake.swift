@@ -36,9 +36,9 @@ public enum NBDClientError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// The client's side of the handshake, up to the first request; simple replies only, as the kernel wants them.
+/// The client's side of the handshake, up to the first request; simple replies only, as the kernel wants.
 ///
-/// Feed it exactly ``wantedBytes`` at a time: what follows the handshake then stays in the socket for the kernel.
+/// Feed it exactly ``wantedBytes`` at a time: what follows the handshake stays in the socket for the kernel.
 public struct ClientHandshake {
     private enum Phase { case greeting, replyHeader, replyData(type: UInt32), over }
     private var phase = Phase.greeting

@@ -78,8 +78,8 @@ extension NBDSession {
     private mutating func submit(
         _ header: NBDRequestHeader, _ request: VolumeRequest, payloadBytes: Int, effects: inout [Effect]
     ) {
-        // The volume's write is durable when answered. The flush makes FUA true for trims and zeroes, too, and
-        // above a layer that caches writes; it costs next to nothing where there is nothing to flush.
+        // The volume's write is durable when answered. The flush makes FUA true for trims and zeroes, too,
+        // and above a layer that caches writes; it costs next to nothing where there is nothing to flush.
         let changes = header.command != Command.read && header.command != Command.flush
         let needsFlush = changes && header.flags & CommandFlag.fua != 0
         let slot = occupySlot(header, needsFlush ? .flush : .answer, payloadBytes: payloadBytes)

@@ -27,11 +27,11 @@ public struct NBDRequestToken: Hashable, Sendable {
     let slot: Int
 }
 
-/// One client's connection, from greeting to goodbye: bytes and volume results in, replies and volume requests
-/// out. The logic of the server; it never waits.
+/// One client's connection, from greeting to goodbye: bytes and volume results in, replies and volume
+/// requests out. The logic of the server; it never waits.
 ///
-/// Not a `Machine`: received bytes are lent for one call, and an event value would have to own a copy of them.
-/// Order: requests are answered as the volume answers them; nothing is submitted before its payload is complete.
+/// Not a `Machine`: received bytes are lent for one call, and an event value would have to own a copy.
+/// Order: requests are answered as the volume answers them; none is submitted before its payload is complete.
 public struct NBDSession {
     /// What to do next, in order.
     public enum Effect: Sendable {
@@ -59,7 +59,7 @@ public struct NBDSession {
         var payloadBytes: Int
     }
 
-    let limits: NBDLimits
+    private(set) var limits: NBDLimits
     let pool: BufferPool
     var phase = Phase.handshake
     var handshake = ServerHandshake()
@@ -141,6 +141,11 @@ public struct NBDSession {
     /// The volume's size changed: later requests are judged by the new one.
     public mutating func resized(to size: ByteCount) { export.size = size }
 
+    /// Changes how much may be in flight. What is above a lower bound is answered as before.
+    public mutating func limitInFlight(requests: Int, bytes: Int) {
+        (limits.inFlightRequestsMax, limits.inFlightBytesMax) = (requests, bytes)
+    }
+
     /// Takes no more requests; closes once those in flight are answered.
     public mutating func stop(effects: inout [Effect]) {
         guard phase == .handshake || phase == .serving else { return }
@@ -151,8 +156,8 @@ public struct NBDSession {
     /// The connection broke: what is in flight is finished for nobody.
     public mutating func lost() { (phase, held, heldStart, waiting) = (.closed, [], 0, nil) }
 
-    /// True while requests are not read because replies pile up: ``drained(exports:queuedReplyBytes:effects:)``
-    /// must follow.
+    /// True while requests are not read because replies pile up:
+    /// ``drained(exports:queuedReplyBytes:effects:)`` must follow.
     public var waitsForDrain: Bool { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
 
     private var heldBytes: Int { held.count - heldStart }

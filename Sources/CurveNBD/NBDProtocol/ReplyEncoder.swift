@@ -5,7 +5,7 @@ struct ReplyEncoder {
     /// True when the client negotiated structured replies: reads and errors then use them.
     var structured: Bool
 
-    /// Zero bytes for clients that cannot be told of a hole, and for WRITE_ZEROES without one; never written to.
+    /// Zero bytes for clients that cannot be told of a hole, and for WRITE_ZEROES without one.
     static let zeroes: Payload = {
         let buffer = BlockBuffer(byteCount: 1 << 20)
         unsafe buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
@@ -43,7 +43,7 @@ struct ReplyEncoder {
             chunks(header, segments, effects: &effects)
         }
     }
-    /// One chunk for each stretch of data and of zeroes. All bytes are at hand, so the last chunk can say "done".
+    /// One chunk for each stretch of data and of zeroes. All bytes are at hand: the last chunk says "done".
     private func chunks(
         _ header: NBDRequestHeader, _ segments: [ReadSegment], effects: inout [NBDSession.Effect]
     ) {

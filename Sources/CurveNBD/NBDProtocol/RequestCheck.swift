@@ -68,7 +68,7 @@ enum Verdict: Hashable, Sendable {
         if let refused = checkWritable(header, export) ?? checkRun(header, export, .noSpace) {
             return refused
         }
-        // Without a hole the zeroes are written as data: no faster than a write, so FAST_ZERO must fail at once.
+        // Without a hole the zeroes are written as data, no faster than a write: FAST_ZERO fails at once.
         let both = CommandFlag.noHole | CommandFlag.fastZero
         guard header.flags & both != both else {
             return .refuse(.notSupported, "zeroing without a hole is slow")

@@ -49,8 +49,13 @@ public struct NBDServerLimits: Hashable, Sendable {
     public var handshakeTimeout = Duration.seconds(10)
     /// Exports; a LIST answer with the longest names then stays below 8 MiB.
     public var exportsMax = 1000
-    /// The bounds of each connection.
+    /// The bounds of each connection while there are few.
     public var connection = NBDLimits()
+    /// Requests in flight of all connections, who get equal shares of it: half of what a volume accepts
+    /// before it refuses.
+    public var inFlightRequestsMax = 8192
+    /// Payload bytes of those; a single larger request is still served.
+    public var inFlightBytesMax = 1 << 30
     /// The usual bounds.
     public init() {}
 }

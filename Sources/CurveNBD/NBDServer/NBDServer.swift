@@ -4,7 +4,7 @@ import NBDProtocol
 
 /// Serves volumes to NBD clients over the listeners of one environment. Loop-confined.
 ///
-/// All connections of an export go to the same volume object, so a flush on one covers what was answered on any.
+/// All connections of an export go to the same volume object: a flush on one covers what was answered on any.
 public final class NBDServer {
     let environment: any Environment
     let limits: NBDServerLimits
@@ -104,6 +104,7 @@ public final class NBDServer {
         let connection = ServerConnection(number: nextConnection, link: link, server: self)
         nextConnection += 1
         connections[connection.number] = connection
+        shareOut()
         connection.open()
     }
     /// - Returns: false when every connection is past its handshake and the bound is reached.
@@ -115,6 +116,13 @@ public final class NBDServer {
         }
         oldest.abandon()
         return true
+    }
+    /// Gives every connection its part of what may be in flight.
+    private func shareOut() {
+        let count = max(1, connections.count)
+        let requests = min(limits.connection.inFlightRequestsMax, max(1, limits.inFlightRequestsMax / count))
+        let bytes = min(limits.connection.inFlightBytesMax, limits.inFlightBytesMax / count)
+        for connection in connections.values { connection.limitInFlight(requests: requests, bytes: bytes) }
     }
     private func resized(_ volume: any BlockVolume, to size: ByteCount) {
         describedExports = nil
@@ -141,6 +149,7 @@ public final class NBDServer {
     /// Forgets a connection. Harmless when it is forgotten already.
     func forget(_ number: Int) {
         connections[number] = nil
+        shareOut()
         if isStopping { finishStop() }
     }
 }

@@ -43,6 +43,8 @@ final class ServerConnection: ConnectionHandler {
     /// Closes without waiting for answers.
     func abandon() { finish() }
 
+    func limitInFlight(requests: Int, bytes: Int) { session.limitInFlight(requests: requests, bytes: bytes) }
+
     func resized(to size: ByteCount) { session.resized(to: size) }
 
     private func handshakeTimedOut() {

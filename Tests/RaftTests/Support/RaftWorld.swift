@@ -16,6 +16,10 @@ struct Faults {
     var diskStalls = false
     var transfers = false
     var falseAlarms = false
+    /// New leaders often crash within milliseconds (the Raft paper's figure 8 needs that).
+    var shortReigns = false
+    /// A member is cut off from the leader alone, and stands while the one between them restarts.
+    var ambushes = false
     var drift = false
     var keptEntriesMax = 1 << 20
     var settings = RaftReplica.Settings()
@@ -29,16 +33,20 @@ struct Faults {
         faults.duplicatePercent = pick([0, 0, 5, 30])
         faults.delayMicrosecondsMax = pick([300, 5_000, 60_000, 400_000])
         faults.reorders = pick([false, false, true])
+        // A pipeline whose every message overtakes others makes events without end and finds nothing more.
+        if faults.reorders { faults.delayMicrosecondsMax = min(faults.delayMicrosecondsMax, 20_000) }
         faults.crashes = pick([false, true, true])
         faults.partitions = pick([false, true, true])
         faults.pauses = pick([false, true])
         faults.diskStalls = pick([false, true])
         faults.transfers = pick([false, true])
         faults.falseAlarms = pick([false, true])
+        faults.shortReigns = pick([false, false, true])
+        faults.ambushes = pick([false, false, true])
         faults.drift = pick([false, true, true])
         faults.keptEntriesMax = pick([10, 40, 1 << 20])
         faults.settings.cachedBytesMax = pick([0, 4096, 16 << 20])
-        faults.settings.messageEntriesMax = pick([1, 4, 64])
+        faults.settings.messageEntriesMax = pick(faults.reorders ? [4, 64] : [1, 4, 64])
         faults.settings.inFlightEntriesMax = pick([8, 64, 4096])
         return faults
     }
@@ -193,6 +201,8 @@ final class RaftWorld {
             let wait = Int((node.pausedUntil - trueTime) / 1000) + 1
             return after(wait) { try $0.deliver(event, to: node, incarnation) }
         }
+        // As the shell owes it: news of a copy that was given up meanwhile is not told.
+        if case .syncFinished = event, node.store.view.isSyncing { return }
         eventCount += 1
         if tracing, !isTick(event) { log("\(node.id) <- \(describe(event))") }
         var effects: [RaftReplica.Effect] = []
@@ -216,7 +226,8 @@ final class RaftWorld {
             node.store.commit = max(node.store.commit, index)
             apply(node)
         case .retain(let index): if index > LogIndex(3), chance(30) { drop(node, through: index) }
-        case .accepted, .refused, .busy, .becameLeader, .ready, .leadershipLost, .leaderChanged: break
+        case .becameLeader: if faults.shortReigns, !isCalm, chance(40) { cutShort(node) }
+        case .accepted, .refused, .busy, .ready, .leadershipLost, .leaderChanged: break
         case .loadEntries(let target, let from, let bytesMax): load(node, target, from, bytesMax)
         case .offerSync(let target): offerSync(from: node, to: target)
         case .beginSync(let source, let base): beginSync(node, from: source, base)
@@ -395,6 +406,7 @@ final class RaftWorld {
                     let event = RaftReplica.Event.transferLeadership(to: world.chance(50) ? target : nil)
                     try world.deliver(event, to: node, node.incarnation)
                 }
+            case 5 where world.faults.ambushes, 6 where world.faults.ambushes: world.ambush()
             case 8 where world.faults.falseAlarms:
                 guard let other = world.nodes.randomElement(using: &world.random) else { return }
                 let event = RaftReplica.Event.disconnected(other.id, provenDead: world.chance(50))
@@ -409,6 +421,28 @@ final class RaftWorld {
             crash(victim)
             after(between(1000, chance(30) ? 4_000_000 : 300_000)) { world in
                 if victim.replica == nil { world.start(victim) }
+            }
+        }
+    }
+    private func cutShort(_ node: Node) {
+        after(between(0, 40_000)) { world in if !world.isCalm { world.bounce(node) } }
+    }
+    private func ambush() {
+        guard let leader = nodes.first(where: { $0.replica?.role == .leader }),
+            let candidate = nodes.filter({ $0 !== leader }).randomElement(using: &random)
+        else { return }
+        let (a, b) = (Int(leader.id.rawValue), Int(candidate.id.rawValue))
+        cut.formUnion([[a, b], [b, a]])
+        for _ in 0..<6 {
+            after(between(700_000, 2_000_000)) { world in
+                guard !world.isCalm,
+                    let voter = world.nodes.filter({ $0 !== leader && $0 !== candidate })
+                        .randomElement(using: &world.random)
+                else { return }
+                world.crash(voter)
+                world.after(world.between(100, 20_000)) { world in
+                    if voter.replica == nil { world.start(voter) }
+                }
             }
         }
     }

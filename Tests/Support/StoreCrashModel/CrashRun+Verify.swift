@@ -17,7 +17,9 @@ extension CrashRun {
         case .voteStored(let id, let term):
             let number = place(id)
             model[number].storedVote = max(model[number].storedVote, term)
-        case .truncated(let id, _): older[id]?.removeFirst()
+        case .truncated(let id, _):
+            guard let first = older[id]?.firstIndex(where: { !$0.wasCopied }) else { break }
+            older[id]?.removeSubrange(0...first)
         case .applied(let id, let through):
             let number = place(id)
             if Int(through.rawValue) > model[number].told {
@@ -25,7 +27,12 @@ extension CrashRun {
             }
         case .readCompleted(let ticket, let result): readCompleted(ticket, result)
         case .entriesLoaded(let ticket, let entries): loaded(ticket, entries)
-        case .logStart, .syncBegun, .syncPieceRead, .pieceInstalled, .syncFinished: break
+        case .logStart, .syncPieceRead: break
+        case .syncBegun(let id):
+            if let last = older[id]?.lastIndex(where: { $0.wasCopied }) { older[id]?.removeSubrange(0...last) }
+            if case .beginning = model[place(id)].sync { model[place(id)].sync = .ready(.start) }
+        case .pieceInstalled(let id): pieceInstalled(place(id))
+        case .syncFinished(let id): syncFinished(place(id))
         }
     }
     private func place(_ id: CopysetID) -> Int { Int(id.rawValue) - 1 }
@@ -36,7 +43,8 @@ extension CrashRun {
         else {
             return fail("stored \(through), which was never sent")
         }
-        model[number].acknowledged = max(model[number].acknowledged, index)
+        // What a replica stores while it is copied does not count.
+        if !model[number].isSyncing { model[number].acknowledged = max(model[number].acknowledged, index) }
     }
     private func readCompleted(_ ticket: UInt64, _ result: Result<StoreRead, StoreReadError>) {
         guard case .read(let number, let run, let wanted)? = expectations.removeValue(forKey: ticket) else {
@@ -91,9 +99,25 @@ extension CrashRun {
                 continue
             }
             model[number].isCreated = true
+            let wasSyncing = model[number].isSyncing
+            model[number].sync = .none
+            if state.isSyncing {
+                guard wasSyncing, !state.isFaulty else {
+                    fail("copyset \(number) lost what was durable: \(state)")
+                    return
+                }
+                // Starts over with a new offer.
+                model[number].sent = []
+                older[model[number].id] = []
+                model[number].told = 0
+                verifyVote(number, state)
+                beginSync(number)
+                continue
+            }
             verifyLog(number, state)
             if failure != nil { return }
             verifyVote(number, state)
+            model[number].told = Int(state.applied.rawValue)
             let contents = self.state(number, through: Int(state.applied.rawValue))
             for volume in 1...2 {
                 for (index, first) in [(UInt32(0), 0), (0, 500), (1, 0), (1, 500)] {
@@ -116,7 +140,7 @@ extension CrashRun {
     private func verifyLog(_ number: Int, _ state: CopysetState) {
         let last = Int(state.last.index.rawValue)
         let applied = Int(state.applied.rawValue)
-        if state.isSyncing || state.isFaulty { return fail("copyset \(number) lost what was durable") }
+        if state.isSyncing || state.isFaulty { return fail("copyset \(number) lost what was durable: \(state)") }
         if last < model[number].acknowledged {
             return fail("copyset \(number) has \(last), acknowledged \(model[number].acknowledged)")
         }
@@ -130,7 +154,7 @@ extension CrashRun {
             terms.append(
                 contentsOf: repeatElement(start.term.rawValue, count: end - Int(start.index.rawValue)))
         }
-        let versions = [model[number].sent] + (older[model[number].id] ?? []).reversed()
+        let versions = [model[number].sent] + (older[model[number].id] ?? []).reversed().map(\.log)
         let match = versions.first { version in
             version.count >= last && version[base..<last].map(\.term) == terms
                 && (base == 0 || version[base - 1].term == state.base.term.rawValue)

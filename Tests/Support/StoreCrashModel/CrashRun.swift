@@ -19,7 +19,11 @@ package final class CrashRun {
     let pool = BufferPool(keptBytesPerClassMax: 1 << 20)
     var model: [ModelCopyset] = []
     /// Logs that the store may still come back with: a truncation of them was not durable.
-    var older: [CopysetID: [[ModelEntry]]] = [:]
+    var older: [CopysetID: [OlderLog]] = [:]
+    struct OlderLog {
+        var log: [ModelEntry]
+        var wasCopied = false
+    }
     var nextID: UInt64 = 1
     var nextTicket: UInt64 = 1
     var expectations: [UInt64: Expectation] = [:]
@@ -28,6 +32,7 @@ package final class CrashRun {
     var isOpen = false
     var isClosed = false
     var failure: String?
+    var source: SyncSource?
     package private(set) var crashes = 0
     package private(set) var checkpointBytes: UInt64 = 0
 
@@ -55,7 +60,8 @@ package final class CrashRun {
             incarnation: Incarnation(0))
         store = ChunkStore(geometry: geometry, settings: settings, pool: pool)
         do {
-            format(try StoreFormat(identity: identity, geometry: geometry, journalBytes: journal))
+            let format = try StoreFormat(identity: identity, geometry: geometry, journalBytes: journal)
+            Self.format(format, disk, &random)
         } catch {
             failure = "format: \(error)"
         }
@@ -63,7 +69,7 @@ package final class CrashRun {
             model.append(ModelCopyset(id: CopysetID(UInt32(number))))
         }
     }
-    private func format(_ format: StoreFormat) {
+    static func format(_ format: StoreFormat, _ disk: CrashDisk, _ random: inout SeededRandom) {
         let formatter = StoreFormatter(format)
         formatter.start()
         var ended = false
@@ -73,10 +79,7 @@ package final class CrashRun {
             for effect in effects {
                 switch effect {
                 case .disk(let request): disk.submit(request)
-                case .formatted: ended = true
-                case .failed(let error):
-                    failure = "format: \(error)"
-                    ended = true
+                case .formatted, .failed: ended = true
                 }
             }
             if let (token, result) = disk.completeOne(&random) { formatter.diskCompleted(token, result) }
@@ -117,6 +120,8 @@ package final class CrashRun {
         case 74..<76: crash()
         case 76: restartCleanly()
         case 77..<80: drain()
+        case 80: if random.oneIn(2) { beginSync(number) }
+        case 81..<90: stepSync(number)
         default: break
         }
         pump(Int.random(in: 0..<8, using: &random))
@@ -170,20 +175,20 @@ package final class CrashRun {
             common += 1
         }
         if common < model[number].sent.count {
-            older[id, default: []].append(model[number].sent)
+            older[id, default: []].append(OlderLog(log: model[number].sent))
             model[number].sent.removeLast(model[number].sent.count - common)
             model[number].acknowledged = min(model[number].acknowledged, common)
             store.truncate(id, from: LogIndex(UInt64(common + 1)))
         }
         for start in stride(from: common, to: model[number].log.count, by: 8) {
             let end = min(start + 8, model[number].log.count)
-            let entries = (start..<end).map { entry(model[number].log[$0], at: $0 + 1) }
+            let entries = (start..<end).map { Self.entry(model[number].log[$0], at: $0 + 1) }
             guard store.canAppend(entries, to: id) else { return }
             store.append(id, entries)
             model[number].sent.append(contentsOf: model[number].log[start..<end])
         }
     }
-    private func entry(_ entry: ModelEntry, at index: Int) -> LogEntry {
+    static func entry(_ entry: ModelEntry, at index: Int) -> LogEntry {
         let position = LogPosition(term: Term(entry.term), index: LogIndex(UInt64(index)))
         switch entry.change {
         case .noop: return LogEntry(position, .noop)
@@ -237,7 +242,7 @@ package final class CrashRun {
         return state
     }
     private func read(_ number: Int) {
-        guard isOpen, model[number].isCreated else { return }
+        guard isOpen, model[number].isCreated, !model[number].isSyncing else { return }
         let run = ModelRun(
             chunk: ChunkKey(volume: VolumeID(random.oneIn(2) ? 1 : 2), index: random.oneIn(3) ? 1 : 0),
             first: random.oneIn(3) ? 505 : Int.random(in: 0..<30, using: &random), count: 12)
@@ -333,6 +338,13 @@ package final class CrashRun {
             tellCommit(number)
         }
         for _ in 0..<40 {
+            for number in model.indices {
+                if case .finishing = model[number].sync { continue }
+                for _ in 0..<3 {
+                    stepSync(number)
+                    drain()
+                }
+            }
             drain()
             now += .milliseconds(500)
             store.tick(now: now)
@@ -345,6 +357,9 @@ package final class CrashRun {
         drain()
         guard failure == nil else { return }
         if let problem = store.audit() { failure = "at the end: \(problem)" }
+        for number in model.indices where model[number].isSyncing {
+            failure = "copyset \(number) did not finish its copy: \(model[number].sync), \(store.diagnosis)"
+        }
         for number in model.indices where applied(number) != model[number].log.count {
             failure = "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count)"
         }

@@ -17,7 +17,8 @@ struct ModelCopyset {
     var vote: (Term, ServerID?) = (Term(0), nil)
     var storedVote = Term(0)
     var isCreated = false
-    var isSyncing = false
+    var sync = ModelSync.none
+    var isSyncing: Bool { if case .none = sync { false } else { true } }
 }
 
 struct ModelEntry: Equatable {

@@ -116,7 +116,7 @@ import TestVolumes
             loop.stop()
             loop.join()
             unlink(path)
-        } catch { Background.failed("\(error)") }
+        } catch { Background.failed("\(error)", status: 1) }
     }
     /// From the loop, which must not wait for the kernel, to the thread that may.
     static let wantedSize = Mutex<ByteCount?>(nil)
