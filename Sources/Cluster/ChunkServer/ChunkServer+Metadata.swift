@@ -49,8 +49,8 @@ extension ChunkServer {
         let identity = store.identity
         control = ControlChannel(
             environment: environment, addresses: addresses,
-            // Without the cluster: the registration carries it, and is refused with a code instead of a closed
-            // connection that would be tried for ever.
+            // Without the cluster: the registration carries it, and is refused with a code instead of a
+            // closed connection that would be tried for ever.
             hello: Hello(role: .chunkserver, server: identity.server, incarnation: identity.incarnation),
             pool: pool)
         askToRegister()

@@ -102,8 +102,8 @@ struct JournalState {
 }
 
 extension ChunkStore {
-    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is durable
-    /// or when it is full (ENGINE 4.4).
+    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is
+    /// durable or when it is full (ENGINE 4.4).
     func pumpJournal() {
         while phase != .stopped {
             let isBlocked = fillOpenBatch()
@@ -242,7 +242,8 @@ extension ChunkStore {
         let kept = layout.journalReserveBytes + (batch.mayUseCarryRoom ? 0 : layout.journalCarryBytes)
         return layout.journalBytes - kept
     }
-    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
+    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in
+    /// front.
     private func ringIsFull() {
         let needed = neededTail()
         if needed > journal.tail {

@@ -61,8 +61,8 @@ extension ChunkStore {
     /// Payload blocks of entries that may not have a place yet.
     private var stagedBlocksWaiting: Int { stagedBytes / Geometry.blockBytes }
 
-    /// True when a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop below
-    /// 2 %, trims and deletes never do (ENGINE 4.8).
+    /// True when a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop
+    /// below 2 %, trims and deletes never do (ENGINE 4.8).
     public func hasRoom(for operation: Operation, in id: CopysetID) -> Bool {
         guard phase == .open, let copyset = copysetsByID[id] else { return false }
         guard LogSlot.isStorable(operation) else { return false }
@@ -84,7 +84,8 @@ extension ChunkStore {
         return run.blocks.allSatisfy { !chunk.entry($0).isAbsent }
     }
 
-    /// Adds entries right after the last one. ``StoreEffect/stored(_:through:)`` follows when they are durable.
+    /// Adds entries right after the last one. ``StoreEffect/stored(_:through:)`` follows when they are
+    /// durable.
     public func append(_ id: CopysetID, _ entries: [LogEntry]) {
         guard phase == .open else { return }
         let copyset = known(id)

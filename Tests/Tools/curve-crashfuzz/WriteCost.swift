@@ -24,7 +24,11 @@ struct WriteCost {
                 effects.removeAll(keepingCapacity: true)
                 store.takeEffects(&effects)
                 for case .disk(let request) in effects {
-                    if answering { store.diskCompleted(request.token, .success(())) } else { disk.submit(request) }
+                    if answering {
+                        store.diskCompleted(request.token, .success(()))
+                    } else {
+                        disk.submit(request)
+                    }
                 }
                 if answering {
                     if !effects.contains(where: { if case .disk = $0 { true } else { false } }) { return }
@@ -40,7 +44,8 @@ struct WriteCost {
         drain(answering: true)
         var index: UInt64 = 1
         let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30))
-        store.append(copyset, [LogEntry(LogPosition(term: Term(1), index: LogIndex(1)), .fence(VolumeID(1), fence))])
+        store.append(
+            copyset, [LogEntry(LogPosition(term: Term(1), index: LogIndex(1)), .fence(VolumeID(1), fence))])
         drain(answering: true)
         store.commit(copyset, through: LogIndex(1))
         let (payload, checksums) = ModelBytes.payload([7])
@@ -50,9 +55,11 @@ struct WriteCost {
             for round in 0..<(count / batch) {
                 for _ in 0..<batch {
                     index += 1
-                    let chunk = ChunkKey(volume: VolumeID(1), index: UInt32.random(in: 0..<16, using: &random))
-                    guard let run = BlockRun(
-                        chunk: chunk, firstBlock: Int.random(in: 0..<4096, using: &random), blockCount: 1)
+                    let chunk = ChunkKey(
+                        volume: VolumeID(1), index: UInt32.random(in: 0..<16, using: &random))
+                    guard
+                        let run = BlockRun(
+                            chunk: chunk, firstBlock: Int.random(in: 0..<4096, using: &random), blockCount: 1)
                     else { return }
                     let tag = RequestTag(session: Epoch(1), sequence: index)
                     store.append(
@@ -69,7 +76,8 @@ struct WriteCost {
                 if round % 64 == 0 { store.tick(now: .milliseconds(round)) }
             }
         }
-        let nanoseconds = took.components.seconds * 1_000_000_000 + took.components.attoseconds / 1_000_000_000
+        let nanoseconds =
+            took.components.seconds * 1_000_000_000 + took.components.attoseconds / 1_000_000_000
         let traffic = store.usage.traffic
         print("\(nanoseconds / Int64(count)) ns per 4 KiB write, batches of \(batch), checkpoints included")
         print("write amplification \(Double(traffic.writtenBytes) / Double(traffic.userBytes))")
