@@ -89,9 +89,9 @@ extension ChunkServer {
 
     /// Asks for the next piece, if this copyset may pull now.
     private func pull(_ replica: CopysetReplica) {
-        guard var sync = replica.sync, sync.hasBegun, sync.outstanding == nil, !sync.isInstalling else {
-            return
-        }
+        guard var sync = replica.sync, sync.hasBegun, sync.outstanding == nil, !sync.isInstalling,
+            !sync.isLast  // Nothing is left to ask for: the store makes the copy durable.
+        else { return }
         let pulling = copysetOrder.filter { replicas[$0]?.sync?.outstanding != nil }.count
         guard pulling < limits.syncsMax else { return }
         store.holdApply(replica.id)

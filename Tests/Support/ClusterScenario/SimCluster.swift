@@ -105,11 +105,14 @@ public final class SimCluster {
         options.store = plan.store
         let server = ChunkServer(environment: host, disk: disks[index], options: options, pool: pool)
         server.serving = { [weak self] _ in self?.isServing[index] = true }
-        server.failed = { [weak self] failure in
-            guard let self else { return }
+        server.failed = { [weak self, weak server] failure in
+            guard let self, servers[index] === server else { return }
             // A damaged disk may well make its server give up; it is started again as an operator would.
             if index != plan.damagedServer { complain("\(name) gave up: \(failure)") }
-            world.after(.zero) { self.kill(index, thenStartAfter: .seconds(1)) }
+            world.after(.zero) {
+                guard self.servers[index] === server else { return }
+                self.kill(index, thenStartAfter: .seconds(1))
+            }
         }
         hosts[index] = host
         servers[index] = server
