@@ -8,8 +8,9 @@ import Raft
 
 /// One store, its copysets and everybody who talks to them: the shell around Raft and ChunkStore.
 ///
-/// Loop-confined. Every callback of the environment ends in ``pump()``, which steps the Raft machines until none
-/// has anything left to say, and sees to it that the store has its say when the loop's turn ends (``settle()``).
+/// Loop-confined. Every callback of the environment ends in ``pump()``, which steps the Raft machines until
+/// none has anything left to say, and sees to it that the store has its say when the loop's turn ends
+/// (``settle()``).
 public final class ChunkServer {
     /// How far the start has come, and how it ended.
     enum Phase {
@@ -114,8 +115,8 @@ public final class ChunkServer {
         events.append((replica, event))
     }
 
-    /// Lets the Raft machines work at once, and the store at the end of the turn: all that one turn brought, from
-    /// however many connections, becomes one commit batch with one flush.
+    /// Lets the Raft machines work at once, and the store at the end of the turn: all that one turn
+    /// brought, from however many connections, becomes one commit batch with one flush.
     func pump() {
         guard !isPumping else { return }
         isPumping = true

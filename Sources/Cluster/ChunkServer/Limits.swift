@@ -32,7 +32,8 @@ public struct ChunkServerLimits: Sendable {
     public var identityRetryMax: Duration = .seconds(6)
     /// A server without copysets asks the MDS for them this often, for the first ``eagerFor`` of its service.
     public var eagerHeartbeatEvery: Duration = .milliseconds(50)
-    /// Long enough for somebody who makes a cluster by hand or script; then it costs the MDS nothing any more.
+    /// Long enough for somebody who makes a cluster by hand or script; then it costs the MDS nothing any
+    /// more.
     public var eagerFor: Duration = .seconds(10)
     /// A pull of a full copy that is not answered within this time is asked again.
     public var pullTimeout: Duration = .seconds(5)
@@ -50,8 +51,9 @@ public struct ChunkServerOptions: Sendable {
     public var advertise: [String]
     /// This machine's name, for people.
     public var host: String
-    /// A refused connection proves that the peer's process is gone, so an election need not wait for the end of its
-    /// lease. Only for peers that are reached directly: a packet filter or a proxy may refuse in a living peer's name.
+    /// A refused connection proves that the peer's process is gone, so an election need not wait for the
+    /// end of its lease. Only for peers that are reached directly: a packet filter or a proxy may refuse in
+    /// a living peer's name.
     public var refusalProvesDeath = false
     /// The bounds.
     public var limits = ChunkServerLimits()

@@ -22,15 +22,16 @@ final class PeerLink {
     private(set) var isReady = false
     private var redialPause = PeerLink.redialPauseMin
 
-    /// A connection that broke is made anew almost at once: the first to hear that nobody listens there any more
-    /// is the first who can stand for election. The pause doubles up to ``ChunkServerLimits/redialAfter``.
+    /// A connection that broke is made anew almost at once: the first to hear that nobody listens there any
+    /// more is the first who can stand for election. The pause doubles up to
+    /// ``ChunkServerLimits/redialAfter``.
     private static let redialPauseMin = Duration.milliseconds(10)
 
     /// The peer said hello; false when its incarnation is older than one already seen.
     var greeted: ((Hello) -> Void)?
     var received: ((Frame) -> Void)?
-    /// The connection ended or could not be made. With a time: its host answered that nobody listens there, when
-    /// asked then or a little later.
+    /// The connection ended or could not be made. With a time: its host answered that nobody listens there,
+    /// when asked then or a little later.
     var lost: ((_ refusedSince: Duration?) -> Void)?
 
     init(

@@ -95,8 +95,8 @@ public struct RaftReplica: Machine, Sendable {
         promiseTerm = term
         (electionDeadline, askedAt) = (now, now)
         if !(persisted.isFresh && isPreferredLeader) { electionDeadline = now + drawElectionTimeout() }
-        // When all members start at once nobody leads: the preferred one stands as soon as promises allow it. If
-        // somebody leads, it will have been heard by then.
+        // When all members start at once nobody leads: the preferred one stands as soon as promises allow
+        // it. If somebody leads, it will have been heard by then.
         if isPreferredLeader { electionDeadline = min(electionDeadline, promiseEnd) }
     }
 
@@ -205,8 +205,8 @@ public struct RaftReplica: Machine, Sendable {
         }
     }
 
-    /// A promise protects the lease of a leader; a dead one holds none. What was promised later than `time` may have
-    /// been promised to its successor of the same name.
+    /// A promise protects the lease of a leader; a dead one holds none. What was promised later than `time`
+    /// may have been promised to its successor of the same name.
     private mutating func died(_ peer: ServerID, asOf time: Duration, _ effects: inout [Effect]) {
         if role != .leader, promisedTo == peer, promiseEnd - Self.promise(settings) <= time {
             promiseEnd = min(promiseEnd, now)
