@@ -41,7 +41,8 @@ final class Batch {
         let watermark: LogIndex
     }
     static let recordsMax = 64
-    static let payloadBytesMax = 1 << 20
+    /// Large writes of one turn share a flush, yet a small one that comes behind them does not wait long.
+    static let payloadBytesMax = 4 << 20
 
     let serial: UInt64
     var page: PageWriter

@@ -135,6 +135,16 @@ public struct StoreRead: Sendable {
     public var checksums: [CRC32C]
 }
 
+/// Whether there is room for a write.
+public enum StoreRoom: Hashable, Sendable {
+    /// Yes.
+    case enough
+    /// Not now: the device is behind, or superseded blocks are still being let go. Soon.
+    case later
+    /// The store is full.
+    case none
+}
+
 /// Why a read failed.
 public enum StoreReadError: Error, Hashable, Sendable {
     /// These blocks of the chunk do not match their checksum, also after a second try: fetch from a peer,
