@@ -134,6 +134,20 @@ import StoreCrashModel
         #expect(told == base)
         #expect(harness.loadEntries(from: 1).isEmpty)
     }
+    @Test("what other copysets keep never stops a copyset's own entries")
+    func ownEntries() throws {
+        var settings = StoreSettings()
+        settings.retainedEntriesMax = 10
+        let harness = try StoreHarness(settings: settings)
+        harness.prepare()
+        for _ in 0..<40 { harness.append(.noop) }
+        harness.drain()
+        let other = CopysetID(2)
+        harness.store.createCopyset(other, members: [ServerID(5)])
+        harness.drain()
+        let noop = LogEntry(LogPosition(term: Term(1), index: LogIndex(1)), .noop)
+        #expect(harness.store.canAppend([noop], to: other))
+    }
     @Test("a device with a volatile cache is flushed once for all that was written, not once for each entry")
     func groupCommit() throws {
         let harness = try StoreHarness()

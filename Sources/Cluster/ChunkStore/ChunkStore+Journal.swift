@@ -133,7 +133,8 @@ extension ChunkStore {
         }
         while let item = journal.waiting.first {
             let batch = openBatch()
-            // Its room is for what moves the tail.
+            // Its room is for what moves the tail, if anything of that is left in it.
+            if batch.records.isEmpty { batch.mayUseCarryRoom = false }
             if batch.mayUseCarryRoom { return true }
             let room = layout.journalBlockBytesMax - JournalRecord.byteCountMax
             if batch.isFull || batch.page.position + JournalRecord.byteCountMax > room { return true }

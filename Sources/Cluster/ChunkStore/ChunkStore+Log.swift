@@ -4,10 +4,9 @@ extension ChunkStore {
     // MARK: Copysets and votes
 
     /// Makes an empty replica of a copyset; ``StoreEffect/copysetCreated(_:)`` follows when it is durable.
-    /// Creating one that exists only repeats the answer.
+    /// Creating one that exists only repeats the answer; one with more than 16 members is not answered.
     public func createCopyset(_ id: CopysetID, members: [ServerID]) {
-        guard phase == .open else { return }
-        invariant(members.count <= JournalRecord.membersMax, "\(members.count) members")
+        guard phase == .open, members.count <= JournalRecord.membersMax else { return }
         let copyset: Copyset
         if let known = copysetsByID[id] {
             copyset = known
@@ -51,13 +50,20 @@ extension ChunkStore {
         }
         blocks = bytes / Geometry.blockBytes
         guard stagedBytes + bytes <= settings.stagedBytesMax else { return false }
-        guard entryCount + entries.count <= 2 * settings.retainedEntriesMax else { return false }
+        // A copyset's own entries in flight are never refused for what others keep: only they let it go on.
+        let unapplied = Int(copyset.log.lastIndex.rawValue - copyset.applied.rawValue)
+        guard
+            unapplied + entries.count <= Self.unappliedEntriesAlways
+                || entryCount + entries.count <= 2 * settings.retainedEntriesMax
+        else { return false }
         guard blocks == 0 || allocator.freeBlocks >= blocks + stagedBlocksWaiting + metaNeedBlocks else {
             isShortOfSpace = true
             return false
         }
         return true
     }
+    /// What a leader may have in flight, and one message more.
+    static let unappliedEntriesAlways = 4096 + 64
     /// Payload blocks of entries that may not have a place yet.
     private var stagedBlocksWaiting: Int { stagedBytes / Geometry.blockBytes }
 

@@ -157,7 +157,7 @@ extension ChunkStore {
     }
     /// Stops applying while a piece is on its way: the piece must not be older than what is applied here.
     public func holdApply(_ id: CopysetID) {
-        guard phase == .open, let copyset = copysetsByID[id] else { return }
+        guard phase == .open, let copyset = copysetsByID[id], copyset.isSyncing else { return }
         copyset.applyLimit = copyset.applied
     }
     /// Stores a piece and lets applying go on. ``StoreEffect/pieceInstalled(_:)`` follows when it is written.

@@ -147,7 +147,7 @@ package final class CrashRun {
             }
         } else {
             let start = UInt64.random(in: first..<end, using: &random)
-            for block in start..<min(end, start + 6) where !roots.contains(block) {
+            for block in start..<min(end, start + 4) where !roots.contains(block) {
                 disk.failing[block] = .io(errno: 5)
             }
         }
