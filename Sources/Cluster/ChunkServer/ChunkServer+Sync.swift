@@ -148,7 +148,9 @@ extension ChunkServer {
 
     func syncFinished(_ id: CopysetID) {
         // Of a copy that was given up for a newer one it says nothing.
-        guard let replica = replicas[id], let sync = replica.sync, sync.isLast, !sync.isInstalling else { return }
+        guard let replica = replicas[id], let sync = replica.sync, sync.isLast, !sync.isInstalling else {
+            return
+        }
         replica.sync = nil
         environment.log(.notice, "copyset \(id): the full copy is complete")
         post(.syncFinished, to: replica)

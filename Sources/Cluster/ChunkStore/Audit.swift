@@ -5,10 +5,14 @@ extension ChunkStore {
     package var diagnosis: String {
         "\(phase), journal \(journal.tail)..\(journal.head) of \(layout.journalBytes), "
             + "\(journal.waiting.count) waiting, \(journal.inFlight.count) in flight, "
+            + "needed \(neededTail()), meta \(metaNeedBlocks), \(stagedBytes) bytes staged, "
+            + "\(entryCount) entries, open batch of \(journal.open?.records.count ?? 0), "
             + "checkpoint \(checkpoint.map { "\($0.stage)" } ?? (wantsCheckpoint ? "wanted" : "none")), "
             + "\(allocator.freeBlocks) free, \(quarantinedBlockCount) quarantined, "
             + "\(stalledCopysets.count) stalled, \(retryAtTick.count) to retry"
     }
+    /// True while a piece of a full copy finds no room: nothing but space can help it.
+    package var isTooFullForCopy: Bool { copysetsByID.values.contains { $0.waitingPiece != nil } }
     /// Checks invariants I7 and I8 on a store that has nothing in flight: every taken block is exactly one of
     /// live, page, staged, quarantined or bad.
     /// - Returns: what is wrong, or `nil`.

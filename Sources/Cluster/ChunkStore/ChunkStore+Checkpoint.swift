@@ -17,9 +17,9 @@ struct PageWrite {
     var attempts = 0
 }
 
-/// One root on its way to the device (rule R5): leaves, then table pages, then index pages, then a flush, then
-/// the superblock. The state it holds is the one at its start, the same applied index for everything of a
-/// copyset; what changes meanwhile belongs to the next one.
+/// One root on its way to the device (rule R5): leaves, then table pages, then index pages, then a flush,
+/// then the superblock. The state it holds is the one at its start, the same applied index for everything of
+/// a copyset; what changes meanwhile belongs to the next one.
 final class Checkpoint {
     enum Stage: Int { case leaves, tables, indexes, flush, firstCopies, firstFlush, lastCopies, lastFlush }
     var stage = Stage.leaves
@@ -64,8 +64,7 @@ extension ChunkStore {
     }
 
     func noteJournalFill() {
-        let used = journal.head - journal.tail
-        guard used > layout.journalBytes * 3 / 5 else { return }
+        guard journal.head - journal.tail > layout.journalRootBytes else { return }
         // When the tail can not move, another root after every batch would not help.
         if journal.head - superblock.head > layout.journalBytes / 16 { wantsCheckpoint = true }
     }
@@ -88,20 +87,18 @@ extension ChunkStore {
     /// Entries that stay unapplied for long (a lost quorum) would stop the ring for everybody: their records
     /// are written again in front.
     func carryForward(olderThan old: UInt64) {
-        var items: [JournalItem] = []
+        guard journal.carried.isEmpty else { return }
         for id in copysetIDs {
             guard let copyset = copysetsByID[id], copyset.stalled.isEmpty else { continue }
             var index = copyset.applied.next
             while copyset.log.contains(index) {
                 let slot = copyset.log[index]
                 if slot.isStable && slot.lsn < old {
-                    items.append(.entry(copyset, index, serial: slot.serial))
+                    journal.carried.append(.entry(copyset, index, serial: slot.serial))
                 }
                 index = index.next
             }
         }
-        journal.waiting.prepend(items)
-        journal.carriedWaiting += items.count
     }
 
     // MARK: Capture
@@ -128,8 +125,7 @@ extension ChunkStore {
             copyset.isFaulty = false
             markDirty(copyset)
         }
-        // Two fifths of the ring stay as history: what lets this replica serve a peer after a restart.
-        let kept = layout.journalBytes * 2 / 5
+        let kept = layout.journalHistoryBytes
         let wantedTail = min(neededTail(), journal.head - min(journal.head, kept))
         var tail = journal.tail
         while let boundary = journal.boundaries.first, boundary <= wantedTail {
@@ -310,7 +306,8 @@ extension ChunkStore {
             guard let span = allocator.take(upTo: 1, .meta) else { return failStop(.checkpoint(error)) }
             let page = failed.payload.slice(place * Geometry.blockBytes, Geometry.blockBytes)
             write(
-                PageWrite(span: span, payload: page, homes: [home], attempts: failed.attempts + 1), checkpoint)
+                PageWrite(span: span, payload: page, homes: [home], attempts: failed.attempts + 1), checkpoint
+            )
         }
     }
     private func settle(_ home: PageHome, _ page: PageRef, _ checkpoint: Checkpoint) {
@@ -388,9 +385,10 @@ extension ChunkStore {
     }
     private func rootIsDurable(_ checkpoint: Checkpoint) {
         self.checkpoint = nil
-        if checkpoint.tail > journal.tail { journal.isCarrying = false }
         journal.tail = checkpoint.tail
         for span in checkpoint.obsolete { freeOrDiscard(span) }
-        for copyset in checkpoint.finishedSyncs where !copyset.isSyncing { effects.append(.syncFinished(copyset.id)) }
+        for copyset in checkpoint.finishedSyncs where !copyset.isSyncing {
+            effects.append(.syncFinished(copyset.id))
+        }
     }
 }

@@ -41,7 +41,8 @@ final class Batch {
         let watermark: LogIndex
     }
     static let recordsMax = 64
-    static let payloadBytesMax = 1 << 20
+    /// Large writes of one turn share a flush, yet a small one that comes behind them does not wait long.
+    static let payloadBytesMax = 4 << 20
 
     let serial: UInt64
     var page: PageWriter
@@ -81,50 +82,62 @@ struct JournalState {
     var previousChecksum: UInt32 = 0
     var open: Batch?
     var inFlight = Fifo<Batch>()
+    /// Everything but entries. It overtakes entries that wait, which does no harm: what a truncation cuts is
+    /// no longer there to be recorded, and what is appended afterwards comes behind it.
+    var urgent = Fifo<JournalItem>()
     var waiting = Fifo<JournalItem>()
     var nextBatch: UInt64 = 1
     var flushThrough: UInt64?
-    /// The ring is full and held by entries that are being carried forward.
-    var isCarrying = false
-    /// How many of the first waiting items are such records.
-    var carriedWaiting = 0
+    var lastWatermarks = Duration.zero
+    /// Entries whose records are written again because the old ones hold the tail.
+    var carried = Fifo<JournalItem>()
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()
     /// Entries whose payload write failed, by serial: their old record holds back `durableLSN`.
     var stragglers: [UInt64: UInt64] = [:]
     /// Blocks in flight at most: one being written, one closing.
     static let inFlightMax = 2
-    var isIdle: Bool { open == nil && inFlight.isEmpty && waiting.isEmpty }
+    var isIdle: Bool {
+        (open?.records.isEmpty ?? true) && inFlight.isEmpty && waiting.isEmpty && urgent.isEmpty
+    }
 }
 
 extension ChunkStore {
-    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is durable
-    /// or when it is full (ENGINE 4.4).
+    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is
+    /// durable or when it is full (ENGINE 4.4).
     func pumpJournal() {
         while phase != .stopped {
             let isBlocked = fillOpenBatch()
-            guard let batch = journal.open, !batch.records.isEmpty || !batch.completions.isEmpty else {
-                return
-            }
+            guard let batch = journal.open, !batch.records.isEmpty else { return }
             guard journal.inFlight.isEmpty || journal.inFlight.count < JournalState.inFlightMax && isBlocked
             else { return }
-            guard closeBatch(batch) else { return }
+            if closeBatch(batch) { continue }
+            // What was carried forward meanwhile goes along and opens the room left for it.
+            guard !journal.carried.isEmpty, !batch.mayUseCarryRoom else { return }
+            batch.mayUseCarryRoom = true
         }
     }
 
     /// - Returns: true when the batch can take no more.
     private func fillOpenBatch() -> Bool {
-        while let item = journal.waiting.first {
+        while let item = journal.urgent.first ?? journal.carried.first {
             let batch = openBatch()
-            if batch.isFull || batch.page.position + JournalRecord.byteCountMax > layout.journalBlockBytesMax
-            {
+            guard batch.page.position + JournalRecord.byteCountMax <= layout.journalBlockBytesMax else {
                 return true
             }
-            journal.waiting.dropFirst(1)
-            if journal.carriedWaiting > 0 {
-                journal.carriedWaiting -= 1
+            if journal.urgent.popFirst() == nil {
+                journal.carried.dropFirst(1)
                 batch.mayUseCarryRoom = true
             }
+            encode(item, into: batch)
+        }
+        while let item = journal.waiting.first {
+            let batch = openBatch()
+            // Its room is for what moves the tail.
+            if batch.mayUseCarryRoom { return true }
+            let room = layout.journalBlockBytesMax - JournalRecord.byteCountMax
+            if batch.isFull || batch.page.position + JournalRecord.byteCountMax > room { return true }
+            journal.waiting.dropFirst(1)
             encode(item, into: batch)
         }
         return journal.open?.isFull ?? false
@@ -141,15 +154,15 @@ extension ChunkStore {
     private func encode(_ item: JournalItem, into batch: Batch) {
         switch item {
         case .record(let copyset, let record, let completion):
-            guard copyset.stalled.isEmpty || !Self.waitsBehindEntries(record) else {
-                return copyset.stalled.append(item)
-            }
+            if record.mayFreeTheTail { batch.mayUseCarryRoom = true }
             batch.records.append((copyset, batch.page.position))
             record.encode(copyset: copyset.id, into: &batch.page)
             batch.completions.append(completion)
             if case .watermark = record { copyset.hasQueuedWatermark = false }
         case .entry(let copyset, let index, let serial):
             guard copyset.log.contains(index), copyset.log[index].serial == serial else { return }
+            // What was carried forward for and has been applied meanwhile no longer needs it.
+            guard index > copyset.applied else { return }
             guard copyset.stalled.isEmpty else { return copyset.stalled.append(item) }
             guard stage(copyset, index, batch) else {
                 copyset.stalled.append(item)
@@ -161,14 +174,6 @@ extension ChunkStore {
             JournalRecord.entry(copyset.log[index], index).encode(copyset: copyset.id, into: &batch.page)
         }
     }
-    /// A truncation must follow the entries it cuts, also those that wait for room. Votes need not wait.
-    private static func waitsBehindEntries(_ record: JournalRecord) -> Bool {
-        switch record {
-        case .truncate, .beginSync: true
-        case .entry, .vote, .create, .watermark, .repair: false
-        }
-    }
-
     /// Finds room for an entry's payload.
     /// - Returns: false when there is none now.
     private func stage(_ copyset: Copyset, _ index: LogIndex, _ batch: Batch) -> Bool {
@@ -201,15 +206,16 @@ extension ChunkStore {
         let offset = lsn % layout.journalBytes
         if offset + UInt64(byteCount) > layout.journalBytes { lsn += layout.journalBytes - offset }
         let used = lsn + UInt64(byteCount) - journal.tail
-        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull(batch) }
+        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull() }
         guard used <= journalLimitBytes(batch) else { return false }
         journal.open = nil
         batch.lsn = lsn
         batch.page.pad(to: byteCount)
         for record in batch.records {
             guard let watermark = record.copyset.watermark(settings.rules) else { continue }
-            JournalRecord.setWatermark(watermark.rawValue, in: batch.page, at: record.at)
-            guard record.copyset.batchMark != batch.serial else { continue }
+            guard JournalRecord.setWatermark(watermark.rawValue, in: batch.page, at: record.at),
+                record.copyset.batchMark != batch.serial
+            else { continue }
             record.copyset.batchMark = batch.serial
             batch.marks.append(
                 Batch.Mark(
@@ -229,7 +235,7 @@ extension ChunkStore {
         batch.writesPending += 1
         submit(.journal(batch, block)) { .write($0, at: journalOffset(lsn), [block]) }
         writePayloads(of: batch)
-        if journal.head - journal.tail > layout.journalBytes * 2 / 5 { noteJournalFill() }
+        noteJournalFill()
         return true
     }
     private func journalLimitBytes(_ batch: Batch) -> UInt64 {
@@ -237,15 +243,14 @@ extension ChunkStore {
         let kept = layout.journalReserveBytes + (batch.mayUseCarryRoom ? 0 : layout.journalCarryBytes)
         return layout.journalBytes - kept
     }
-    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
-    private func ringIsFull(_ batch: Batch) {
-        if neededTail() > journal.tail {
+    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in
+    /// front.
+    private func ringIsFull() {
+        let needed = neededTail()
+        if needed > journal.tail {
             wantsCheckpoint = true
-        } else if !journal.isCarrying {
-            journal.isCarrying = true
-            // It goes first: what is carried comes behind it.
-            batch.mayUseCarryRoom = true
-            carryForward(olderThan: journal.head - min(journal.head, layout.journalBytes / 4))
+        } else if journal.carried.isEmpty && journal.inFlight.isEmpty {
+            carryForward(olderThan: min(journal.head, needed + layout.journalBytes / 4))
         }
     }
     /// Remembers some places where a block starts: the tail must be one.
@@ -375,7 +380,9 @@ extension ChunkStore {
         stopIfTooManyAreBad()
     }
     private func stopIfTooManyAreBad() {
-        guard badBlocks.count > settings.badBlocksMax || unusable.count > Self.unusablePerBadBlock * settings.badBlocksMax
+        guard
+            badBlocks.count > settings.badBlocksMax
+                || unusable.count > Self.unusablePerBadBlock * settings.badBlocksMax
         else { return }
         failStop(.tooManyBadBlocks(unusable.count))
     }
@@ -467,11 +474,15 @@ extension ChunkStore {
     // MARK: Pacing
 
     func tickJournal() {
-        guard journal.isIdle || isShortOfSpace || allocator.freeBlocks < allocator.capacityBlocks / 4 else {
+        let isTight = isShortOfSpace || allocator.freeBlocks < allocator.capacityBlocks / 4
+        guard isTight || journal.isIdle && now - journal.lastWatermarks >= Self.idleWatermarksEvery else {
             return
         }
+        journal.lastWatermarks = now
         queueWatermarks()
     }
+    /// Each costs a journal block of its own, and nobody waits for it while there is room.
+    static let idleWatermarksEvery = Duration.seconds(1)
     /// A copyset that falls silent keeps its last superseded blocks until somebody writes its watermark down.
     func queueWatermarks() {
         for id in copysetIDs {
@@ -479,7 +490,7 @@ extension ChunkStore {
                 copyset.applied > copyset.durableWatermark.index
             else { continue }
             copyset.hasQueuedWatermark = true
-            journal.waiting.append(.record(copyset, .watermark, .nothing))
+            journal.urgent.append(.record(copyset, .watermark, .nothing))
         }
     }
     /// Puts items back that waited for room: in front, because what came later must stay behind them.

@@ -85,8 +85,8 @@ extension ChunkStore {
     // MARK: Sink
 
     /// Drops the copyset's data and log; both start again behind `base` with these volume records.
-    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable. A restart before ``finishSync(_:)`` has ended
-    /// leaves the copyset syncing, and a new offer starts it over.
+    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable. A restart before ``finishSync(_:)`` has
+    /// ended leaves the copyset syncing, and a new offer starts it over.
     public func beginSync(
         _ id: CopysetID, base: LogPosition, voteFloor: LogPosition, volumes: [(VolumeID, VolumeRecord)]
     ) {
@@ -101,7 +101,7 @@ extension ChunkStore {
         copyset.log.reset(base: base)
         (copyset.applied, copyset.appliedTerm) = (base.index, base.term)
         (copyset.commit, copyset.durable, copyset.retainAfter) = (base.index, base.index, LogIndex(0))
-        (copyset.isSyncing, copyset.isHeld, copyset.voteFloor) = (true, false, voteFloor)
+        (copyset.isSyncing, copyset.applyLimit, copyset.voteFloor) = (true, nil, voteFloor)
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
@@ -111,7 +111,7 @@ extension ChunkStore {
             markDirty(volume, of: copyset)
         }
         markDirty(copyset)
-        journal.waiting.append(
+        journal.urgent.append(
             .record(
                 copyset, .beginSync(base: base, voteFloor: voteFloor),
                 .syncBegun(
@@ -158,18 +158,21 @@ extension ChunkStore {
     /// Stops applying while a piece is on its way: the piece must not be older than what is applied here.
     public func holdApply(_ id: CopysetID) {
         guard phase == .open, let copyset = copysetsByID[id] else { return }
-        copyset.isHeld = true
+        copyset.applyLimit = copyset.applied
     }
     /// Stores a piece and lets applying go on. ``StoreEffect/pieceInstalled(_:)`` follows when it is written.
     ///
-    /// A piece that does not start where the last one ended, or that is older than what is applied, is refused
-    /// without an answer: it belongs to a copy that was started over.
+    /// A piece that does not start where the last one ended, or that is older than what is applied, is
+    /// refused without an answer: it belongs to a copy that was started over.
     public func installPiece(_ id: CopysetID, _ piece: SyncPiece) {
         guard phase == .open, let copyset = copysetsByID[id], copyset.isSyncing,
             copyset.syncCursor == piece.from,
             piece.applied >= copyset.applied, isWellFormed(piece)
         else { return }
         copyset.waitingPiece = nil
+        // What comes up to there is in the piece, and applying it frees what it has staged.
+        copyset.applyLimit = piece.applied
+        applyReady(copyset)
         var spans: [Spans] = []
         for run in piece.runs {
             guard allocator.freeBlocks >= run.run.blockCount + metaNeedBlocks,
@@ -284,7 +287,7 @@ extension ChunkStore {
             copyset.installed.append(
                 InstalledPiece(from: piece.from, next: piece.next, applied: piece.applied))
         }
-        copyset.isHeld = false
+        copyset.applyLimit = nil
         effects.append(.pieceInstalled(copyset.id))
         applyReady(copyset)
     }
@@ -303,8 +306,8 @@ extension ChunkStore {
         }
         noteDirtyLeaves(chunk, before)
     }
-    /// A volume that appeared after the copy's base: its fence is still in the log, which will be applied. Until
-    /// then the record refuses everything.
+    /// A volume that appeared after the copy's base: its fence is still in the log, which will be applied.
+    /// Until then the record refuses everything.
     private func makeVolume(_ id: VolumeID, _ copyset: Copyset) -> VolumeState? {
         let volume = VolumeState(
             id: id, record: VolumeRecord(fence: VolumeFence(epoch: Epoch(0), size: .zero)))
@@ -318,7 +321,7 @@ extension ChunkStore {
         else {
             return
         }
-        copyset.isHeld = false
+        copyset.applyLimit = nil
         applyReady(copyset)
         if !finishingSyncs.contains(where: { $0 === copyset }) { finishingSyncs.append(copyset) }
         wantsCheckpoint = true
@@ -326,8 +329,8 @@ extension ChunkStore {
 
     // MARK: Repair
 
-    /// Writes blocks anew with bytes from a peer, where the map still wants these checksums and the place is bad.
-    /// The old places are never used again.
+    /// Writes blocks anew with bytes from a peer, where the map still wants these checksums and the place is
+    /// bad. The old places are never used again.
     public func repair(_ id: CopysetID, _ run: BlockRun, payload: Payload, checksums: [CRC32C]) {
         guard phase == .open, let copyset = copysetsByID[id], !copyset.isSyncing,
             payload.byteCount == run.byteCount, checksums.count == run.blockCount,
@@ -368,7 +371,7 @@ extension ChunkStore {
                 addSuspect(Span(start: block.new, count: 1))
                 continue
             }
-            journal.waiting.append(
+            journal.urgent.append(
                 .record(
                     repair.copyset, .repair(old: block.old.location, new: block.new),
                     .repaired(repair.copyset, block)))

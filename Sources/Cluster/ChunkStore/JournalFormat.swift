@@ -2,7 +2,7 @@ import BlockTypes
 
 /// Head of a journal block: one block per commit batch, a multiple of the sector long.
 ///
-/// Byte by byte in Format.md. The chain through `previousChecksum` ends recovery's scan at the first gap.
+/// Byte by byte in the README. The chain through `previousChecksum` ends recovery's scan at the first gap.
 struct JournalHeader: Equatable {
     var incarnation: UInt32
     /// Distance from the journal's first byte ever; never wraps.
@@ -79,8 +79,8 @@ extension CRC32C {
 
 /// One record of a journal block.
 enum JournalRecord {
-    /// A log entry; a second one with the same index and term replaces the first (its payload has moved, or it
-    /// was carried forward to let the ring's tail pass).
+    /// A log entry; a second one with the same index and term replaces the first (its payload has moved, or
+    /// it was carried forward to let the ring's tail pass).
     case entry(LogSlot, LogIndex)
     /// Entries from here on are gone.
     case truncate(from: LogIndex)
@@ -100,6 +100,13 @@ enum JournalRecord {
     static let byteCountMax = 64 + blocksMax * 12
     private static let noWatermark = UInt32.max
 
+    /// Records that the ring's tail may be waiting for.
+    var mayFreeTheTail: Bool {
+        switch self {
+        case .truncate, .beginSync: true
+        case .entry, .vote, .create, .watermark, .repair: false
+        }
+    }
     private var type: UInt8 {
         switch self {
         case .entry(let slot, _): slot.kind.rawValue
@@ -178,17 +185,20 @@ enum JournalRecord {
 
     /// The watermark of the copyset of the record at `start`: its distance below the record's index, or the
     /// index itself where the record has none of its own.
-    static func setWatermark(_ watermark: UInt64, in page: PageWriter, at start: Int) {
+    /// - Returns: false when the record can not hold it: then nothing must rely on its being durable.
+    static func setWatermark(_ watermark: UInt64, in page: PageWriter, at start: Int) -> Bool {
         let reader = PageReader(Payload(page.buffer, byteCount: page.position))
-        guard let type: UInt8 = reader.peek(at: start), let index: UInt64 = reader.peek(at: start + 16) else {
-            return
-        }
-        if type >= 17 && type != 19 {
+        guard let type: UInt8 = reader.peek(at: start), let index: UInt64 = reader.peek(at: start + 16),
+            type != 19
+        else { return false }
+        if type >= 17 {
             page.set(watermark, at: start + 16)
             page.set(UInt32(0), at: start + 12)
-        } else if index >= watermark, index - watermark < UInt64(noWatermark), type != 19 {
-            page.set(UInt32(index - watermark), at: start + 12)
+            return true
         }
+        guard index >= watermark, index - watermark < UInt64(noWatermark) else { return false }
+        page.set(UInt32(index - watermark), at: start + 12)
+        return true
     }
 
     struct Decoded {
@@ -198,7 +208,8 @@ enum JournalRecord {
     }
 
     /// Reads the record at the reader's position and moves behind it.
-    /// - Returns: `nil` when it makes no sense; the block's checksum matched, so that is damage of our own making.
+    /// - Returns: `nil` when it makes no sense; the block's checksum matched, so that is damage of our own
+    ///   making.
     static func decode(_ page: inout PageReader) -> Decoded? {
         let start = page.position
         guard let type = page.next(UInt8.self), page.next(UInt8.self) != nil,

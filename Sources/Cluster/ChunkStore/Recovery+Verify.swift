@@ -37,7 +37,8 @@ extension ChunkStore {
                 // Not torn by a crash: it was durable, and may have been acknowledged (rule R4).
                 let floor = max(copyset.voteFloor, copyset.log.last)
                 copyset.isFaulty = true
-                restart(copyset, base: copyset.log.base, voteFloor: floor, volumes: [], announce: false)
+                let base = LogPosition(term: copyset.appliedTerm, index: copyset.applied)
+                restart(copyset, base: base, voteFloor: floor, volumes: [], announce: false)
                 continue
             }
             var freed: [Span] = []
@@ -48,7 +49,7 @@ extension ChunkStore {
             }
             copyset.log.truncate(from: index)
             copyset.durable = min(copyset.durable, copyset.log.lastIndex)
-            journal.waiting.append(.record(copyset, .truncate(from: index), .freedAll(freed)))
+            journal.urgent.append(.record(copyset, .truncate(from: index), .freedAll(freed)))
         }
         superblock.identity.incarnation = Incarnation(superblock.identity.incarnation.rawValue + 1)
         superblock.sequence += 1
@@ -83,11 +84,11 @@ extension ChunkStore {
             return writeOpeningSuperblocks()
         }
         recovery.stage = .records
-        guard let id = copysetIDs.first, let copyset = copysetsByID[id], !journal.waiting.isEmpty else {
+        guard let id = copysetIDs.first, let copyset = copysetsByID[id], !journal.urgent.isEmpty else {
             return finishRecovery()
         }
         // The last record of the lot: what it follows is durable when it is.
-        journal.waiting.append(.record(copyset, .watermark, .recovered))
+        journal.urgent.append(.record(copyset, .watermark, .recovered))
         pumpJournal()
     }
     func finishRecovery() {

@@ -96,7 +96,15 @@ struct StoreLayout: Hashable {
     /// Left free in the ring for what recovery must write.
     var journalReserveBytes: UInt64 { UInt64(journalBlockBytesMax) }
     /// Left free for records that are carried forward when the ring is full of what can not be applied yet.
-    var journalCarryBytes: UInt64 { UInt64(2 * journalBlockBytesMax) }
+    var journalCarryBytes: UInt64 { UInt64(3 * journalBlockBytesMax) }
+    /// Kept in the ring behind every root as history: what lets this replica serve a peer after a restart.
+    var journalHistoryBytes: UInt64 {
+        min(journalBytes * 2 / 5, (journalBytes - journalReserveBytes - journalCarryBytes) / 2)
+    }
+    /// A new root is wanted when the ring holds this much.
+    var journalRootBytes: UInt64 {
+        min(journalBytes * 3 / 5, (journalBytes - journalReserveBytes - journalCarryBytes) * 4 / 5)
+    }
 
     /// Where the four copies are looked for on a device of this size.
     static func superblockBlocks(deviceBytes: UInt64) -> [UInt32] {

@@ -3,7 +3,7 @@ import Environment
 
 /// The root of everything. Four copies; an update writes two, flushes, writes the other two, flushes.
 ///
-/// Byte by byte in Format.md.
+/// Byte by byte in the README.
 struct Superblock: Equatable {
     var identity: StoreIdentity
     var sectorBytes: Int

@@ -103,6 +103,7 @@ public final class SimCluster {
         var options = ChunkServerOptions(
             metadataServers: [ScenarioDirectory.address.description], listen: "\(name):7000", host: name)
         options.store = plan.store
+        options.refusalProvesDeath = plan.seed % 2 == 0
         let server = ChunkServer(environment: host, disk: disks[index], options: options, pool: pool)
         server.serving = { [weak self] _ in self?.isServing[index] = true }
         server.failed = { [weak self, weak server] failure in

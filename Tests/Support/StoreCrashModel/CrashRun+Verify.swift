@@ -29,7 +29,9 @@ extension CrashRun {
         case .entriesLoaded(let ticket, let entries): loaded(ticket, entries)
         case .logStart, .syncPieceRead: break
         case .syncBegun(let id):
-            if let last = older[id]?.lastIndex(where: { $0.wasCopied }) { older[id]?.removeSubrange(0...last) }
+            if let last = older[id]?.lastIndex(where: { $0.wasCopied }) {
+                older[id]?.removeSubrange(0...last)
+            }
             if case .beginning = model[place(id)].sync { model[place(id)].sync = .ready(.start) }
         case .pieceInstalled(let id): pieceInstalled(place(id))
         case .syncFinished(let id): syncFinished(place(id))
@@ -140,7 +142,9 @@ extension CrashRun {
     private func verifyLog(_ number: Int, _ state: CopysetState) {
         let last = Int(state.last.index.rawValue)
         let applied = Int(state.applied.rawValue)
-        if state.isSyncing || state.isFaulty { return fail("copyset \(number) lost what was durable: \(state)") }
+        if state.isSyncing || state.isFaulty {
+            return fail("copyset \(number) lost what was durable: \(state)")
+        }
         if last < model[number].acknowledged {
             return fail("copyset \(number) has \(last), acknowledged \(model[number].acknowledged)")
         }

@@ -3,12 +3,15 @@ import Environment
 
 import ChunkStore
 
-/// One seeded life of a real store on a disk that forgets: random entries of a correct leader, leader changes,
-/// crashes at any completion, and after each reopening everything that was acknowledged is looked for.
+/// One seeded life of a real store on a disk that forgets: random entries of a correct leader, leader
+/// changes, crashes at any completion, and after each reopening everything that was acknowledged is looked
+/// for.
 package final class CrashRun {
     package struct Options: Sendable {
         package var rules = StoreRules()
         package var steps = 220
+        /// The two others are always ahead: what is committed is often not on this device yet.
+        package var commitsAhead = false
         package init() {}
     }
     let options: Options
@@ -29,6 +32,8 @@ package final class CrashRun {
     var expectations: [UInt64: Expectation] = [:]
     var effects: [StoreEffect] = []
     var now = Duration.zero
+    let hasFaults: Bool
+    let journalBytes: UInt64
     var isOpen = false
     var isClosed = false
     var failure: String?
@@ -46,6 +51,8 @@ package final class CrashRun {
         self.options = options
         random = SeededRandom(seed: seed)
         let journal = UInt64([64, 96, 128].randomElement(using: &random) ?? 64) << 10
+        journalBytes = journal
+        hasFaults = random.oneIn(4)
         let size = UInt64([2816, 3072, 3584].randomElement(using: &random) ?? 3072) << 10
         let geometry = DiskGeometry(
             size: ByteCount(bytes: size), sectorBytes: random.oneIn(2) ? 512 : 4096,
@@ -69,7 +76,7 @@ package final class CrashRun {
             model.append(ModelCopyset(id: CopysetID(UInt32(number))))
         }
     }
-    static func format(_ format: StoreFormat, _ disk: CrashDisk, _ random: inout SeededRandom) {
+    package static func format(_ format: StoreFormat, _ disk: CrashDisk, _ random: inout SeededRandom) {
         let formatter = StoreFormatter(format)
         formatter.start()
         var ended = false
@@ -122,9 +129,28 @@ package final class CrashRun {
         case 77..<80: drain()
         case 80: if random.oneIn(2) { beginSync(number) }
         case 81..<90: stepSync(number)
+        case 90: if hasFaults { changeFaults() }
         default: break
         }
         pump(Int.random(in: 0..<8, using: &random))
+    }
+    /// Some places that fail for good, or a file system below that has no room for a while.
+    private func changeFaults() {
+        let geometry = disk.geometry
+        let end = geometry.size.bytes / 4096
+        let roots = ChunkStore.probeOffsets(for: geometry).map { $0.bytes / 4096 }
+        guard disk.failing.isEmpty || random.oneIn(2) else { return disk.failing = [:] }
+        let first = 257 + journalBytes / 4096
+        if random.oneIn(2) {
+            for block in first..<end where !roots.contains(block) && random.oneIn(2) {
+                disk.failing[block] = .full
+            }
+        } else {
+            let start = UInt64.random(in: first..<end, using: &random)
+            for block in start..<min(end, start + 6) where !roots.contains(block) {
+                disk.failing[block] = .io(errno: 5)
+            }
+        }
     }
     private func propose(_ number: Int) {
         for _ in 0..<Int.random(in: 1...6, using: &random) {
@@ -132,6 +158,8 @@ package final class CrashRun {
                 ModelEntry(term: model[number].term, change: randomChange(number)))
         }
         send(number)
+        // The others may be so fast that the commit comes before this device has begun.
+        if options.commitsAhead || random.oneIn(10) { commit(number) }
     }
     private func randomChange(_ number: Int) -> ModelChange {
         let volume = VolumeID(UInt64(1 + Int.random(in: 0..<2, using: &random)))
@@ -204,7 +232,9 @@ package final class CrashRun {
     private func commit(_ number: Int) {
         let top = model[number].log.count
         // The two others may have what this one does not have on disk yet.
-        let reach = random.oneIn(3) ? top : max(model[number].committed, min(top, model[number].acknowledged))
+        let reach =
+            options.commitsAhead || random.oneIn(3)
+            ? top : max(model[number].committed, min(top, model[number].acknowledged))
         guard reach > model[number].committed || model[number].told < model[number].committed else { return }
         model[number].committed = max(
             model[number].committed,
@@ -298,6 +328,8 @@ package final class CrashRun {
         open()
     }
     private func restartCleanly() {
+        disk.failing = [:]
+        store.tick(now: now)
         store.close()
         isOpen = false
         drain()
@@ -332,6 +364,7 @@ package final class CrashRun {
         if failure == nil { verify() }
     }
     private func finish() {
+        disk.failing = [:]
         for number in model.indices {
             send(number)
             model[number].committed = model[number].log.count
@@ -355,13 +388,16 @@ package final class CrashRun {
             }
         }
         drain()
-        guard failure == nil else { return }
+        // A device that is too full for a copy waits for space, which never comes here.
+        guard failure == nil, !store.isTooFullForCopy else { return }
         if let problem = store.audit() { failure = "at the end: \(problem)" }
         for number in model.indices where model[number].isSyncing {
             failure = "copyset \(number) did not finish its copy: \(model[number].sync), \(store.diagnosis)"
         }
         for number in model.indices where applied(number) != model[number].log.count {
-            failure = "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count)"
+            failure =
+                failure
+                ?? "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count): \(store.diagnosis), \(model[number].sent.count) sent"
         }
         restartCleanly()
     }

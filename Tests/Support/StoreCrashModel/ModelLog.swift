@@ -1,6 +1,7 @@
 import BlockTypes
 
-/// What one leader's log says, and what a store must show at each index: the truth that the store is judged by.
+/// What one leader's log says, and what a store must show at each index: the truth that the store is judged
+/// by.
 struct ModelCopyset {
     let id: CopysetID
     var term: UInt32 = 1
@@ -110,8 +111,8 @@ struct ModelState {
 }
 
 /// Bytes that name themselves: every 8 bytes of a block hold the write's number.
-enum ModelBytes {
-    static func payload(_ ids: [UInt64]) -> (Payload, [CRC32C]) {
+package enum ModelBytes {
+    package static func payload(_ ids: [UInt64]) -> (Payload, [CRC32C]) {
         let buffer = BlockBuffer(byteCount: ids.count * 4096)
         for (place, id) in ids.enumerated() {
             UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[(place * 4096)..<(place * 4096 + 4096)])
@@ -121,7 +122,7 @@ enum ModelBytes {
         return (payload, CRC32C.perBlock(of: payload))
     }
     /// - Returns: the number that the whole block carries, `nil` when it is torn.
-    static func id(of payload: Payload, block: Int) -> UInt64? {
+    package static func id(of payload: Payload, block: Int) -> UInt64? {
         payload.withBytes { bytes in
             let words = UnsafeRawBufferPointer(rebasing: bytes[(block * 4096)..<(block * 4096 + 4096)])
             let first = words.loadUnaligned(as: UInt64.self)

@@ -1,10 +1,13 @@
 import ChunkStore
+import Foundation
 import StoreCrashModel
 
-/// `curve-crashfuzz [SEEDS [FIRST]]`: the store's crash model, for release runs.
+/// `curve-crashfuzz [SEEDS [FIRST [no-r1|no-r2|no-r3]]]`: the store's crash model, for release runs; exit status 1 when a
+/// seed fails. `--cost`: CPU per write.
 @main struct CrashFuzz {
     static func main() {
         let arguments = CommandLine.arguments
+        if arguments.contains("--cost") { return WriteCost.run() }
         let count = arguments.count > 1 ? UInt64(arguments[1]) ?? 1000 : 1000
         let first = arguments.count > 2 ? UInt64(arguments[2]) ?? 0 : 0
         var options = CrashRun.Options()
@@ -26,5 +29,6 @@ import StoreCrashModel
             crashes += run.crashes
         }
         print("\(count) seeds from \(first), \(crashes) crashes, \(failures) failures")
+        exit(failures == 0 ? 0 : 1)
     }
 }
