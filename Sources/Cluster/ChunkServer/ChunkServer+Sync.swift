@@ -73,16 +73,13 @@ extension ChunkServer {
         environment.log(.notice, "copyset \(replica.id): copies everything from chunkserver \(leader)")
         replica.offered = nil
         replica.sync = SyncPull(leader: leader, base: base, cursor: .start)
-        replica.beginsAwaited += 1
         store.beginSync(replica.id, base: base, voteFloor: replica.raft.voteFloor, volumes: offered.volumes)
         replica.applied = base.index
     }
 
     func syncBegun(_ id: CopysetID) {
-        guard let replica = replicas[id] else { return }
-        replica.beginsAwaited -= 1
-        // An offer that came meanwhile has begun another copy: only its own beginning counts.
-        guard replica.sync != nil, replica.beginsAwaited == 0 else { return }
+        // The store tells only of the newest beginning.
+        guard let replica = replicas[id], replica.sync != nil else { return }
         replica.sync?.hasBegun = true
         pull(replica)
     }

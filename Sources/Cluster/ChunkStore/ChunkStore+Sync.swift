@@ -85,7 +85,8 @@ extension ChunkStore {
     // MARK: Sink
 
     /// Drops the copyset's data and log; both start again behind `base` with these volume records.
-    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable. A restart before ``finishSync(_:)`` has
+    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable, unless a newer beginning has replaced this
+    /// one by then: only the newest is told of. A restart before ``finishSync(_:)`` has
     /// ended leaves the copyset syncing, and a new offer starts it over.
     public func beginSync(
         _ id: CopysetID, base: LogPosition, voteFloor: LogPosition, volumes: [(VolumeID, VolumeRecord)]
@@ -105,6 +106,7 @@ extension ChunkStore {
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
+        effects.removeAll { if case .syncBegun(copyset.id) = $0 { true } else { false } }
         for (volumeID, record) in volumes {
             let volume = VolumeState(id: volumeID, record: record)
             copyset.insert(volume)
