@@ -204,7 +204,7 @@ public final class SimCluster {
                 let sums = runners.map { $0.checksums(placement.copyset(ofChunk: index), run) }
                 for (runner, sum) in zip(runners, sums) {
                     if sum == nil, disks.firstIndex(where: { $0.name == runner.name }) != plan.damagedServer {
-                        return "\(runner.name) cannot read \(run)"
+                        return "\(runner.name) cannot read \(run): \(runner.failure ?? "")"
                     }
                 }
                 let readable = sums.compactMap { $0 }
