@@ -110,7 +110,8 @@ let package = Package(
         program(
             "curve-nbd", room: "CurveNBDTool", in: "CurveNBD",
             [
-                "BlockTypes", "CurveClient", "DeviceMapping", "Environment", "NBDServer", "Reactor", "ToolSupport",
+                "BlockTypes", "CurveClient", "DeviceMapping", "Environment", "NBDServer", "Reactor",
+                "ToolSupport",
                 arguments,
             ]),
 
@@ -119,7 +120,8 @@ let package = Package(
         testSupport(
             "ClusterScenario",
             [
-                "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient", "CurveWire",
+                "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient",
+                "CurveWire",
                 "Environment", "Simulation", "VolumeCore",
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),

@@ -4,8 +4,8 @@ import Testing
 
 @testable import ChunkStore
 
-/// A store lives on a disk that forgets what was not flushed; after every crash it must show what it promised.
-/// More seeds: `CRASH_SEEDS=10000`, or `swift run -c release curve-crashfuzz 10000`.
+/// A store lives on a disk that forgets what was not flushed; after every crash it must show what it
+/// promised. More seeds: `CRASH_SEEDS=10000`, or `swift run -c release curve-crashfuzz 10000`.
 @Suite struct CrashTests {
     static let seeds = ProcessInfo.processInfo.environment["CRASH_SEEDS"].flatMap { UInt64($0) } ?? 300
 

@@ -187,6 +187,25 @@ import StoreCrashModel
         harness.store.commit(harness.copyset, through: LogIndex(2))
         #expect(try harness.read(try harness.run(0, 0, 1)) == [1])
     }
+    @Test("a device that is behind makes writers wait, it is not full")
+    func deviceBehind() throws {
+        let harness = try StoreHarness(sizeBytes: 192 << 20, journalBytes: 1 << 20)
+        harness.prepare()
+        let (payload, checksums) = ModelBytes.payload(Array(repeating: 3, count: 64))
+        func write(_ place: Int) throws -> Operation {
+            let run = try harness.run(UInt32(place / 64), place % 64 * 64, 64)
+            return .write(run, SnapshotNumber(0), harness.tag(), checksums: checksums, payload: payload)
+        }
+        var place = 0
+        while place < 1000, harness.store.room(for: try write(place), in: harness.copyset) == .enough {
+            harness.append(try write(place))
+            place += 1
+        }
+        #expect(place == 256)
+        #expect(harness.store.room(for: try write(place), in: harness.copyset) == .later)
+        harness.commitAll()
+        #expect(harness.store.room(for: try write(place), in: harness.copyset) == .enough)
+    }
     @Test("growth stops at 5 % of free space, overwrites go on, trims always")
     func room() throws {
         let harness = try StoreHarness(sizeBytes: 24 << 20, journalBytes: 1 << 20)
@@ -198,7 +217,7 @@ import StoreCrashModel
         }
         while first < 16000 {
             let next = operation(try harness.run(UInt32(first / 4096), first % 4096, 16))
-            guard harness.store.hasRoom(for: next, in: harness.copyset) else { break }
+            guard harness.store.room(for: next, in: harness.copyset) == .enough else { break }
             harness.append(next)
             harness.commitAll()
             first += 16
@@ -208,7 +227,7 @@ import StoreCrashModel
         #expect(first > 3000 && usage.freeBytes < usage.capacityBytes / 8)
         for _ in 0..<200 {
             let again = operation(try harness.run(0, Int.random(in: 0..<100, using: &harness.random), 4))
-            #expect(harness.store.hasRoom(for: again, in: harness.copyset))
+            #expect(harness.store.room(for: again, in: harness.copyset) == .enough)
             harness.append(again)
             harness.commitAll()
             harness.tick()
@@ -217,7 +236,8 @@ import StoreCrashModel
         harness.append(.trim(try harness.run(0, 0, 4096), SnapshotNumber(0), harness.tag()))
         harness.commitAll()
         harness.tick()
-        #expect(harness.store.hasRoom(for: operation(try harness.run(3, 4000, 16)), in: harness.copyset))
+        #expect(
+            harness.store.room(for: operation(try harness.run(3, 4000, 16)), in: harness.copyset) == .enough)
         #expect(harness.store.audit() == nil)
     }
 }

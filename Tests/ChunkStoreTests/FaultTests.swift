@@ -93,9 +93,9 @@ import StoreCrashModel
         let write = Operation.write(
             try harness.run(0, 9, 1), SnapshotNumber(0), harness.tag(), checksums: checksums, payload: payload
         )
-        #expect(!harness.store.hasRoom(for: write, in: harness.copyset))
+        #expect(harness.store.room(for: write, in: harness.copyset) == .none)
         let trim = Operation.trim(try harness.run(0, 9, 1), SnapshotNumber(0), harness.tag())
-        #expect(harness.store.hasRoom(for: trim, in: harness.copyset))
+        #expect(harness.store.room(for: trim, in: harness.copyset) == .enough)
         harness.tick()
         harness.disk.failing = [:]
         harness.tick(.seconds(2))

@@ -5,7 +5,8 @@ import Testing
 
 /// Device bytes for each user byte, journal and checkpoints included (ENGINE 4.4).
 @Suite struct WriteAmplificationTests {
-    /// Writes of `blocks` blocks at random places of a volume, `batch` at a time, with checkpoints as they come.
+    /// Writes of `blocks` blocks at random places of a volume, `batch` at a time, with checkpoints as they
+    /// come.
     private func amplification(sectorBytes: Int, batch: Int, blocks: Int, rounds: Int) throws -> Double {
         var settings = StoreSettings()
         settings.checkpointEvery = .seconds(3600)

@@ -159,6 +159,25 @@ import Testing
         #expect(other.wait(950).isEmpty)
     }
 
+    @Test("a leader that is dead beyond doubt is promised nothing, its successor of the same name is")
+    func deadLeader() {
+        var bench = Bench(two, preferred: true, term: 1)
+        bench.milliseconds += 1000
+        bench.receive(Bench.heartbeat(1), from: one)
+        bench.step(.died(one, asOf: .milliseconds(bench.milliseconds)))
+        #expect(bench.wait(50).voteRequests.first?.isPreVote == true)
+        var voter = Bench(two, term: 1)
+        voter.milliseconds += 1000
+        voter.receive(Bench.heartbeat(1), from: one)
+        let asked = Bench.voteRequest(2, last: .zero, pre: true)
+        voter.step(.died(one, asOf: .milliseconds(voter.milliseconds - 1)))
+        #expect(voter.receive(asked, from: three).voteReplies.map(\.granted) == [false])
+        voter.step(.died(three, asOf: .milliseconds(voter.milliseconds)))
+        #expect(voter.receive(asked, from: three).voteReplies.map(\.granted) == [false])
+        voter.step(.died(one, asOf: .milliseconds(voter.milliseconds)))
+        #expect(voter.receive(asked, from: three).voteReplies.map(\.granted) == [true])
+    }
+
     @Test("a replica that copies never campaigns, and votes by what it acknowledged before")
     func syncing() {
         var bench = Bench(two, term: 3, base: at(3, 8), terms: [3, 3, 3], syncing: true, floor: at(2, 5))

@@ -103,7 +103,8 @@ import Testing
                 Issue.record("\(name): \(lines.count) lines, at most \(Self.linesPerFileMax)")
             }
             // A message is searched for as a whole, so a line with a literal may be longer.
-            for (index, line) in lines.enumerated() where line.count > Self.columnsMax && !line.contains("\"") {
+            for (index, line) in lines.enumerated() where line.count > Self.columnsMax && !line.contains("\"")
+            {
                 Issue.record("\(name):\(index + 1): \(line.count) columns, at most \(Self.columnsMax)")
             }
             for (start, length) in Self.functions(in: lines) where length > Self.linesPerFunctionMax {

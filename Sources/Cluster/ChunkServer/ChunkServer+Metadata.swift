@@ -17,6 +17,8 @@ struct Registration {
     var isAsking = false
     /// When the first refusal because of a running twin came.
     var refusedSince: Duration?
+    /// When the MDS first said yes.
+    var registeredAt: Duration = .zero
 }
 
 /// The MDS's tasks: under way, and done but not yet reported.
@@ -49,8 +51,8 @@ extension ChunkServer {
         let identity = store.identity
         control = ControlChannel(
             environment: environment, addresses: addresses,
-            // Without the cluster: the registration carries it, and is refused with a code instead of a closed
-            // connection that would be tried for ever.
+            // Without the cluster: the registration carries it, and is refused with a code instead of a
+            // closed connection that would be tried for ever.
             hello: Hello(role: .chunkserver, server: identity.server, incarnation: identity.incarnation),
             pool: pool)
         askToRegister()
@@ -125,6 +127,7 @@ extension ChunkServer {
         take(response.addressBook)
         guard phase == .registering else { return }
         phase = .serving
+        registration.registeredAt = environment.now
         for id in store.copysets { startReplica(id) }
         take(response.copysets)
         if let address = listener?.address {
@@ -181,8 +184,15 @@ extension ChunkServer {
             case .failure(let error): heartbeatFailed(error)
             }
             pump()
-            environment.after(registration.heartbeatEvery) { [weak self] in self?.sendHeartbeat() }
+            environment.after(pauseUntilHeartbeat) { [weak self] in self?.sendHeartbeat() }
         }
+    }
+
+    /// A new server hears of its copysets by heartbeat, and somebody waits for the first volume.
+    private var pauseUntilHeartbeat: Duration {
+        let isNew = environment.now - registration.registeredAt < limits.eagerFor && copysetOrder.isEmpty
+        return isNew
+            ? min(limits.eagerHeartbeatEvery, registration.heartbeatEvery) : registration.heartbeatEvery
     }
 
     private func report(_ replica: CopysetReplica) -> ControlCopysetReport {

@@ -115,8 +115,13 @@ extension ChunkServer {
             self?.received(frame, fromPeer: server)
             self?.pump()
         }
-        peer.lost = { [weak self] provenDead in
-            self?.tellReplicas(of: server, .disconnected(server, provenDead: provenDead))
+        peer.lost = { [weak self] refusedSince in
+            guard let self else { return }
+            if let refusedSince, options.refusalProvesDeath {
+                tellReplicas(of: server, .died(server, asOf: refusedSince))
+            } else {
+                tellReplicas(of: server, .disconnected(server, provenDead: refusedSince != nil))
+            }
         }
         peers[server] = peer
         if let addresses = registration.addresses[server] { peer.update(addresses) }

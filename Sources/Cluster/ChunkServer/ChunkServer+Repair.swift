@@ -10,6 +10,10 @@ struct Repair {
     let run: BlockRun
     /// Peers asked so far.
     var attempts: Int
+    /// Who was asked last.
+    var asked = ServerID(0)
+    /// Who said that its own copy is bad.
+    var badCopies: [ServerID] = []
 }
 
 extension ChunkServer {
@@ -26,6 +30,7 @@ extension ChunkServer {
         while repair.attempts < limits.repairAttemptsMax, !others.isEmpty {
             let server = others[repair.attempts % others.count]
             repair.attempts += 1
+            repair.asked = server
             let id = newNumber()
             if peers[server]?.send(.fetch(id: id, repair.copyset, repair.run)) == true {
                 repairs[id] = repair
@@ -37,14 +42,21 @@ extension ChunkServer {
                 return
             }
         }
+        guard others.allSatisfy(repair.badCopies.contains) else {
+            // Somebody out of reach may have a good copy: the client comes back, by its volume's policy.
+            return refuse(repair.responder, .notReady)
+        }
         environment.log(.error, "copyset \(repair.copyset): no peer has a good copy of \(repair.run)")
         refuse(repair.responder, .checksumMismatch)
     }
 
     func fetchAnswered(_ requestID: UInt64, _ answer: BlockReply) {
-        guard let repair = repairs.removeValue(forKey: requestID) else { return }
+        guard var repair = repairs.removeValue(forKey: requestID) else { return }
         guard let replica = replicas[repair.copyset] else { return refuse(repair.responder, .wrongCopyset) }
-        guard answer.status == .ok else { return askPeer(repair) }
+        guard answer.status == .ok else {
+            if answer.status == .checksumMismatch { repair.badCopies.append(repair.asked) }
+            return askPeer(repair)
+        }
         var (block, checksum) = (repair.run.firstBlock, 0)
         for segment in answer.segments {
             let count = segment.byteCount / Geometry.blockBytes
@@ -80,9 +92,12 @@ extension ChunkServer {
     ) {
         guard session.isOpen else { return }
         var answer = BlockReply(status: .checksumMismatch)
-        if case .success(let read) = result {
+        switch result {
+        case .success(let read):
             answer = BlockReply(status: .ok)
             (answer.segments, answer.checksums) = (read.segments, read.checksums)
+        case .failure(.notHere): answer = BlockReply(status: .notReady)
+        case .failure(.corrupt), .failure(.io): break
         }
         session.link.send(.fetched(id: requestID, id, answer))
     }

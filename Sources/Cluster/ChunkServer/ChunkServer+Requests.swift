@@ -75,7 +75,11 @@ extension ChunkServer {
                 return refuse(responder, .checksumMismatch)
             }
         }
-        guard store.hasRoom(for: operation, in: replica.id) else { return refuse(responder, .noSpace) }
+        switch store.room(for: operation, in: replica.id) {
+        case .enough: break
+        case .later: return refuse(responder, .overloaded)
+        case .none: return refuse(responder, .noSpace)
+        }
         propose(
             operation, PendingChange(tag: tag, gatedVolume: nil, task: nil, responders: [responder]), replica)
     }

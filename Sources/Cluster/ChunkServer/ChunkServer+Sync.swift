@@ -73,25 +73,22 @@ extension ChunkServer {
         environment.log(.notice, "copyset \(replica.id): copies everything from chunkserver \(leader)")
         replica.offered = nil
         replica.sync = SyncPull(leader: leader, base: base, cursor: .start)
-        replica.beginsAwaited += 1
         store.beginSync(replica.id, base: base, voteFloor: replica.raft.voteFloor, volumes: offered.volumes)
         replica.applied = base.index
     }
 
     func syncBegun(_ id: CopysetID) {
-        guard let replica = replicas[id] else { return }
-        replica.beginsAwaited -= 1
-        // An offer that came meanwhile has begun another copy: only its own beginning counts.
-        guard replica.sync != nil, replica.beginsAwaited == 0 else { return }
+        // The store tells only of the newest beginning.
+        guard let replica = replicas[id], replica.sync != nil else { return }
         replica.sync?.hasBegun = true
         pull(replica)
     }
 
     /// Asks for the next piece, if this copyset may pull now.
     private func pull(_ replica: CopysetReplica) {
-        guard var sync = replica.sync, sync.hasBegun, sync.outstanding == nil, !sync.isInstalling else {
-            return
-        }
+        guard var sync = replica.sync, sync.hasBegun, sync.outstanding == nil, !sync.isInstalling,
+            !sync.isLast  // Nothing is left to ask for: the store makes the copy durable.
+        else { return }
         let pulling = copysetOrder.filter { replicas[$0]?.sync?.outstanding != nil }.count
         guard pulling < limits.syncsMax else { return }
         store.holdApply(replica.id)
@@ -148,7 +145,9 @@ extension ChunkServer {
 
     func syncFinished(_ id: CopysetID) {
         // Of a copy that was given up for a newer one it says nothing.
-        guard let replica = replicas[id], let sync = replica.sync, sync.isLast, !sync.isInstalling else { return }
+        guard let replica = replicas[id], let sync = replica.sync, sync.isLast, !sync.isInstalling else {
+            return
+        }
         replica.sync = nil
         environment.log(.notice, "copyset \(id): the full copy is complete")
         post(.syncFinished, to: replica)

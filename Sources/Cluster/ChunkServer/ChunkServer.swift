@@ -8,8 +8,9 @@ import Raft
 
 /// One store, its copysets and everybody who talks to them: the shell around Raft and ChunkStore.
 ///
-/// Loop-confined. Every callback of the environment ends in ``pump()``, which lets the machines answer each
-/// other until nothing is left to do; so the next callback always finds them at rest.
+/// Loop-confined. Every callback of the environment ends in ``pump()``, which steps the Raft machines until
+/// none has anything left to say, and sees to it that the store has its say when the loop's turn ends
+/// (``settle()``).
 public final class ChunkServer {
     /// How far the start has come, and how it ended.
     enum Phase {
@@ -41,6 +42,7 @@ public final class ChunkServer {
     var raftEffects: [RaftReplica.Effect] = []
     var storeEffects: [StoreEffect] = []
     var isPumping = false
+    var willSettle = false
     var beats = BeatBasket()
 
     /// What each ticket given to the store is for.
@@ -113,28 +115,44 @@ public final class ChunkServer {
         events.append((replica, event))
     }
 
-    /// Lets the machines work until none has anything left to say.
+    /// Lets the Raft machines work at once, and the store at the end of the turn: all that one turn
+    /// brought, from however many connections, becomes one commit batch with one flush.
     func pump() {
         guard !isPumping else { return }
         isPumping = true
+        stepReplicas()
+        isPumping = false
+        guard !willSettle, phase != .stopped else { return }
+        willSettle = true
+        environment.after(.zero) { [weak self] in self?.settle() }
+    }
+
+    /// Lets all machines work until none has anything left to say.
+    private func settle() {
+        willSettle = false
+        isPumping = true
+        stepReplicas()
         while phase != .stopped {
-            if eventHead < events.count {
-                let (replica, event) = events[eventHead]
-                eventHead += 1
-                raftEffects.removeAll(keepingCapacity: true)
-                replica.raft.step(event, now: environment.now, effects: &raftEffects)
-                for effect in raftEffects { perform(effect, of: replica) }
-                continue
-            }
-            events.removeAll(keepingCapacity: true)
-            eventHead = 0
             storeEffects.removeAll(keepingCapacity: true)
             store.takeEffects(&storeEffects)
             if storeEffects.isEmpty { break }
             for effect in storeEffects { perform(effect) }
+            stepReplicas()
         }
         isPumping = false
         flushBeats()
+    }
+
+    private func stepReplicas() {
+        while eventHead < events.count, phase != .stopped {
+            let (replica, event) = events[eventHead]
+            eventHead += 1
+            raftEffects.removeAll(keepingCapacity: true)
+            replica.raft.step(event, now: environment.now, effects: &raftEffects)
+            for effect in raftEffects { perform(effect, of: replica) }
+        }
+        events.removeAll(keepingCapacity: true)
+        eventHead = 0
     }
 
     /// A number that names one ticket, proposal or question; never 0, never used twice.
@@ -154,7 +172,7 @@ public final class ChunkServer {
                 }
             }
         }
-        pump()
+        settle()
         environment.after(limits.tickEvery) { [weak self] in self?.tick() }
     }
 }

@@ -51,8 +51,6 @@ final class CopysetReplica {
     var applied: LogIndex
     /// The full copy this server is making, if any.
     var sync: SyncPull?
-    /// Beginnings of full copies that the store has not confirmed yet.
-    var beginsAwaited = 0
     /// Volume records that came with the newest sync offer, until Raft decides to begin.
     var offered: (base: LogPosition, volumes: [(VolumeID, VolumeRecord)])?
 

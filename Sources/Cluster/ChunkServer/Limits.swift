@@ -21,7 +21,7 @@ public struct ChunkServerLimits: Sendable {
     public var syncsMax = 2
     /// Time between ticks of every copyset and of the store.
     public var tickEvery: Duration = .milliseconds(50)
-    /// A peer's address is tried again after this long.
+    /// A peer's address is tried again after this long, sooner when a connection has just broken.
     public var redialAfter: Duration = .milliseconds(200)
     /// A peer or the MDS that does not answer a connection attempt for this long is tried again.
     public var connectTimeout: Duration = .seconds(2)
@@ -30,6 +30,11 @@ public struct ChunkServerLimits: Sendable {
     /// A start that finds its identity in use tries again for this long: the MDS may not yet have noticed
     /// that the former process died.
     public var identityRetryMax: Duration = .seconds(6)
+    /// A server without copysets asks the MDS for them this often, for the first ``eagerFor`` of its service.
+    public var eagerHeartbeatEvery: Duration = .milliseconds(50)
+    /// Long enough for somebody who makes a cluster by hand or script; then it costs the MDS nothing any
+    /// more.
+    public var eagerFor: Duration = .seconds(10)
     /// A pull of a full copy that is not answered within this time is asked again.
     public var pullTimeout: Duration = .seconds(5)
     /// The default limits.
@@ -46,6 +51,10 @@ public struct ChunkServerOptions: Sendable {
     public var advertise: [String]
     /// This machine's name, for people.
     public var host: String
+    /// A refused connection proves that the peer's process is gone, so an election need not wait for the
+    /// end of its lease. Only for peers that are reached directly: a packet filter or a proxy may refuse in
+    /// a living peer's name.
+    public var refusalProvesDeath = false
     /// The bounds.
     public var limits = ChunkServerLimits()
     /// The store's bounds and habits.

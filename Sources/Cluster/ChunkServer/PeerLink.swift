@@ -20,12 +20,19 @@ final class PeerLink {
     /// Bumped whenever what is under way must be forgotten: its callbacks then do nothing.
     private var generation = 0
     private(set) var isReady = false
+    private var redialPause = PeerLink.redialPauseMin
+
+    /// A connection that broke is made anew almost at once: the first to hear that nobody listens there any
+    /// more is the first who can stand for election. The pause doubles up to
+    /// ``ChunkServerLimits/redialAfter``.
+    private static let redialPauseMin = Duration.milliseconds(10)
 
     /// The peer said hello; false when its incarnation is older than one already seen.
     var greeted: ((Hello) -> Void)?
     var received: ((Frame) -> Void)?
-    /// The connection ended or could not be made. True when its host answered that nobody listens there.
-    var lost: ((_ provenDead: Bool) -> Void)?
+    /// The connection ended or could not be made. With a time: its host answered that nobody listens there,
+    /// when asked then or a little later.
+    var lost: ((_ refusedSince: Duration?) -> Void)?
 
     init(
         server: ServerID, environment: any Environment, limits: ChunkServerLimits,
@@ -62,6 +69,7 @@ final class PeerLink {
         guard !isClosed, !isDialling, link == nil, !addresses.isEmpty else { return }
         isDialling = true
         let (address, mine) = (addresses[nextAddress % addresses.count], generation)
+        let start = environment.now
         nextAddress += 1
         environment.connect(to: address, timeout: limits.connectTimeout) { [weak self] result in
             guard let self, generation == mine else {
@@ -72,7 +80,7 @@ final class PeerLink {
             switch result {
             case .success(let connection): adopt(connection)
             case .failure(let error):
-                if case .refused = error { lost?(true) } else { lost?(false) }
+                if case .refused = error { lost?(start) } else { lost?(nil) }
                 redialLater()
             }
         }
@@ -84,6 +92,7 @@ final class PeerLink {
         link.onReady = { [weak self] hello in
             guard let self, generation == mine else { return }
             isReady = true
+            redialPause = Self.redialPauseMin
             greeted?(hello)
         }
         link.onFrame = { [weak self] frame in
@@ -95,7 +104,7 @@ final class PeerLink {
             self.link = nil
             isReady = false
             environment.log(.debug, "connection to chunkserver \(server) ended: \(reason)")
-            lost?(false)
+            lost?(nil)
             redialLater()
         }
         self.link = link
@@ -103,7 +112,9 @@ final class PeerLink {
 
     private func redialLater() {
         let mine = generation
-        environment.after(limits.redialAfter) { [weak self] in
+        let pause = min(redialPause, limits.redialAfter)
+        redialPause = min(redialPause * 2, limits.redialAfter)
+        environment.after(pause) { [weak self] in
             guard let self, generation == mine else { return }
             dial()
         }

@@ -89,7 +89,8 @@ struct BlockAllocator {
     private(set) var capacityBlocks = 0
     private let endBlock: UInt32
 
-    /// Everything after the journal free but the superblocks; call ``buildLists()`` after marking what is in use.
+    /// Everything after the journal free but the superblocks; call ``buildLists()`` after marking what is in
+    /// use.
     init(layout: StoreLayout) {
         endBlock = layout.endBlock
         let segments = (Int(layout.endBlock) + Self.segmentBlocks - 1) / Self.segmentBlocks
@@ -125,8 +126,8 @@ struct BlockAllocator {
         for segment in freeCounts.indices.reversed() { link(segment) }
     }
 
-    /// Takes up to `count` adjacent blocks. Adjacent beats full: a short request looks through its segment for a
-    /// run that holds all of it.
+    /// Takes up to `count` adjacent blocks. Adjacent beats full: a short request looks through its segment
+    /// for a run that holds all of it.
     mutating func take(upTo count: Int, _ kind: SegmentClass) -> Span? {
         guard freeBlocks > 0, count > 0 else { return nil }
         while true {
@@ -198,7 +199,8 @@ struct BlockAllocator {
         }
     }
 
-    /// The first free run at or after `from`; for a short request the first that is long enough, if there is one.
+    /// The first free run at or after `from`; for a short request the first that is long enough, if there is
+    /// one.
     private func findRun(upTo count: Int, in segment: Int, from: UInt32) -> Span? {
         guard freeCounts[segment] > 0 else { return nil }
         let end = UInt32((segment + 1) * Self.segmentBlocks)

@@ -1,8 +1,8 @@
 import BlockTypes
 
 extension ChunkStore {
-    /// Applies entries up to min(commit, durable) (invariant I4), but not past a piece of a full copy that is on its
-    /// way.
+    /// Applies entries up to min(commit, durable) (invariant I4), but not past a piece of a full copy that is
+    /// on its way.
     func applyReady(_ copyset: Copyset) {
         let target = min(copyset.commit, copyset.durable, copyset.applyLimit ?? copyset.commit)
         guard copyset.applied < target else { return }
@@ -68,7 +68,8 @@ extension ChunkStore {
         }
         noteDirtyLeaves(chunk, before)
     }
-    /// The volume, when the request is fresh and inside it. A repeated, stale or outlying one changes nothing.
+    /// The volume, when the request is fresh and inside it. A repeated, stale or outlying one changes
+    /// nothing.
     private func admit(_ run: BlockRun, _ tag: RequestTag, _ copyset: Copyset) -> VolumeState? {
         guard let volume = copyset.volumes[run.chunk.volume], volume.contains(run),
             volume.record.admission(of: tag) == .fresh

@@ -17,9 +17,9 @@ struct PageWrite {
     var attempts = 0
 }
 
-/// One root on its way to the device (rule R5): leaves, then table pages, then index pages, then a flush, then
-/// the superblock. The state it holds is the one at its start, the same applied index for everything of a
-/// copyset; what changes meanwhile belongs to the next one.
+/// One root on its way to the device (rule R5): leaves, then table pages, then index pages, then a flush,
+/// then the superblock. The state it holds is the one at its start, the same applied index for everything of
+/// a copyset; what changes meanwhile belongs to the next one.
 final class Checkpoint {
     enum Stage: Int { case leaves, tables, indexes, flush, firstCopies, firstFlush, lastCopies, lastFlush }
     var stage = Stage.leaves

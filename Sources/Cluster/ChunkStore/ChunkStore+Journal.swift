@@ -41,7 +41,8 @@ final class Batch {
         let watermark: LogIndex
     }
     static let recordsMax = 64
-    static let payloadBytesMax = 1 << 20
+    /// Large writes of one turn share a flush, yet a small one that comes behind them does not wait long.
+    static let payloadBytesMax = 4 << 20
 
     let serial: UInt64
     var page: PageWriter
@@ -102,8 +103,8 @@ struct JournalState {
 }
 
 extension ChunkStore {
-    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is durable
-    /// or when it is full (ENGINE 4.4).
+    /// Moves what waits into the open batch and sends batches off. A batch closes when the one before is
+    /// durable or when it is full (ENGINE 4.4).
     func pumpJournal() {
         while phase != .stopped {
             let isBlocked = fillOpenBatch()
@@ -243,7 +244,8 @@ extension ChunkStore {
         let kept = layout.journalReserveBytes + (batch.mayUseCarryRoom ? 0 : layout.journalCarryBytes)
         return layout.journalBytes - kept
     }
-    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in front.
+    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in
+    /// front.
     private func ringIsFull() {
         let needed = neededTail()
         if needed > journal.tail {

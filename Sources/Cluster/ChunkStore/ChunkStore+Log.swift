@@ -67,30 +67,33 @@ extension ChunkStore {
     /// Payload blocks of entries that may not have a place yet.
     private var stagedBlocksWaiting: Int { stagedBytes / Geometry.blockBytes }
 
-    /// True when a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop below
-    /// 2 %, trims and deletes never do (ENGINE 4.8).
-    public func hasRoom(for operation: Operation, in id: CopysetID) -> Bool {
-        guard phase == .open, let copyset = copysetsByID[id] else { return false }
-        guard LogSlot.isStorable(operation) else { return false }
-        guard case .write(let run, _, _, _, let payload) = operation else { return true }
-        guard stagedBytes + payload.byteCount <= settings.stagedBytesMax, copyset.stalled.isEmpty,
-            !isOutOfSpaceBelow
-        else { return false }
+    /// Whether a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop
+    /// below 2 %, trims and deletes never do (ENGINE 4.8). A device that is merely behind is not full.
+    public func room(for operation: Operation, in id: CopysetID) -> StoreRoom {
+        guard phase == .open, let copyset = copysetsByID[id] else { return .none }
+        guard LogSlot.isStorable(operation) else { return .none }
+        guard case .write(let run, _, _, _, let payload) = operation else { return .enough }
+        guard !isOutOfSpaceBelow else { return .none }
         let spare =
             allocator.freeBlocks + quarantinedBlockCount + reads.heldBlockCount + discards.blockCount
             - stagedBlocksWaiting - metaNeedBlocks
         if spare < allocator.capacityBlocks / 8 { isShortOfSpace = true }
-        guard allocator.freeBlocks >= run.blockCount + stagedBlocksWaiting + metaNeedBlocks else {
-            isShortOfSpace = true
-            return false
+        guard spare - run.blockCount >= allocator.capacityBlocks / 50 else { return .none }
+        if spare - run.blockCount < allocator.capacityBlocks / 20 {
+            guard let chunk = copyset.volumes[run.chunk.volume]?.chunks[run.chunk.index],
+                run.blocks.allSatisfy({ !chunk.entry($0).isAbsent })
+            else { return .none }
         }
-        guard spare - run.blockCount >= allocator.capacityBlocks / 50 else { return false }
-        if spare - run.blockCount >= allocator.capacityBlocks / 20 { return true }
-        guard let chunk = copyset.volumes[run.chunk.volume]?.chunks[run.chunk.index] else { return false }
-        return run.blocks.allSatisfy { !chunk.entry($0).isAbsent }
+        guard allocator.freeBlocks >= run.blockCount + stagedBlocksWaiting + metaNeedBlocks else {
+            makeSpace()
+            return .later
+        }
+        return stagedBytes + payload.byteCount <= settings.stagedBytesMax && copyset.stalled.isEmpty
+            ? .enough : .later
     }
 
-    /// Adds entries right after the last one. ``StoreEffect/stored(_:through:)`` follows when they are durable.
+    /// Adds entries right after the last one. ``StoreEffect/stored(_:through:)`` follows when they are
+    /// durable.
     public func append(_ id: CopysetID, _ entries: [LogEntry]) {
         guard phase == .open else { return }
         let copyset = known(id)

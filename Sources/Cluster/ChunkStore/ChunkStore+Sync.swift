@@ -85,8 +85,9 @@ extension ChunkStore {
     // MARK: Sink
 
     /// Drops the copyset's data and log; both start again behind `base` with these volume records.
-    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable. A restart before ``finishSync(_:)`` has ended
-    /// leaves the copyset syncing, and a new offer starts it over.
+    /// ``StoreEffect/syncBegun(_:)`` follows when that is durable, unless a newer beginning has replaced this
+    /// one by then: only the newest is told of. A restart before ``finishSync(_:)`` has
+    /// ended leaves the copyset syncing, and a new offer starts it over.
     public func beginSync(
         _ id: CopysetID, base: LogPosition, voteFloor: LogPosition, volumes: [(VolumeID, VolumeRecord)]
     ) {
@@ -105,6 +106,7 @@ extension ChunkStore {
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
+        effects.removeAll { if case .syncBegun(copyset.id) = $0 { true } else { false } }
         for (volumeID, record) in volumes {
             let volume = VolumeState(id: volumeID, record: record)
             copyset.insert(volume)
@@ -162,8 +164,8 @@ extension ChunkStore {
     }
     /// Stores a piece and lets applying go on. ``StoreEffect/pieceInstalled(_:)`` follows when it is written.
     ///
-    /// A piece that does not start where the last one ended, or that is older than what is applied, is refused
-    /// without an answer: it belongs to a copy that was started over.
+    /// A piece that does not start where the last one ended, or that is older than what is applied, is
+    /// refused without an answer: it belongs to a copy that was started over.
     public func installPiece(_ id: CopysetID, _ piece: SyncPiece) {
         guard phase == .open, let copyset = copysetsByID[id], copyset.isSyncing,
             copyset.syncCursor == piece.from,
@@ -306,8 +308,8 @@ extension ChunkStore {
         }
         noteDirtyLeaves(chunk, before)
     }
-    /// A volume that appeared after the copy's base: its fence is still in the log, which will be applied. Until
-    /// then the record refuses everything.
+    /// A volume that appeared after the copy's base: its fence is still in the log, which will be applied.
+    /// Until then the record refuses everything.
     private func makeVolume(_ id: VolumeID, _ copyset: Copyset) -> VolumeState? {
         let volume = VolumeState(
             id: id, record: VolumeRecord(fence: VolumeFence(epoch: Epoch(0), size: .zero)))
@@ -329,8 +331,8 @@ extension ChunkStore {
 
     // MARK: Repair
 
-    /// Writes blocks anew with bytes from a peer, where the map still wants these checksums and the place is bad.
-    /// The old places are never used again.
+    /// Writes blocks anew with bytes from a peer, where the map still wants these checksums and the place is
+    /// bad. The old places are never used again.
     public func repair(_ id: CopysetID, _ run: BlockRun, payload: Payload, checksums: [CRC32C]) {
         guard phase == .open, let copyset = copysetsByID[id], !copyset.isSyncing,
             payload.byteCount == run.byteCount, checksums.count == run.blockCount,

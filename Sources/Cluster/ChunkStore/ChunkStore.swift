@@ -4,8 +4,8 @@ import Environment
 /// One device's chunks: methods say what happened, ``takeEffects(_:)`` says what to do about it.
 ///
 /// Payload is written once, to its final place, and a small record into a journal that all copysets of the
-/// device share; applying an entry flips the map in memory. Nothing is announced before it is on stable media,
-/// and no block is written again while anything could need what it holds (rules R1 to R7, ENGINE 4.6).
+/// device share; applying an entry flips the map in memory. Nothing is announced before it is on stable
+/// media, and no block is written again while anything could need what it holds (rules R1 to R7, ENGINE 4.6).
 ///
 /// One thread owns it. Call ``takeEffects(_:)`` after every round of events: one round's entries make one
 /// commit batch.

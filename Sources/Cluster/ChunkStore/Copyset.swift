@@ -40,7 +40,8 @@ struct Quarantine {
     }
 }
 
-/// A piece that was installed at a later index than what is applied: entries up to `applied` are in it already.
+/// A piece that was installed at a later index than what is applied: entries up to `applied` are in it
+/// already.
 struct InstalledPiece {
     var from: SyncCursor
     var next: SyncCursor?
@@ -110,7 +111,8 @@ final class Copyset {
         volumes = [:]
         sortedVolumes = nil
     }
-    /// The data was dropped but the record that says so is not durable: an index means nothing to older records.
+    /// The data was dropped but the record that says so is not durable: an index means nothing to older
+    /// records.
     var isResetting = false
 
     /// Watermark for the journal (rule R2): applied never passes what is durable here.

@@ -79,8 +79,8 @@ extension CRC32C {
 
 /// One record of a journal block.
 enum JournalRecord {
-    /// A log entry; a second one with the same index and term replaces the first (its payload has moved, or it
-    /// was carried forward to let the ring's tail pass).
+    /// A log entry; a second one with the same index and term replaces the first (its payload has moved, or
+    /// it was carried forward to let the ring's tail pass).
     case entry(LogSlot, LogIndex)
     /// Entries from here on are gone.
     case truncate(from: LogIndex)
@@ -208,7 +208,8 @@ enum JournalRecord {
     }
 
     /// Reads the record at the reader's position and moves behind it.
-    /// - Returns: `nil` when it makes no sense; the block's checksum matched, so that is damage of our own making.
+    /// - Returns: `nil` when it makes no sense; the block's checksum matched, so that is damage of our own
+    ///   making.
     static func decode(_ page: inout PageReader) -> Decoded? {
         let start = page.position
         guard let type = page.next(UInt8.self), page.next(UInt8.self) != nil,

@@ -84,7 +84,8 @@ struct LogSlot {
         }
     }
 
-    /// True when a journal record can hold the operation: what a peer's decoder may let through that we can not.
+    /// True when a journal record can hold the operation: what a peer's decoder may let through that we can
+    /// not.
     static func isStorable(_ operation: Operation) -> Bool {
         switch operation {
         case .write(let run, _, _, let checksums, let payload):

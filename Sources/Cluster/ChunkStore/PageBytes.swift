@@ -81,7 +81,8 @@ struct PageReader {
     }
 }
 
-/// First in, first out, without moving what stays. Elements can also be looked at by place and cut at the end.
+/// First in, first out, without moving what stays. Elements can also be looked at by place and cut at the
+/// end.
 struct Fifo<Element> {
     private var storage: [Element] = []
     private var head = 0

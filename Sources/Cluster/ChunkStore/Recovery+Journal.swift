@@ -181,7 +181,8 @@ extension ChunkStore {
         appliedCopysets.removeAll()
         copyset.isListedApplied = false
     }
-    /// Without what it needs, the copyset is copied again from a peer. Votes and what it may have promised stay.
+    /// Without what it needs, the copyset is copied again from a peer. Votes and what it may have promised
+    /// stay.
     private func abandon(_ copyset: Copyset, _ top: UInt64, _ found: RecoveredLog) {
         if !copyset.isSyncing {
             let last = found[top].map { LogPosition(term: $0.term, index: LogIndex(top)) } ?? copyset.log.base
@@ -258,7 +259,8 @@ extension ChunkStore {
         noteDirtyLeaves(chunk, before)
         return true
     }
-    /// Entries above the watermark keep their blocks. One whose block is claimed by the map was never durable.
+    /// Entries above the watermark keep their blocks. One whose block is claimed by the map was never
+    /// durable.
     private func reserveTail(_ copyset: Copyset, _ recovery: Recovery) {
         var index = copyset.applied.next
         while copyset.log.contains(index) {

@@ -88,7 +88,8 @@ final class Recovery {
     var tails: [RecoveredTail] = []
     var nextTail = 0
     var cuts: [CopysetID: LogIndex] = [:]
-    /// Copies in the order of writing: two that agree on the chosen one stay as they are until two others are new.
+    /// Copies in the order of writing: two that agree on the chosen one stay as they are until two others are
+    /// new.
     var copyOrder: [Int] = []
     var secondCopies = false
 
@@ -101,8 +102,8 @@ final class Recovery {
 }
 
 extension ChunkStore {
-    /// Reads the store. ``StoreEffect/opened`` or ``StoreEffect/openFailed(_:)`` follows; before the first, the
-    /// incarnation has been raised durably (rule R7).
+    /// Reads the store. ``StoreEffect/opened`` or ``StoreEffect/openFailed(_:)`` follows; before the first,
+    /// the incarnation has been raised durably (rule R7).
     public func open(expectedCluster: UniqueID?) {
         guard phase == .created else { return }
         phase = .opening

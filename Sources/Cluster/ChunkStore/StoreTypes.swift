@@ -76,7 +76,8 @@ public struct CopysetState: Hashable, Sendable {
     public var voteFloor: LogPosition
     /// Created since the store was opened: no promise to an earlier leader can exist.
     public var isFresh: Bool
-    /// The media lost an entry or a piece of the map that was durable (rule R4): ``isSyncing`` until copied again.
+    /// The media lost an entry or a piece of the map that was durable (rule R4): ``isSyncing`` until copied
+    /// again.
     public var isFaulty: Bool
 }
 
@@ -134,10 +135,20 @@ public struct StoreRead: Sendable {
     public var checksums: [CRC32C]
 }
 
+/// Whether there is room for a write.
+public enum StoreRoom: Hashable, Sendable {
+    /// Yes.
+    case enough
+    /// Not now: the device is behind, or superseded blocks are still being let go. Soon.
+    case later
+    /// The store is full.
+    case none
+}
+
 /// Why a read failed.
 public enum StoreReadError: Error, Hashable, Sendable {
-    /// These blocks of the chunk do not match their checksum, also after a second try: fetch from a peer, then
-    /// ``ChunkStore/repair(_:_:payload:checksums:)``.
+    /// These blocks of the chunk do not match their checksum, also after a second try: fetch from a peer,
+    /// then ``ChunkStore/repair(_:_:payload:checksums:)``.
     case corrupt(blocks: [Int])
     /// The device failed twice for these blocks of the chunk; a peer's copy repairs them as well.
     case io(blocks: [Int], DiskError)

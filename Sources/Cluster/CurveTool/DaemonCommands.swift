@@ -56,6 +56,13 @@ struct ChunkserverServe: ParsableCommand {
     var listen = "127.0.0.1:0"
     @Option(help: "Address others should connect to (default: the one listened on).") var advertise:
         [String] = []
+    @Flag(
+        help: ArgumentHelp(
+            "Peers are on this machine and reached directly: when nobody listens there, take the peer for dead.",
+            discussion:
+                "Elections then do not wait for the dead leader's lease. Unsafe with proxies or filters.",
+            visibility: .hidden))
+    var localPeers = false
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
     func run() throws {
@@ -65,9 +72,10 @@ struct ChunkserverServe: ParsableCommand {
         do { disk = try ReactorDisk.open(reactor, path: store) } catch {
             throw ToolError.failed("\(error)")
         }
-        let options = ChunkServerOptions(
+        var options = ChunkServerOptions(
             metadataServers: [mds.description], listen: listen, advertise: advertise,
             host: ProcessInfo.processInfo.hostName)
+        options.refusalProvesDeath = localPeers
         let server = ChunkServer(environment: reactor, disk: disk, options: options, pool: BufferPool())
         var failure: ToolError?
         server.serving = { announceReady([$0]) }

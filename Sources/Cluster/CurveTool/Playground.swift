@@ -89,7 +89,10 @@ final class Playground: @unchecked Sendable {
         for number in 1...Self.chunkservers {
             let store = folder.store(number)
             let member = Member(name: "chunkserver \(number)", program: "curve") { _ in
-                ["chunkserver", "serve", "--store", store, "--mds", mds, "--listen", "127.0.0.1:0"]
+                [
+                    "chunkserver", "serve", "--store", store, "--mds", mds, "--listen", "127.0.0.1:0",
+                    "--local-peers",
+                ]
             }
             chunkserverMembers.append(member)
             supervisor.start(member) { [self] result in

@@ -54,8 +54,9 @@ struct PlaygroundRun: ParsableCommand {
         commandName: "run",
         abstract: "Run a playground in the foreground until Ctrl-C, or around one command.",
         discussion: """
-            With a command after '--': a throw-away playground, the command with CURVE_NBD_URI, CURVE_NBD_SOCKET
-            and CURVE_MDS in its environment, everything stopped and removed, the command's exit status.
+            With a command after '--': a throw-away playground, the command with CURVE_NBD_URI,
+            CURVE_NBD_SOCKET and CURVE_MDS in its environment, everything stopped and removed, the
+            command's exit status.
             Example: curve playground run -- nbdinfo --json '$CURVE_NBD_URI'
             """)
     @OptionGroup var options: PlaygroundOptions

@@ -95,6 +95,9 @@ public struct RaftReplica: Machine, Sendable {
         promiseTerm = term
         (electionDeadline, askedAt) = (now, now)
         if !(persisted.isFresh && isPreferredLeader) { electionDeadline = now + drawElectionTimeout() }
+        // When all members start at once nobody leads: the preferred one stands as soon as promises allow
+        // it. If somebody leads, it will have been heard by then.
+        if isPreferredLeader { electionDeadline = min(electionDeadline, promiseEnd) }
     }
 
     /// The last entry of the log, durable or not.
@@ -131,6 +134,7 @@ public struct RaftReplica: Machine, Sendable {
         case .propose(let token, let operation): propose(token, operation, &effects)
         case .received(let sender, let message): receive(message, from: sender, &effects)
         case .disconnected(let peer, let provenDead): disconnected(peer, provenDead: provenDead, &effects)
+        case .died(let peer, let time): died(peer, asOf: time, &effects)
         case .stored(let position): stored(through: position, &effects)
         case .voteStored(let term): voteStored(term, &effects)
         case .truncated: isTruncating = false
@@ -199,6 +203,15 @@ public struct RaftReplica: Machine, Sendable {
             let jitter = isPreferredLeader ? 0 : Int.random(in: 20...120, using: &random)
             electionDeadline = min(electionDeadline, max(now, promiseEnd) + .milliseconds(jitter))
         }
+    }
+
+    /// A promise protects the lease of a leader; a dead one holds none. What was promised later than `time`
+    /// may have been promised to its successor of the same name.
+    private mutating func died(_ peer: ServerID, asOf time: Duration, _ effects: inout [Effect]) {
+        if role != .leader, promisedTo == peer, promiseEnd - Self.promise(settings) <= time {
+            promiseEnd = min(promiseEnd, now)
+        }
+        disconnected(peer, provenDead: true, &effects)
     }
 
     // MARK: - Small things all roles need

@@ -100,6 +100,9 @@ extension RaftReplica {
         /// The connection to a member is gone. `provenDead`: its host refused a connection, or a newer
         /// incarnation of it was seen.
         case disconnected(ServerID, provenDead: Bool)
+        /// The process that was this member at `asOf`, on the clock of
+        /// ``RaftReplica/step(_:now:effects:)``, is gone beyond doubt: it serves nothing under any lease.
+        case died(ServerID, asOf: Duration)
         /// Own entries and their payload are durable, without a gap, up to here.
         case stored(through: LogPosition)
         /// The earliest unanswered ``Effect/storeVote(_:votedFor:)`` of this term is durable.

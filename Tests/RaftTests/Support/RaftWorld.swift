@@ -181,10 +181,11 @@ final class RaftWorld {
         log("\(node.id) crashes")
         let proven = chance(50)
         for other in nodes where other !== node && (proven || chance(30)) {
-            let incarnation = other.incarnation
-            after(between(100, 20_000)) {
-                try $0.deliver(.disconnected(node.id, provenDead: proven), to: other, incarnation)
-            }
+            let (incarnation, time) = (other.incarnation, other.clock(trueTime))
+            let event: RaftReplica.Event =
+                proven && chance(50)
+                ? .died(node.id, asOf: time) : .disconnected(node.id, provenDead: proven)
+            after(between(100, 20_000)) { try $0.deliver(event, to: other, incarnation) }
         }
     }
     private func tick(_ node: Node, _ incarnation: Int) {

@@ -64,7 +64,7 @@ public struct BlockHistory {
     /// Judges every register; what is still open may or may not have happened.
     /// - Returns: the first violation by register number, and how many registers could not be decided.
     public func check(
-        statesMax: Int = 100_000
+        statesMax: Int = 30_000
     ) -> (violation: (register: UInt64, what: RegisterViolation)?, undecidedCount: Int) {
         var judged = self
         for id in open.keys.sorted() { judged.fail(id) }

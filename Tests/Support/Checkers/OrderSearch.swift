@@ -2,14 +2,26 @@
 ///
 /// Zero may be written many times, which the zones of `Zones.swift` cannot tell apart (the general problem
 /// is NP-complete). What is open at one time is little, so following all orders is cheap in practice.
-/// An operation takes effect as late as possible: only when an answer demands it (Lowe, "Testing for
-/// linearizability", 2017).
+/// A write takes effect as late as possible, only when an answer demands it (Lowe, "Testing for
+/// linearizability", 2017); a read takes effect as soon as its value is there, which can hurt nobody.
 private struct OrderState: Hashable {
     var value: UInt64
     /// Asked, not answered, and not yet in effect; ascending places in the list of operations.
     var waiting: [Int]
     /// Not answered, but in effect already.
     var done: [Int]
+
+    /// Lets all waiting reads of the present value take effect.
+    mutating func satisfyReads(_ operations: [RegisterOperation]) {
+        for index in waiting where operations[index].kind == .read && operations[index].value == value {
+            finish(index)
+        }
+        waiting.removeAll { operations[$0].kind == .read && operations[$0].value == value }
+    }
+    /// Notes an operation that is in effect before it is answered.
+    mutating func finish(_ index: Int) {
+        done.insert(index, at: done.firstIndex { $0 > index } ?? done.count)
+    }
 }
 
 private struct OrderEvent {
@@ -28,9 +40,10 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
     }
     events.sort { $0.time < $1.time }
     var states: Set<OrderState> = [OrderState(value: 0, waiting: [], done: [])]
+    var statesLeft = statesMax
     for event in events {
         if event.isAnswer {
-            guard let next = answer(event.operation, operations, states, statesMax: statesMax) else {
+            guard let next = answer(event.operation, operations, states, &statesLeft) else {
                 return .undecided
             }
             states = next
@@ -40,6 +53,7 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
                 states.map {
                     var state = $0
                     state.waiting.append(event.operation)
+                    state.satisfyReads(operations)
                     return state
                 })
         }
@@ -49,7 +63,8 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
 
 /// The states in which `index` has taken effect, with whatever had to take effect before it.
 private func answer(
-    _ index: Int, _ operations: [RegisterOperation], _ states: Set<OrderState>, statesMax: Int
+    _ index: Int, _ operations: [RegisterOperation], _ states: Set<OrderState>,
+    _ statesLeft: inout Int
 ) -> Set<OrderState>? {
     var reached: Set<OrderState> = []
     var seen = states
@@ -61,8 +76,11 @@ private func answer(
             reached.insert(settled)
             continue
         }
-        for next in successors(state, operations) where seen.insert(next).inserted { open.append(next) }
-        if seen.count > statesMax { return nil }
+        for next in successors(state, operations) where seen.insert(next).inserted {
+            open.append(next)
+            statesLeft -= 1
+        }
+        if statesLeft < 0 { return nil }
     }
     return reached
 }
@@ -70,20 +88,20 @@ private func answer(
 private func successors(_ state: OrderState, _ operations: [RegisterOperation]) -> [OrderState] {
     var next: [OrderState] = []
     var triedOpenZero = false
-    for (position, index) in state.waiting.enumerated() {
+    // A waiting read wants a value that is not there: only writes can go on.
+    for (position, index) in state.waiting.enumerated() where operations[index].kind == .write {
         let operation = operations[index]
-        if operation.kind == .read, operation.value != state.value { continue }
-        let isOpenZero = operation.finish == RegisterOperation.never && operation.value == 0
+        let isOpen = operation.finish == RegisterOperation.never
         // Unanswered writes of zero are alike once asked: trying the oldest is enough.
-        if isOpenZero, triedOpenZero { continue }
-        triedOpenZero = triedOpenZero || isOpenZero
+        if isOpen, operation.value == 0 {
+            if triedOpenZero { continue }
+            triedOpenZero = true
+        }
         var changed = state
         changed.waiting.remove(at: position)
-        if operation.finish != RegisterOperation.never {
-            let place = changed.done.firstIndex { $0 > index } ?? changed.done.count
-            changed.done.insert(index, at: place)
-        }
-        if operation.kind == .write { changed.value = operation.value }
+        if !isOpen { changed.finish(index) }
+        changed.value = operation.value
+        changed.satisfyReads(operations)
         next.append(changed)
     }
     return next

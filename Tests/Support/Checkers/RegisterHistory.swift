@@ -70,8 +70,8 @@ public enum RegisterVerdict: Hashable, Sendable {
 /// Judges one register's history.
 ///
 /// Every non-zero value is written at most once; zero may be written again and again (trim, write zeroes).
-/// - Parameter statesMax: how many orders the search may keep in mind, when zero makes a search necessary.
-public func checkRegister(_ operations: [RegisterOperation], statesMax: Int = 100_000) -> RegisterVerdict {
+/// - Parameter statesMax: how many states the search may visit, when zero makes a search necessary.
+public func checkRegister(_ operations: [RegisterOperation], statesMax: Int = 30_000) -> RegisterVerdict {
     // A write that nobody saw and nobody promised may be taken as never done: it constrains nothing.
     let readValues = Set(operations.lazy.filter { $0.kind == .read }.map(\.value))
     let relevant = operations.filter {

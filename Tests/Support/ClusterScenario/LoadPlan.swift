@@ -10,8 +10,8 @@ public struct LoadPlan: Sendable {
     public var inFlightMax: Int
     /// Requests in all.
     public var operations: Int
-    /// After one answer in four a client rests for up to so long, so that the load lasts as long as the turmoil
-    /// and still comes in bursts.
+    /// After one answer in four a client rests for up to so long, so that the load lasts as long as the
+    /// turmoil and still comes in bursts.
     public var restMax: Duration
     /// Weights of the kinds of requests.
     public var reads: Int, writes: Int, trims: Int, zeroes: Int, flushes: Int

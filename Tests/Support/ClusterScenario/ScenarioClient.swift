@@ -23,7 +23,8 @@ final class ScenarioClient {
     private let newestEpoch: () -> UInt32
 
     init(
-        _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool, seed: UInt64,
+        _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool,
+        seed: UInt64,
         newestEpoch: @escaping () -> UInt32
     ) {
         self.newestEpoch = newestEpoch

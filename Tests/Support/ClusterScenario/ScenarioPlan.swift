@@ -47,16 +47,17 @@ public struct ScenarioPlan: Sendable {
         sectorBytes = random.oneIn(2) ? 512 : 4096
         hasVolatileCache = !random.oneIn(3)
         journalBytes = random.oneIn(2) ? 256 << 10 : 4 << 20
-        if random.oneIn(2) {
-            // Who was away has to copy everything.
-            store.retainedEntriesMax = Int.random(in: 4...400, using: &random)
+        damagedServer = random.oneIn(5) ? Int.random(in: 0..<3, using: &random) : nil
+        // Who was away has to copy everything. Not together with damage: a replica in the middle of its copy
+        // and one that lost its log are two faults, and the third replica alone must not go on.
+        if random.oneIn(2), damagedServer == nil {
+            store.retainedEntriesMax = Int.random(in: 400...800, using: &random)
             store.retainedBytesMax = Int.random(in: 4...400, using: &random) << 12
         }
         if random.oneIn(2) {
             store.checkpointEvery = .milliseconds(Int.random(in: 50...5000, using: &random))
         }
         store.discardsFreedSpace = random.oneIn(3)
-        damagedServer = random.oneIn(5) ? Int.random(in: 0..<3, using: &random) : nil
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
             operations: Int.random(in: 100...1500, using: &random), random: &random)

@@ -103,13 +103,17 @@ public final class SimCluster {
         var options = ChunkServerOptions(
             metadataServers: [ScenarioDirectory.address.description], listen: "\(name):7000", host: name)
         options.store = plan.store
+        options.refusalProvesDeath = plan.seed % 2 == 0
         let server = ChunkServer(environment: host, disk: disks[index], options: options, pool: pool)
         server.serving = { [weak self] _ in self?.isServing[index] = true }
-        server.failed = { [weak self] failure in
-            guard let self else { return }
+        server.failed = { [weak self, weak server] failure in
+            guard let self, servers[index] === server else { return }
             // A damaged disk may well make its server give up; it is started again as an operator would.
             if index != plan.damagedServer { complain("\(name) gave up: \(failure)") }
-            world.after(.zero) { self.kill(index, thenStartAfter: .seconds(1)) }
+            world.after(.zero) {
+                guard self.servers[index] === server else { return }
+                self.kill(index, thenStartAfter: .seconds(1))
+            }
         }
         hosts[index] = host
         servers[index] = server
@@ -200,7 +204,7 @@ public final class SimCluster {
                 let sums = runners.map { $0.checksums(placement.copyset(ofChunk: index), run) }
                 for (runner, sum) in zip(runners, sums) {
                     if sum == nil, disks.firstIndex(where: { $0.name == runner.name }) != plan.damagedServer {
-                        return "\(runner.name) cannot read \(run)"
+                        return "\(runner.name) cannot read \(run): \(runner.failure ?? "")"
                     }
                 }
                 let readable = sums.compactMap { $0 }

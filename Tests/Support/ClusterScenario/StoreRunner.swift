@@ -10,7 +10,7 @@ final class StoreRunner {
     private let disk: SimDisk
     private let world: SimWorld
     private var nextTicket: UInt64 = 1
-    private var failure: String?
+    private(set) var failure: String?
     private var isOpen = false
     private var applied: [CopysetID: LogIndex] = [:]
     private var answers: [UInt64: Result<StoreRead, StoreReadError>] = [:]
@@ -56,14 +56,18 @@ final class StoreRunner {
         }
     }
     /// One number for each block: its checksum, 0 for zeroes. A stored block of zeroes has its checksum too.
-    /// - Returns: `nil` when it cannot be read.
+    /// - Returns: `nil` when it cannot be read; ``failure`` then says why.
     func checksums(_ id: CopysetID, _ run: BlockRun) -> [UInt32]? {
         nextTicket += 1
         let ticket = nextTicket
         store.read(ticket, id, run)
         drain()
         _ = world.run(within: .seconds(60)) { answers[ticket] != nil }
-        guard case .success(let read) = answers.removeValue(forKey: ticket) else { return nil }
+        let answer = answers.removeValue(forKey: ticket)
+        guard case .success(let read) = answer else {
+            failure = answer.map { "\($0)" } ?? "no answer"
+            return nil
+        }
         var sums: [UInt32] = []
         for segment in read.segments {
             switch segment {

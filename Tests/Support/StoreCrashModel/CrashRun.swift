@@ -3,8 +3,9 @@ import Environment
 
 import ChunkStore
 
-/// One seeded life of a real store on a disk that forgets: random entries of a correct leader, leader changes,
-/// crashes at any completion, and after each reopening everything that was acknowledged is looked for.
+/// One seeded life of a real store on a disk that forgets: random entries of a correct leader, leader
+/// changes, crashes at any completion, and after each reopening everything that was acknowledged is looked
+/// for.
 package final class CrashRun {
     package struct Options: Sendable {
         package var rules = StoreRules()

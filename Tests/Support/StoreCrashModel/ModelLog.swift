@@ -1,6 +1,7 @@
 import BlockTypes
 
-/// What one leader's log says, and what a store must show at each index: the truth that the store is judged by.
+/// What one leader's log says, and what a store must show at each index: the truth that the store is judged
+/// by.
 struct ModelCopyset {
     let id: CopysetID
     var term: UInt32 = 1

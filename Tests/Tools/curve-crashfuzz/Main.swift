@@ -1,7 +1,9 @@
 import ChunkStore
+import Foundation
 import StoreCrashModel
 
-/// `curve-crashfuzz [SEEDS [FIRST]]`: the store's crash model, for release runs; `--cost`: CPU per write.
+/// `curve-crashfuzz [SEEDS [FIRST [no-r1|no-r2|no-r3]]]`: the store's crash model, for release runs; exit status 1 when a
+/// seed fails. `--cost`: CPU per write.
 @main struct CrashFuzz {
     static func main() {
         let arguments = CommandLine.arguments
@@ -27,5 +29,6 @@ import StoreCrashModel
             crashes += run.crashes
         }
         print("\(count) seeds from \(first), \(crashes) crashes, \(failures) failures")
+        exit(failures == 0 ? 0 : 1)
     }
 }

@@ -5,7 +5,7 @@ final class Campaign: @unchecked Sendable {
     // `lock` guards everything below it; each worker's reader runs on a thread of its own.
     private let options: Options
     private let lock = NSLock()
-    private var failures: [(seed: UInt64, cause: String)] = []
+    private var failureCount = 0
     private var done: UInt64 = 0
     private var answered = 0
     private var undecided = 0
@@ -16,15 +16,11 @@ final class Campaign: @unchecked Sendable {
     /// - Returns: true when every seed was clean.
     func run() -> Bool {
         DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
-        for failure in failures.sorted(by: { $0.seed < $1.seed }) {
-            print("seed \(failure.seed): \(failure.cause)")
-            print("    tools/sim --replay \(failure.seed) --trace")
-        }
         let seconds = Int(Date().timeIntervalSince(began))
         print(
-            "\(done) seeds, \(failures.count) failed, \(answered) requests answered, "
+            "\(done) seeds, \(failureCount) failed, \(answered) requests answered, "
                 + "\(undecided) block histories undecided, \(seconds) s")
-        return failures.isEmpty
+        return failureCount == 0
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
     private func follow(_ job: Int) {
@@ -74,14 +70,20 @@ final class Campaign: @unchecked Sendable {
             done += 1
             self.answered += answered
             self.undecided += undecided
-            if cause != "clean" { failures.append((seed, cause)) }
+            if cause != "clean" { report(seed, cause) }
         }
     }
     private func note(_ seed: UInt64, _ cause: String) {
         lock.withLock {
             done += 1
-            failures.append((seed, cause))
+            report(seed, cause)
         }
+    }
+    /// Said at once: a campaign may be stopped before its end. Called under `lock`.
+    private func report(_ seed: UInt64, _ cause: String) {
+        failureCount += 1
+        let text = "seed \(seed): \(cause)\n    tools/sim --replay \(seed) --trace\n"
+        FileHandle.standardOutput.write(Data(text.utf8))
     }
 }
 
