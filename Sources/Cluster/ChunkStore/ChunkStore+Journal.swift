@@ -89,7 +89,7 @@ struct JournalState {
     var nextBatch: UInt64 = 1
     var flushThrough: UInt64?
     var lastWatermarks = Duration.zero
-    /// Entries whose records are written again because the old ones hold the tail.
+    /// Entries whose records are written again, because the old ones hold the tail or name a place that failed.
     var carried = Fifo<JournalItem>()
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()
@@ -122,9 +122,9 @@ extension ChunkStore {
     private func fillOpenBatch() -> Bool {
         while let item = journal.urgent.first ?? journal.carried.first {
             let batch = openBatch()
-            guard batch.page.position + JournalRecord.byteCountMax <= layout.journalBlockBytesMax else {
-                return true
-            }
+            guard batch.page.position + JournalRecord.byteCountMax <= layout.journalBlockBytesMax,
+                !batch.isFull || !journal.urgent.isEmpty
+            else { return true }
             if journal.urgent.popFirst() == nil {
                 journal.carried.dropFirst(1)
                 batch.mayUseCarryRoom = true
@@ -346,7 +346,7 @@ extension ChunkStore {
                 guard entry.copyset.log[entry.index].attempts <= Self.attemptsMax else {
                     return failStop(.tooManyBadBlocks(unusable.count))
                 }
-                journal.waiting.append(.entry(entry.copyset, entry.index, serial: entry.serial))
+                journal.carried.append(.entry(entry.copyset, entry.index, serial: entry.serial))
             }
         }
     }
@@ -524,7 +524,7 @@ extension ChunkStore {
             case .request(let operation, let offset, let payloads):
                 submit(operation) { .write($0, at: offset, payloads) }
             case .entry(let copyset, let index, let serial):
-                journal.waiting.append(.entry(copyset, index, serial: serial))
+                journal.carried.append(.entry(copyset, index, serial: serial))
             }
         }
     }
