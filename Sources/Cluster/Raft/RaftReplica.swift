@@ -200,9 +200,18 @@ public struct RaftReplica: Machine, Sendable {
             peers[slot].restart(at: max(peers[slot].durable, peers[slot].received).next)
         } else if provenDead, peer == leader {
             // The promise stands: a leader that died on one connection may live on another.
-            let jitter = isPreferredLeader ? 0 : Int.random(in: 20...120, using: &random)
-            electionDeadline = min(electionDeadline, max(now, promiseEnd) + .milliseconds(jitter))
+            electionDeadline = min(electionDeadline, max(now, promiseEnd) + turn(after: peer))
         }
+    }
+
+    /// All members hear of a death at about the same time. They stand one after the other, more than a tick
+    /// apart: two that stand at once share the votes, and the next try comes an election timeout later.
+    private func turn(after dead: ServerID) -> Duration {
+        guard !isPreferredLeader, let mine = members.firstIndex(of: server),
+            let its = members.firstIndex(of: dead)
+        else { return .zero }
+        let distance = (mine - its + members.count) % members.count
+        return .milliseconds(150 * distance - 75)
     }
 
     /// A promise protects the lease of a leader; a dead one holds none. What was promised later than `time`
