@@ -2,8 +2,8 @@ import ChunkStore
 import Foundation
 import StoreCrashModel
 
-/// `curve-crashfuzz [SEEDS [FIRST [no-r1|no-r2|no-r3]]]`: the store's crash model, for release runs; exit status 1 when a
-/// seed fails. `--cost`: CPU per write.
+/// `curve-crashfuzz [SEEDS [FIRST [no-r1|no-r2|no-r3]]]`: the store's crash model, for release runs; exit
+/// status 1 when a seed fails. `--cost`: CPU per write.
 @main struct CrashFuzz {
     static func main() {
         let arguments = CommandLine.arguments
