@@ -121,7 +121,8 @@ import Testing
         for (index, line) in lines.enumerated() {
             let trimmed = line.drop { $0 == " " }
             let isFunction =
-                code(line).contains("func ") || trimmed.contains("init(") || trimmed.contains("init?(")
+                code(line).contains("func ")
+                || (trimmed.contains("init(") || trimmed.contains("init?(")) && !trimmed.contains(".init(")
             // A body opens on this line, or the signature goes on below it; a protocol's requirement does
             // neither.
             guard isFunction, let last = code(line).last, last == "{" || last == "(" else { continue }
