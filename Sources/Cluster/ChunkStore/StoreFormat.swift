@@ -37,7 +37,7 @@ public struct StoreFormat: Hashable, Sendable {
     public let isLazilyGrown: Bool
 
     /// The smallest ring: recovery needs a few blocks of the largest size in it.
-    public static let journalBytesMin: UInt64 = 64 << 10
+    public static let journalBytesMin: UInt64 = 128 << 10
     /// The largest device: 32 bits of block number.
     public static let deviceBytesMax: UInt64 = (1 << 32 - 1) * 4096
     /// The fewest data blocks that leave room for a checkpoint beside the data.

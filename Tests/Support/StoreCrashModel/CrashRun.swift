@@ -50,7 +50,7 @@ package final class CrashRun {
     package init(seed: UInt64, options: Options = Options()) {
         self.options = options
         random = SeededRandom(seed: seed)
-        let journal = UInt64([64, 96, 128].randomElement(using: &random) ?? 64) << 10
+        let journal = UInt64([128, 160, 192].randomElement(using: &random) ?? 128) << 10
         journalBytes = journal
         hasFaults = random.oneIn(4)
         let size = UInt64([2816, 3072, 3584].randomElement(using: &random) ?? 3072) << 10
@@ -394,7 +394,8 @@ package final class CrashRun {
         for number in model.indices where model[number].isSyncing {
             failure = "copyset \(number) did not finish its copy: \(model[number].sync), \(store.diagnosis)"
         }
-        for number in model.indices where applied(number) != model[number].log.count {
+        // A small device may be full of live blocks: then it takes no more, but what it took it must finish.
+        for number in model.indices where applied(number) != model[number].sent.count {
             failure =
                 failure
                 ?? "copyset \(number) stopped at \(applied(number)) of \(model[number].log.count): \(store.diagnosis), \(model[number].sent.count) sent"
