@@ -48,14 +48,19 @@ public final class SimDisk: Disk {
     private static let eio: Int32 = 5
 
     /// An empty disk: reads as zeroes.
-    public init(_ world: SimWorld, name: String, geometry: DiskGeometry, faults: SimDiskFaults? = nil) {
+    /// - Parameter liesAboutCache: it has a volatile cache whatever `geometry` says.
+    public init(
+        _ world: SimWorld, name: String, geometry: DiskGeometry, faults: SimDiskFaults? = nil,
+        liesAboutCache: Bool = false
+    ) {
         invariant([512, 4096].contains(geometry.sectorBytes), "sectors of \(geometry.sectorBytes) bytes")
         invariant(
             geometry.size.bytes % UInt64(SimMedium.pageBytes) == 0, "\(geometry.size) is not whole pages")
         (self.world, self.name, self.geometry) = (world, name, geometry)
         self.faults = faults ?? world.faults.disk
         number = world.takeNumber()
-        medium = SimMedium(sectorBytes: geometry.sectorBytes, hasVolatileCache: geometry.hasVolatileCache)
+        medium = SimMedium(
+            sectorBytes: geometry.sectorBytes, hasVolatileCache: geometry.hasVolatileCache || liesAboutCache)
     }
 
     // MARK: Owners

@@ -56,6 +56,18 @@ public struct BlockHistory {
             add(register, .write, operation.value, operation.start, RegisterOperation.never)
         }
     }
+    /// A failed write of a client that others have taken over from: if it took effect, then before now.
+    public mutating func expire(_ id: UInt64) {
+        guard let operation = open.removeValue(forKey: id) else { preconditionFailure("\(id) expired twice") }
+        guard operation.kind == .write else { return }
+        unknownCount += 1
+        let finish = tick()
+        for register in operation.registers {
+            histories[register, default: []].append(
+                RegisterOperation(
+                    .write, operation.value, start: operation.start, finish: finish, isCertain: false))
+        }
+    }
     /// A failed write is known to have had no effect: it is forgotten.
     public mutating func refuse(_ id: UInt64) { open[id] = nil }
     /// Operations asked for and not answered.
@@ -89,7 +101,8 @@ public struct BlockHistory {
                     .write, operation.value, start: operation.start, finish: RegisterOperation.never))
         }
         return all.sorted { $0.start < $1.start }.map {
-            let end = $0.finish == RegisterOperation.never ? "?" : "\($0.finish)"
+            let end =
+                $0.finish == RegisterOperation.never ? "?" : $0.isCertain ? "\($0.finish)" : "\($0.finish)?"
             return "\($0.start)...\(end) \($0.kind) 0x\(String($0.value, radix: 16))"
         }
     }

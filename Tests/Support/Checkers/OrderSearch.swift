@@ -76,6 +76,12 @@ private func answer(
             reached.insert(settled)
             continue
         }
+        if !operations[index].isCertain {
+            // It did not happen, and now it cannot any more.
+            var without = state
+            without.waiting.removeAll { $0 == index }
+            reached.insert(without)
+        }
         for next in successors(state, operations) where seen.insert(next).inserted {
             open.append(next)
             statesLeft -= 1

@@ -12,13 +12,17 @@ public struct RegisterOperation: Hashable, Sendable {
     public let start: UInt64
     /// When it was answered; ``never`` for a write whose outcome nobody knows.
     public let finish: UInt64
+    /// False for a write that may not have happened at all; if it has, then before ``finish``.
+    public let isCertain: Bool
 
     /// No answer, or one that leaves the outcome open: the write may take effect at any later time, or never.
     public static let never = UInt64.max
 
     /// An operation; a read without an answer says nothing and must be left out.
-    public init(_ kind: Kind, _ value: UInt64, start: UInt64, finish: UInt64) {
+    public init(_ kind: Kind, _ value: UInt64, start: UInt64, finish: UInt64, isCertain: Bool = true) {
         precondition(start > 0 && start < finish, "an operation takes time")
+        precondition(isCertain || kind == .write, "a read that is not certain says nothing")
+        self.isCertain = isCertain && finish != Self.never
         (self.kind, self.value, self.start, self.finish) = (kind, value, start, finish)
     }
 }
@@ -75,7 +79,7 @@ public func checkRegister(_ operations: [RegisterOperation], statesMax: Int = 30
     // A write that nobody saw and nobody promised may be taken as never done: it constrains nothing.
     let readValues = Set(operations.lazy.filter { $0.kind == .read }.map(\.value))
     let relevant = operations.filter {
-        $0.kind == .read || $0.finish != RegisterOperation.never || readValues.contains($0.value)
+        $0.kind == .read || $0.isCertain || readValues.contains($0.value)
     }
     let writesZero = relevant.contains { $0.kind == .write && $0.value == 0 }
     guard writesZero else { return checkZones(relevant) }

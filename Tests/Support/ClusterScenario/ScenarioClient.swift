@@ -55,8 +55,10 @@ final class ScenarioClient {
     }
     private func attached(_ volume: RemoteVolume) {
         (self.volume, isAttached, attachTrouble) = (volume, true, nil)
+        record.settle(before: volume.epoch.rawValue)
         volume.lost = { [weak self] in self?.isLost = true }
-        let load = VolumeLoad(volume, on: host, plan, record, seed: seed)
+        let load = VolumeLoad(
+            volume, on: host, plan, record, session: volume.epoch.rawValue, seed: seed)
         load.isExpected = { [weak self] error in error == .fenced && self?.isOutdated() == true }
         self.load = load
         if mayAsk { load.start() }

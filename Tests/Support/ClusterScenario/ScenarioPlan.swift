@@ -26,6 +26,9 @@ public struct ScenarioPlan: Sendable {
     public var journalBytes: UInt64
     /// How much log the stores keep, how often they make checkpoints.
     public var store = StoreSettings()
+    /// The disks say that they have no volatile cache, and have one: acknowledged writes get lost at a power
+    /// loss of all. Never in a plan made by seed; shows that the judge sees it.
+    public var disksLie = false
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
 
@@ -106,7 +109,7 @@ public struct NemesisPlan: Sendable {
         /// A second client takes the volume over from a living one.
         case takeOver
     }
-    /// The deeds of this run; none of the others happens.
+    /// The deeds of this run; none of the others happens. One named twice happens more often.
     public var deeds: [Deed]
     /// Longest time between two deeds.
     public var restMax: Duration

@@ -46,7 +46,8 @@ public final class SimCluster {
                     world, name: "disk\(index + 1)",
                     geometry: DiskGeometry(
                         size: ByteCount(bytes: size), sectorBytes: plan.sectorBytes,
-                        hasVolatileCache: plan.hasVolatileCache)))
+                        hasVolatileCache: plan.hasVolatileCache && !plan.disksLie),
+                    liesAboutCache: plan.disksLie))
         }
     }
 

@@ -16,12 +16,21 @@ public final class LoadRecord {
     /// The first thing that no history is needed to condemn: a torn block, a wrong length, an odd error.
     public private(set) var complaint: String?
     private var nextID: UInt64 = 0
+    /// Writes whose outcome nobody knows, of clients that were fenced or died: a new attachment settles them.
+    private var limbo: [(id: UInt64, session: UInt32)] = []
 
     /// Nothing done yet.
     public init() {}
     func newID() -> UInt64 {
         nextID += 1
         return nextID
+    }
+    /// Nobody will hear of this write; it may take effect until somebody else has attached.
+    func leaveOpen(_ id: UInt64, session: UInt32) { limbo.append((id, session)) }
+    /// A client has attached: whatever older attachments had on the way is done or never will be.
+    func settle(before session: UInt32) {
+        for write in limbo where write.session < session { history.expire(write.id) }
+        limbo.removeAll { $0.session < session }
     }
     func complain(_ what: @autoclosure () -> String) {
         if complaint == nil { complaint = what() }
@@ -36,6 +45,7 @@ public final class VolumeLoad {
     private let host: SimHost
     private let plan: LoadPlan
     private let record: LoadRecord
+    private let session: UInt32
     private var random: SeededRandom
     private var open: Set<UInt64> = []  // Looked up; sorted where the order can be seen.
     private var isIssuing = true
@@ -45,11 +55,14 @@ public final class VolumeLoad {
     /// Errors that are no fault of the store in this run.
     public var isExpected: (VolumeError) -> Bool = { _ in false }
 
-    /// A client of `volume`, running on `host`.
+    /// A client of `volume`, running on `host`; `session` orders attachments.
     public init(
-        _ volume: any BlockVolume, on host: SimHost, _ plan: LoadPlan, _ record: LoadRecord, seed: UInt64
+        _ volume: any BlockVolume, on host: SimHost, _ plan: LoadPlan, _ record: LoadRecord,
+        session: UInt32 = 0,
+        seed: UInt64
     ) {
         (self.volume, self.host, self.plan, self.record) = (volume, host, plan, record)
+        self.session = session
         random = SeededRandom(seed: seed)
     }
     /// Begins to ask.
@@ -59,7 +72,7 @@ public final class VolumeLoad {
     /// The client is gone: its open writes may or may not happen.
     public func die() {
         (isIssuing, seesNothing) = (false, true)
-        for id in open.sorted() { record.history.fail(id) }
+        for id in open.sorted() { record.leaveOpen(id, session: session) }
         open.removeAll()
     }
     /// Reads every register that the load may have touched, outside of the plan.
@@ -134,7 +147,11 @@ public final class VolumeLoad {
             guard open.remove(id) != nil else { return unexpected(id) }
             host.traceLine { "told \(id): \(result.isSuccess ? "done" : "\(result)")" }
             note(result, "change of \(start)+\(count)")
-            if case .success = result { record.history.finishWrite(id) } else { record.history.fail(id) }
+            if case .success = result {
+                record.history.finishWrite(id)
+            } else {
+                record.leaveOpen(id, session: session)
+            }
             proceed()
         }
     }
