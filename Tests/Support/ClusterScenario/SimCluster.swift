@@ -17,6 +17,8 @@ public final class SimCluster {
     private var hosts: [SimHost?] = [nil, nil, nil]
     private var servers: [ChunkServer?] = [nil, nil, nil]
     private(set) var isServing = [false, false, false]
+    /// Counts the restarts asked for: only the newest happens.
+    private var starts = [0, 0, 0]
     /// The first thing a chunkserver said when it gave up.
     public private(set) var complaint: String?
 
@@ -131,7 +133,11 @@ public final class SimCluster {
         startLater(index, after: delay)
     }
     private func startLater(_ index: Int, after delay: Duration) {
-        world.after(delay + .milliseconds(1)) { [weak self] in self?.start(index) }
+        starts[index] += 1
+        let mine = starts[index]
+        world.after(delay + .milliseconds(1)) { [weak self] in
+            if let self, starts[index] == mine { start(index) }
+        }
     }
     private func forget(_ index: Int) -> SimHost? {
         let host = hosts[index]
