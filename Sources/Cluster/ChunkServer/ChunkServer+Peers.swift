@@ -38,7 +38,7 @@ extension ChunkServer {
         let link = FramedLink(connection: connection, environment: environment, pool: pool, mine: hello) {
             [weak self] hello in self?.refusal(of: hello)
         }
-        let session = ClientSession(link: link, name: peerName)
+        let session = ClientSession(link: link, name: peerName, number: newNumber())
         let key = ObjectIdentifier(session)
         sessions[key] = session
         link.onReady = { [weak self] hello in

@@ -86,7 +86,7 @@ public final class ChunkServer {
         stopCompletion = completed
         listener?.close()
         control?.close()
-        for key in Array(sessions.keys) { sessions[key]?.link.close() }
+        closeSessions()
         for peer in peers.keys.sorted() { peers[peer]?.close() }
         guard wasOpen else { return finishStop() }
         store.close()
@@ -105,9 +105,13 @@ public final class ChunkServer {
         phase = .stopped
         listener?.close()
         control?.close()
-        for key in Array(sessions.keys) { sessions[key]?.link.close() }
+        closeSessions()
         for peer in peers.keys.sorted() { peers[peer]?.close() }
         failed?(failure)
+    }
+
+    private func closeSessions() {
+        for session in sessions.values.sorted(by: { $0.number < $1.number }) { session.link.close() }
     }
 
     /// Queues an event for a copyset's machine; ``pump()`` delivers it.

@@ -7,13 +7,17 @@ import FramedLink
 final class ClientSession {
     let link: FramedLink
     let name: String
+    /// In the order in which connections came.
+    let number: UInt64
     var hello: Hello?
     var isOpen = true
     private(set) var requestsInFlight = 0
     private(set) var bytesInFlight = 0
     private var isPaused = false
 
-    init(link: FramedLink, name: String) { (self.link, self.name) = (link, name) }
+    init(link: FramedLink, name: String, number: UInt64) {
+        (self.link, self.name, self.number) = (link, name, number)
+    }
 
     /// Counts a request; stops reading the socket when too much is under way, so that the client feels it.
     func began(_ responder: Responder, limits: ChunkServerLimits) {
