@@ -6,6 +6,8 @@ extension ChunkStore {
     func applyReady(_ copyset: Copyset) {
         let target = min(copyset.commit, copyset.durable, copyset.applyLimit ?? copyset.commit)
         guard copyset.applied < target else { return }
+        appliedSinceRoot += Int(target.rawValue - copyset.applied.rawValue)
+        if appliedSinceRoot > Self.replayedEntriesMax { wantsCheckpoint = true }
         while copyset.applied < target {
             let index = copyset.applied.next
             apply(copyset, index)
@@ -22,6 +24,9 @@ extension ChunkStore {
             appliedCopysets.append(copyset)
         }
     }
+
+    /// Entries that a restart has to hold and apply again: about 150 MB and less than a second.
+    static let replayedEntriesMax = 1 << 19
 
     private func apply(_ copyset: Copyset, _ index: LogIndex) {
         switch copyset.log[index].kind {

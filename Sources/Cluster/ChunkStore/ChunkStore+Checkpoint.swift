@@ -117,6 +117,7 @@ extension ChunkStore {
 
     private func capture() {
         wantsCheckpoint = false
+        appliedSinceRoot = 0
         lastCheckpoint = now
         let finished = finishingSyncs.filter { $0.installed.isEmpty }
         for copyset in finished {

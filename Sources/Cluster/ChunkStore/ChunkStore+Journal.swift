@@ -89,8 +89,7 @@ struct JournalState {
     var nextBatch: UInt64 = 1
     var flushThrough: UInt64?
     var lastWatermarks = Duration.zero
-    /// Entries whose records are written again, because the old ones hold the tail or name a place that
-    /// failed.
+    /// Entries whose records are written again: the old ones hold the tail, or name a place that failed.
     var carried = Fifo<JournalItem>()
     /// Some block starts, ascending, from the tail on.
     var boundaries = Fifo<UInt64>()

@@ -54,6 +54,7 @@ public final class ChunkStore {
     var dirtyLeafCount = 0
     var lastCheckpoint = Duration.zero
     var wantsCheckpoint = false
+    var appliedSinceRoot = 0
     var finishingSyncs: [Copyset] = []
 
     var stagedBytes = 0

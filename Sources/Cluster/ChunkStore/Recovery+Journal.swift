@@ -105,6 +105,9 @@ extension ChunkStore {
         recovery.logs[id] = nil
         switch decoded.record {
         case .entry(var slot, let index):
+            // History is a courtesy to peers and must not cost more memory here than it may while running.
+            let kept = max(Recovery.historyEntriesMin, settings.retainedEntriesMax / max(1, copysetIDs.count))
+            guard index.rawValue + UInt64(kept) > copyset.applied.rawValue else { break }
             slot.lsn = lsn
             log.add(slot, at: index.rawValue)
         case .truncate(let from): log.truncate(from: from.rawValue)

@@ -97,6 +97,8 @@ final class Recovery {
     static let pagesPerFetch = 256
     static let journalWindowBytes = 1 << 20
     static let verifiesMax = 32
+    /// Entries below the root's applied index that each copyset may keep, however many copysets there are.
+    static let historyEntriesMin = 16
 
     init(expectedCluster: UniqueID?) { self.expectedCluster = expectedCluster }
 }
