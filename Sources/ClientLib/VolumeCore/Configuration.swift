@@ -46,6 +46,8 @@ public struct VolumeLimits: Hashable, Sendable {
     public var attemptExtensionsMax = 10
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
+    /// The longest while a leader is looked for: one sub-request of a copyset does so for all, and users wait.
+    public var searchPauseMax = Duration.milliseconds(100)
     /// Hints followed at once before a pause: two replicas that name each other must not be asked in a
     /// circle.
     public var hintsMax = 3

@@ -202,7 +202,8 @@ extension VolumeCore {
         _ slot: Int, _ failure: AttemptFailure, now: Duration, effects: inout [Effect]
     ) {
         let doubled = limits.backoffMin * (1 << min(subs[slot].failures, 16))
-        let whole = min(doubled, limits.backoffMax)
+        let isSearching = !copysets[subs[slot].copyset].isConfirmed && failure != .overloaded
+        let whole = min(doubled, isSearching ? limits.searchPauseMax : limits.backoffMax)
         // Between three and five quarters, so that clients that failed together do not come back together.
         let jittered = whole * 3 / 4 + whole * Int.random(in: 0..<512, using: &random) / 1024
         retry(slot, failure, after: jittered, now: now, effects: &effects)
