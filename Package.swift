@@ -167,3 +167,10 @@ let package = Package(
         tests("TidyTests", []),
     ]
 )
+
+// tools/fuzz builds this one alone: libFuzzer brings its own `main` and wants every module instrumented.
+if Context.environment["CURVE_FUZZ_BUILD"] != nil {
+    package.targets.append(
+        testProgram(
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "NBDProtocol"]))
+}
