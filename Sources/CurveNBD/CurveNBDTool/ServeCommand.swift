@@ -11,8 +11,9 @@ struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Serve a volume over NBD until Ctrl-C.",
         discussion: """
-            Example: curve-nbd serve db --listen unix:/run/db.sock --listen 0.0.0.0:10809
             One program at a time serves a volume. --takeover ends the other one's access for good.
+            Example:
+              curve-nbd serve db --listen unix:/run/db.sock --listen 0.0.0.0:10809
             """)
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "Address to listen on, host:port or unix:/path; may be given several times.")
