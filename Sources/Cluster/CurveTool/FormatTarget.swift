@@ -98,7 +98,22 @@ final class FormatTarget: @unchecked Sendable {
         let reactor = try Self.makeReactor()
         let disk = try open(reactor)
         defer { disk.close() }
-        _ = try format(nobody, disk.geometry)
+        try reserve(try format(nobody, disk.geometry).journalBytes)
+    }
+    /// Takes the room that an empty store needs, so that a full file system says so before the store has a
+    /// number.
+    private func reserve(_ journalBytes: UInt64) throws {
+        guard !isDevice, isLazy else { return }
+        let file = Glibc.open(unfinished, O_WRONLY | O_CLOEXEC)
+        guard file >= 0 else { return }
+        defer { close(file) }
+        let frontBytes = off_t(journalBytes) + Self.frontBytes
+        guard posix_fallocate(file, 0, frontBytes) != ENOSPC else { throw noRoom }
+    }
+    /// What lies before a store's journal, rounded up.
+    private static let frontBytes: off_t = 2 << 20
+    private var noRoom: ToolError {
+        .failed("no room for a store at \(path); free space or choose another folder")
     }
     /// What killed processes left of earlier attempts.
     private func removeLeftovers() {
@@ -154,7 +169,7 @@ final class FormatTarget: @unchecked Sendable {
                 case .disk(let request): disk.submit(request)
                 case .formatted: reactor.stop()
                 case .failed(.full):
-                    failure = .failed("no room for a store at \(path); free space or choose another folder")
+                    failure = noRoom
                     reactor.stop()
                 case .failed(.io(let errno)):
                     failure = .failed("\(path) cannot be written: \(systemWords(errno)); look at the device")
