@@ -38,6 +38,8 @@ struct MDSCommand: ParsableCommand {
                 reactor.stop()
             }
             reactor.run()
+        } catch MetadataServerError.network(let error) {
+            failure = .failed(words(for: error))
         } catch { failure = .failed("\(error)") }
         if let failure { throw failure }
     }

@@ -107,12 +107,14 @@ struct PlaygroundRun: ParsableCommand {
         let session = PlaygroundSession()
         // Before the folder, so that there is no moment in which a kill would leave it behind.
         let sweeper = try Sweeper(folder: folder)
+        let lock: FolderLock
         do {
             guard mkdir(folder.path, 0o700) == 0 else {
                 throw ToolError.failed(
                     "cannot make a folder in \(base): \(systemWords(errno)); set TMPDIR to another one")
             }
             try folder.prepare()
+            lock = try FolderLock(folder)
             let playground = try Playground(
                 folder: folder, volumeBytes: options.size?.bytes, isPrewritten: options.prewritten,
                 sweeper: sweeper)
@@ -122,7 +124,7 @@ struct PlaygroundRun: ParsableCommand {
             sweeper.finish()
             throw error
         }
-        mainLoop()
+        withExtendedLifetime(lock) { mainLoop() }
     }
 
     /// Runs the main queue on this thread for ever. The queue's own threads come and go, and the kernel takes

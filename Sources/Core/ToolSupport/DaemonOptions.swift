@@ -77,6 +77,12 @@ package func systemWords(_ errno: Int32) -> String {
     unsafe strerror(errno).map { unsafe String(cString: $0) } ?? "error \(errno)"
 }
 
+/// An error in the user's words; the errno of a network call by its name.
+package func words(for error: any Error) -> String {
+    guard case NetworkError.system(let address?, let errno, let call) = error else { return "\(error)" }
+    return "\(address): \(call) failed: \(systemWords(errno)); correct the address"
+}
+
 /// Makes a folder, or says why it cannot be used.
 package func makeFolder(_ path: String, for purpose: String) throws {
     var made = ""

@@ -64,6 +64,11 @@ struct MapCommand: ParsableCommand {
     }
     private func startDaemon() throws {
         try refuseSecondMapping()
+        guard geteuid() == 0 || FileManager.default.isWritableFile(atPath: DaemonMark.defaultFolder) else {
+            throw ToolError.failed(
+                "mapping devices is for root; run it by sudo, with --mds if the MDS is this user's playground"
+            )
+        }
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
         let name = String(path.dropFirst().map { $0 == "/" ? "-" : $0 })
         let log = logFile ?? "\(DaemonMark.defaultFolder)/\(name).log"
