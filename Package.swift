@@ -141,6 +141,7 @@ let package = Package(
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("ToolSupportTests", ["ToolSupport"]),
         tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
         tests(
             "CurveClientTests",
