@@ -80,6 +80,8 @@ extension VolumeCore {
         public var copysets: [CopysetMembers]
         /// The attachment's number.
         public var epoch: Epoch
+        /// The volume's change that began it.
+        public var change: UInt32
         /// The volume's snapshot number.
         public var snapshot: SnapshotNumber
         /// Refuses changes.
@@ -94,11 +96,12 @@ extension VolumeCore {
         /// An attachment of these properties.
         public init(
             volume: VolumeID, size: ByteCount, stripes: StripeMap, copysets: [CopysetMembers], epoch: Epoch,
-            snapshot: SnapshotNumber = SnapshotNumber(0), isReadOnly: Bool = false,
+            change: UInt32, snapshot: SnapshotNumber = SnapshotNumber(0), isReadOnly: Bool = false,
             policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits(), seed: UInt64
         ) {
             (self.volume, self.size, self.stripes) = (volume, size, stripes)
             (self.copysets, self.epoch, self.snapshot) = (copysets, epoch, snapshot)
+            self.change = change
             (self.isReadOnly, self.policy, self.limits, self.seed) = (isReadOnly, policy, limits, seed)
         }
     }
