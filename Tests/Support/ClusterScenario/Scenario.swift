@@ -35,7 +35,10 @@ public final class Scenario {
     /// - Parameter traceLinesMax: lines kept for a person to read.
     public init(_ plan: ScenarioPlan, traceLinesMax: Int = 0) {
         self.plan = plan
-        world = SimWorld(seed: plan.seed, faults: .none, traceLinesMax: traceLinesMax)
+        // A machine's clock is what it is from the start; everything else goes wrong later.
+        var faults = SimFaults.none
+        faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
+        world = SimWorld(seed: plan.seed, faults: faults, traceLinesMax: traceLinesMax)
         cluster = SimCluster(world, plan)
         cluster.isAsking = { [unowned self] name in
             clients.contains { $0.machine == name && $0.isAsking }

@@ -154,6 +154,8 @@ public final class SimCluster {
     }
     private func startIfAllowed(_ index: Int) {
         guard !isGone[index] else { return }
+        // What a dead process had under way still reaches the disk; until then the kernel holds its lock.
+        guard disks[index].inFlightCount == 0 else { return startLater(index, after: .milliseconds(1)) }
         let others = (0..<Self.serverCount).filter { $0 != index }
         guard index != plan.damagedServer || atlas.mayReturn(others.map { isServing[$0] ? servers[$0] : nil })
         else { return startLater(index, after: .milliseconds(50)) }
