@@ -214,6 +214,31 @@ import StoreCrashModel
             harness.openError
                 == .truncated(expected: ByteCount(bytes: 64 << 20), found: ByteCount(bytes: 40 << 20)))
     }
+    @Test("a piece of a full copy names the blocks that can not be read, and comes once they are mended")
+    func badPiece() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        harness.write(try harness.run(0, 7, 5), id: 1)
+        harness.commitAll()
+        for block in [8, 9, 11] { harness.disk.flipBit(at: Int(try location(harness, block)) * 4096) }
+        func piece() -> (SyncPiece?, [BlockRun])? {
+            harness.store.readSyncPiece(1, harness.copyset, from: .start)
+            harness.drain()
+            for case .syncPieceRead(1, let piece, let bad) in harness.effects.reversed() {
+                return (piece, bad)
+            }
+            return nil
+        }
+        let failed = try #require(piece())
+        #expect(failed.0 == nil)
+        #expect(try failed.1 == [harness.run(0, 8, 2), harness.run(0, 11, 1)])
+        for run in failed.1 {
+            let (payload, checksums) = ModelBytes.payload(Array(repeating: 1, count: run.blockCount))
+            harness.store.repair(harness.copyset, run, payload: payload, checksums: checksums)
+            harness.drain()
+        }
+        #expect(try piece()?.0?.runs.map(\.run) == [harness.run(0, 7, 5)])
+    }
     @Test("a read that fails is tried again, then reported block by block")
     func readErrors() throws {
         let harness = try StoreHarness()
