@@ -9,17 +9,22 @@ final class Campaign: @unchecked Sendable {
     private var done: UInt64 = 0
     private var answered = 0
     private var undecided = 0
+    /// Of each seed's first run, when all are run twice.
+    private var traces: [UInt64: String] = [:]
     private let began = Date()
 
     init(_ options: Options) { self.options = options }
 
     /// - Returns: true when every seed was clean.
     func run() -> Bool {
-        DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
+        // In other processes the second time: what differs between them, such as the order of sets, shows.
+        for _ in 0..<(options.twice ? 2 : 1) {
+            DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
+        }
         let seconds = Int(Date().timeIntervalSince(began))
         print(
-            "\(done) seeds, \(failureCount) failed, \(answered) requests answered, "
-                + "\(undecided) block histories undecided, \(seconds) s")
+            "\(done) \(options.twice ? "runs, each seed twice" : "seeds"), \(failureCount) failed, "
+                + "\(answered) requests answered, \(undecided) block histories undecided, \(seconds) s")
         return failureCount == 0
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
@@ -52,11 +57,11 @@ final class Campaign: @unchecked Sendable {
         var current: UInt64?
         let tail = Tail(errors.fileHandleForReading)
         for line in Lines(output.fileHandleForReading) {
-            let words = line.split(separator: " ", maxSplits: 4).map(String.init)
+            let words = line.split(separator: " ", maxSplits: 5).map(String.init)
             if words.first == "start", words.count == 2 { current = UInt64(words[1]) }
-            if words.first == "end", words.count == 5, let seed = UInt64(words[1]) {
+            if words.first == "end", words.count == 6, let seed = UInt64(words[1]) {
                 current = nil
-                finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, words[4])
+                finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, trace: words[4], words[5])
             }
         }
         process.waitUntilExit()
@@ -65,12 +70,17 @@ final class Campaign: @unchecked Sendable {
         note(current, "the process stopped: \(last.isEmpty ? "no word" : last)")
         return current
     }
-    private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, _ cause: String) {
+    private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, trace: String, _ cause: String) {
         lock.withLock {
             done += 1
             self.answered += answered
             self.undecided += undecided
             if cause != "clean" { report(seed, cause) }
+            guard options.twice else { return }
+            if let other = traces[seed], other != trace {
+                report(seed, "two runs differ: \(other), \(trace)")
+            }
+            traces[seed] = trace
         }
     }
     private func note(_ seed: UInt64, _ cause: String) {

@@ -5,6 +5,7 @@ import Foundation
 @main struct CurveSim {
     static let usage = """
         usage: curve-sim [--seeds N] [--first S] [--jobs J]   runs N seeds from S, in J processes
+               ... --twice                                    runs each twice: both runs must be the same
                curve-sim --replay SEED [--trace]              runs one seed again; --trace shows what happened
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
@@ -35,7 +36,8 @@ import Foundation
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
             let outcome = Scenario(ScenarioPlan(seed: seed)).run()
-            say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
+            let trace = String(outcome.traceHash, radix: 16)
+            say("end \(seed) \(outcome.answered) \(outcome.undecided) \(trace) \(outcome.cause ?? "clean")")
         }
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
@@ -49,6 +51,7 @@ struct Options {
     var jobs = 1
     var replay: UInt64?
     var traced = false
+    var twice = false
     var isWorker = false
     var wantsHelp = false
 
@@ -70,6 +73,7 @@ struct Options {
             case "--stride": stride = max(1, Int(try value(of: argument)))
             case "--replay": replay = try value(of: argument)
             case "--trace": traced = true
+            case "--twice": twice = true
             case "--worker": isWorker = true
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
