@@ -80,6 +80,17 @@ extension ChunkServer {
         return nil
     }
 
+    /// Why whoever answers at `server`'s address may not be taken for it; nil when it is the one.
+    ///
+    /// Stores move between machines: what another member says must never count as this one's word.
+    private func refusal(of hello: Hello, expected server: ServerID) -> String? {
+        guard hello.role == .chunkserver, hello.server == server else {
+            let found = hello.server.map { "chunkserver \($0)" } ?? "no chunkserver"
+            return "chunkserver \(server) was expected here, this is \(found)"
+        }
+        return refusal(of: hello)
+    }
+
     /// A newer incarnation is proof that the older process is gone.
     func noteIncarnation(_ hello: Hello) {
         guard let server = hello.server, let incarnation = hello.incarnation else { return }
@@ -104,7 +115,7 @@ extension ChunkServer {
         let peer = PeerLink(server: server, environment: environment, limits: limits) {
             [weak self, environment, pool, hello] connection in
             FramedLink(connection: connection, environment: environment, pool: pool, mine: hello) {
-                self?.refusal(of: $0)
+                self?.refusal(of: $0, expected: server)
             }
         }
         peer.greeted = { [weak self] hello in
@@ -117,7 +128,7 @@ extension ChunkServer {
         }
         peer.lost = { [weak self] refusedSince in
             guard let self else { return }
-            if let refusedSince, options.refusalProvesDeath {
+            if let refusedSince, options.refusalProvesDeath, registration.knowsAddress(of: server) {
                 tellReplicas(of: server, .died(server, asOf: refusedSince))
             } else {
                 tellReplicas(of: server, .disconnected(server, provenDead: refusedSince != nil))

@@ -17,9 +17,15 @@ final class Campaign: @unchecked Sendable {
     func run() -> Bool {
         DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
         let seconds = Int(Date().timeIntervalSince(began))
+        var used = rusage()
+        getrusage(__rusage_who_t(RUSAGE_CHILDREN.rawValue), &used)
+        let cpuMinutes =
+            (Double(used.ru_utime.tv_sec + used.ru_stime.tv_sec)
+                + Double(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6) / 60
         print(
             "\(done) seeds, \(failureCount) failed, \(answered) requests answered, "
                 + "\(undecided) block histories undecided, \(seconds) s")
+        print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
         return failureCount == 0
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
@@ -38,7 +44,9 @@ final class Campaign: @unchecked Sendable {
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = [
             "--worker", "--first", "\(first)", "--seeds", "\(end - first)", "--stride", "\(options.jobs)",
+            "--scenario", options.scenario.rawValue,
         ]
+        if options.isTwice { process.arguments?.append("--twice") }
         var environment = ProcessInfo.processInfo.environment
         environment["SWIFT_BACKTRACE"] = "enable=no"
         process.environment = environment
@@ -82,7 +90,8 @@ final class Campaign: @unchecked Sendable {
     /// Said at once: a campaign may be stopped before its end. Called under `lock`.
     private func report(_ seed: UInt64, _ cause: String) {
         failureCount += 1
-        let text = "seed \(seed): \(cause)\n    tools/sim --replay \(seed) --trace\n"
+        let kind = options.scenario == .cluster ? "" : " --scenario \(options.scenario.rawValue)"
+        let text = "seed \(seed): \(cause)\n    tools/sim\(kind) --replay \(seed) --trace\n"
         FileHandle.standardOutput.write(Data(text.utf8))
     }
 }

@@ -6,6 +6,9 @@ import Foundation
     static let usage = """
         usage: curve-sim [--seeds N] [--first S] [--jobs J]   runs N seeds from S, in J processes
                curve-sim --replay SEED [--trace]              runs one seed again; --trace shows what happened
+               --scenario cluster    three chunkservers and a volume, everything about the I/O path (default)
+               --scenario world      metadata server, 3 to 9 chunkservers, volumes, gateways and people
+               --twice               runs each seed twice and compares the traces
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
 
@@ -13,7 +16,7 @@ import Foundation
         do {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
             if options.wantsHelp { return print(usage) }
-            if let seed = options.replay { exit(replay(seed, traced: options.traced) ? 0 : 1) }
+            if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
             exit(Campaign(options).run() ? 0 : 1)
         } catch {
@@ -21,12 +24,14 @@ import Foundation
             exit(2)
         }
     }
-    private static func replay(_ seed: UInt64, traced: Bool) -> Bool {
-        let outcome = Scenario(ScenarioPlan(seed: seed), traceLinesMax: traced ? 200_000 : 0).run()
-        if traced { print(ScenarioPlan(seed: seed)) }
+    private static func replay(_ seed: UInt64, _ options: Options) -> Bool {
+        let traced = options.traced
+        let outcome = options.scenario.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        if traced { print(options.scenario.describe(seed)) }
         for line in outcome.trace { print(line) }
         print(
-            "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, \(outcome.steps) steps, "
+            "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, "
+                + "\(outcome.steps) steps, "
                 + "\(outcome.undecided) blocks undecided, trace \(String(outcome.traceHash, radix: 16))")
         return outcome.cause == nil
     }
@@ -34,11 +39,32 @@ import Foundation
     private static func work(_ options: Options) {
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
-            let outcome = Scenario(ScenarioPlan(seed: seed)).run()
+            var outcome = options.scenario.run(seed)
+            if options.isTwice, options.scenario.run(seed).traceHash != outcome.traceHash {
+                outcome.cause = outcome.cause ?? "a second run of the same seed went another way"
+            }
             say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
+}
+
+/// Which kind of world.
+enum ScenarioKind: String {
+    case cluster, world
+
+    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+        switch self {
+        case .cluster: Scenario(ScenarioPlan(seed: seed), traceLinesMax: traceLinesMax).run()
+        case .world: WorldScenario(WorldPlan(seed: seed), traceLinesMax: traceLinesMax).run()
+        }
+    }
+    func describe(_ seed: UInt64) -> String {
+        switch self {
+        case .cluster: "\(ScenarioPlan(seed: seed))"
+        case .world: "\(WorldPlan(seed: seed))"
+        }
+    }
 }
 
 /// What the command line says.
@@ -50,6 +76,8 @@ struct Options {
     var replay: UInt64?
     var traced = false
     var isWorker = false
+    var isTwice = false
+    var scenario = ScenarioKind.cluster
     var wantsHelp = false
 
     struct BadUsage: Error, CustomStringConvertible { let description: String }
@@ -71,6 +99,12 @@ struct Options {
             case "--replay": replay = try value(of: argument)
             case "--trace": traced = true
             case "--worker": isWorker = true
+            case "--twice": isTwice = true
+            case "--scenario":
+                guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
+                    throw BadUsage(description: "--scenario needs cluster or world")
+                }
+                scenario = kind
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
             }
