@@ -178,8 +178,8 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
         let volume = try cell.volume()
         cell.chunkservers[ServerID(1)]?.isSilent = true
         cell.store.defaultLeader = ServerID(2)
-        #expect(cell.write(volume, at: 0, 5, count: 4096, wait: .seconds(1)) == nil)
-        cell.world.run(for: .seconds(2))
+        #expect(cell.write(volume, at: 0, 5, count: 4096, wait: .milliseconds(900)) == nil)
+        cell.world.run(for: .seconds(1))
         #expect(cell.read(volume, at: 0, count: 4096) == Array(repeating: 5, count: 4096))
     }
 

@@ -23,7 +23,8 @@ class Ledger:
         self.busy = [False] * blocks
         self.next_write, self.in_flight = 1, 0
         self.acknowledged = self.reads = self.reconnects = self.io_errors = 0
-        self.longest_stall, self.last_completion = 0.0, None
+        # A stall ends with an answer; a gap may also span a lost connection and its replacement.
+        self.longest_stall, self.longest_gap, self.last_completion, self.last_answer = 0.0, 0.0, None, None
         self.failure, self.handle, self.errors = None, None, collections.Counter()
 
     def connect(self):
@@ -57,7 +58,8 @@ class Ledger:
         now = time.monotonic()
         if self.last_completion is not None:
             self.longest_stall = max(self.longest_stall, now - self.last_completion)
-        self.last_completion = now
+            self.longest_gap = max(self.longest_gap, now - self.last_answer)
+        self.last_completion = self.last_answer = now
         self.in_flight -= 1
         for block in range(first, first + count):
             self.busy[block] = False
@@ -129,7 +131,7 @@ class Ledger:
         """Loads until `until()` says so. Only a lost connection is tolerated; an I/O error counts."""
         if self.handle is None:
             self.connect()
-        self.last_completion = time.monotonic()
+        self.last_completion = self.last_answer = time.monotonic()
         while not until() and not self.failure:
             self.turn(fill=True)
         while self.in_flight and not self.failure:

@@ -14,16 +14,31 @@ import Testing
         return bench
     }
 
-    @Test("who needs what is no longer kept is offered a copy, once the leader is ready, one at a time")
+    @Test("who needs what is no longer kept is offered a copy, one at a time")
     func offer() {
         var bench = Self.leaderWithLaggard()
-        #expect(
-            !bench.effects.texts.contains { $0.hasPrefix("offer") }, "its base could be of an earlier term")
+        #expect(bench.effects.texts == ["offerSync(to: 2)"])
         bench.acknowledge(three, LogIndex(4), received: LogIndex(4), syncing: true)
-        #expect(bench.step(.applied(through: LogIndex(13))).texts == ["ready(3)", "offerSync(to: 2)"])
+        #expect(bench.step(.applied(through: LogIndex(13))).texts == ["ready(3)"])
         #expect(!bench.wait(300).texts.contains { $0.hasPrefix("offer") })
         let sent = bench.step(.syncOffered(to: two, base: at(3, 13))).appends()
         #expect(sent.map(\.previous) == [at(3, 13)])
+    }
+
+    /// One replica is gone: nothing is committed before the other is complete, so no leader gets ready.
+    @Test("a leader that is not ready offers a copy, and is ready once the copy is complete")
+    func unready() {
+        var bench = Bench.leader(term: 3, base: at(1, 10), terms: [2, 2], applied: 12)
+        bench.step(.stored(through: at(3, 13)))
+        let asked = bench.acknowledge(two, LogIndex(0), rejected: true, syncing: true)
+        #expect(asked.texts == ["offerSync(to: 2)"])
+        let sent = bench.step(.syncOffered(to: two, base: at(2, 12))).appends(to: two)
+        #expect(sent.map(\.previous) == [at(2, 12)])
+        let streamed = bench.acknowledge(two, LogIndex(12), syncing: true).appends(to: two)
+        #expect(streamed.flatMap(\.entries).map(\.position) == [at(3, 13)])
+        #expect(bench.acknowledge(two, LogIndex(13), syncing: true).commits.isEmpty)
+        #expect(bench.acknowledge(two, LogIndex(13)).commits == [LogIndex(13)])
+        #expect(bench.step(.applied(through: LogIndex(13))).texts == ["ready(3)"])
     }
 
     @Test("a copying follower counts when it says that it is complete, not before")
@@ -149,7 +164,7 @@ import Testing
     func begin() {
         var bench = Bench(two, term: 2, terms: [1, 1, 2])
         let effects = bench.receive(.syncOffer(term: Term(5), base: at(5, 90)), from: one)
-        #expect(effects.texts.contains("beginSync(from: 1, base: 90@5)"))
+        #expect(effects.texts.contains("beginSync(from: 1, term: 5, base: 90@5)"))
         #expect(effects.appendReplies.map(\.syncing) == [true])
         #expect(bench.replica.isSyncing && bench.replica.voteFloor == at(2, 3))
         #expect(bench.replica.last == at(5, 90) && bench.replica.commitIndex == LogIndex(90))
@@ -173,9 +188,9 @@ import Testing
         }
         #expect(
             bench.receive(.syncOffer(term: Term(5), base: at(5, 99)), from: one).texts.first
-                == "beginSync(from: 1, base: 99@5)")
+                == "beginSync(from: 1, term: 5, base: 99@5)")
         let effects = bench.receive(.syncOffer(term: Term(6), base: at(6, 95)), from: three)
-        #expect(effects.texts.contains("beginSync(from: 3, base: 95@6)"))
+        #expect(effects.texts.contains("beginSync(from: 3, term: 6, base: 95@6)"))
         #expect(bench.replica.voteFloor == at(2, 3), "nothing of an unfinished copy was ever counted")
     }
 
@@ -185,6 +200,23 @@ import Testing
         let effects = bench.receive(.syncOffer(term: Term(5), base: at(2, 3)), from: one)
         #expect(effects.appendReplies.map(\.syncing) == [false])
         #expect(effects.appendReplies.map(\.durable) == [LogIndex(3)])
+    }
+
+    @Test("a copy from before its source's term is bound by the floor until its log reaches that term")
+    func olderBase() async {
+        var bench = Bench(two, term: 2, terms: [1, 1, 2])
+        bench.receive(.syncOffer(term: Term(5), base: at(1, 2)), from: one)
+        #expect(!bench.replica.isSyncing, "it has that place")
+        bench.receive(.syncOffer(term: Term(5), base: at(4, 3)), from: one)
+        bench.receive(Bench.append(5, after: at(4, 3), [5], commit: 3), from: one)
+        #expect(bench.replica.isSyncing && bench.replica.voteFloor == at(2, 3))
+        bench.step(.stored(through: at(5, 4)))
+        #expect(bench.step(.syncFinished).appendReplies.map(\.syncing) == [false])
+        await #expect(processExitsWith: .failure, "its log could lack what it once acknowledged") {
+            var bench = Bench(two, term: 2, terms: [1, 1, 2])
+            bench.receive(.syncOffer(term: Term(5), base: at(4, 3)), from: one)
+            bench.step(.syncFinished)
+        }
     }
 
     @Test("a copy whose source is gone claims nothing and takes no entries")

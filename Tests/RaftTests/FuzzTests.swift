@@ -48,6 +48,53 @@ import Testing
         }
     }
 
+    /// One replica dies for good and another has lost everything; the leader that is left has just restarted
+    /// and knows little of what is committed.
+    static func doubleFault(seed: UInt64, endsCopiesEarly: Bool = false) -> String? {
+        var faults = Faults()
+        (faults.keptEntriesMax, faults.endsCopiesEarly) = (10, endsCopiesEarly)
+        if seed % 2 == 0 { faults.copyMicrosecondsMax = 500 }
+        let world = RaftWorld(seed: seed, faults: faults)
+        do {
+            world.propose()
+            try world.run(milliseconds: 2000 + world.between(0, 3000))
+            guard let leader = world.nodes.first(where: { $0.replica?.role == .leader }) else { return nil }
+            let others = world.nodes.filter { $0 !== leader }
+            world.loseForGood(others[0])
+            try world.run(milliseconds: world.between(0, 500))
+            for node in [others[1], leader] {
+                world.loseMedium(of: node)
+                guard node.hasLostData else { continue }
+                let left = node === leader ? others[1] : leader
+                world.crash(left)
+                world.start(left)
+                break
+            }
+            try world.run(milliseconds: 15_000)
+            world.calm()
+            (world.stopLoad, world.faults.endsCopiesEarly) = (true, false)
+            try world.run(milliseconds: 10_000)
+            return world.hasConverged(past: LogIndex(0)) ? nil : "no progress: \(world.summary)"
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test("with one replica gone and one that lost everything, the third brings the copyset back")
+    func doubleFault() {
+        for seed in UInt64(0)..<40 {
+            let failure = Self.doubleFault(seed: seed)
+            #expect(failure == nil, "seed \(seed)")
+        }
+    }
+    @Test("a copy that counts before its log reaches its source's term is found out")
+    func earlyEnd() {
+        let caught = (UInt64(0)..<20).filter {
+            Self.doubleFault(seed: $0, endsCopiesEarly: true)?.contains("committed") == true
+        }
+        #expect(caught.count >= 3, "\(caught)")
+    }
+
     @Test("replays one seed", .enabled(if: environment["RAFT_REPLAY"] != nil))
     func replay() throws {
         let seed = try #require(UInt64(Self.environment["RAFT_REPLAY"] ?? ""))

@@ -36,12 +36,18 @@ public struct VolumeLimits: Hashable, Sendable {
     public var requestsMax = 16384
     /// Bytes of one read or write: what NBD clients may ask for in one piece.
     public var requestBytesMax = 64 << 20
-    /// Silence after which another replica is asked: longer than an election (1.0-1.5 s) takes.
-    public var attemptTimeout = Duration.seconds(2)
-    /// How many of those an attempt may take in all at a server that answers other requests meanwhile.
-    public var attemptExtensionsMax = 5
+    /// Silence after which another replica is asked. About what an election takes: who asks earlier hears the
+    /// dead leader's name, who asks later makes users wait.
+    public var attemptTimeout = Duration.seconds(1)
+    /// The same for a server that was silent before and that others still take for the leader; doubles with
+    /// each silence up to the above. Until they have elected another one, asking it is in vain.
+    public var suspectTimeout = Duration.milliseconds(125)
+    /// How many `attemptTimeout` an attempt may take in all at a server that answers other requests meanwhile.
+    public var attemptExtensionsMax = 10
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
+    /// The longest while a leader is looked for: one sub-request of a copyset does so for all, and users wait.
+    public var searchPauseMax = Duration.milliseconds(100)
     /// Hints followed at once before a pause: two replicas that name each other must not be asked in a
     /// circle.
     public var hintsMax = 3

@@ -118,10 +118,13 @@ struct SubRequest {
     var serial: UInt64 = 0
     /// Answers to attempts before this one mean nothing.
     var firstSerial: UInt64 = 0
+    /// The attempt last given up for silence: a late answer to it clears the server's name.
+    var silentAttempt: (serial: UInt64, server: Int)?
     /// An attempt at a change left: only an answer can tell its outcome.
     var wasSent = false
     var deadline = Duration.zero
     var failures = 0
+    var silences = 0
     var hints = 0
     var damages = 0
 

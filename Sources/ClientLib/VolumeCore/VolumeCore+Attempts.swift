@@ -17,13 +17,18 @@ extension VolumeCore {
         subs[slot].phase = .flying
         subs[slot].serial = lastSerial
         subs[slot].server = copysets[index].members[copysets[index].target]
-        (subs[slot].sentAt, subs[slot].deadline) = (now, now + limits.attemptTimeout)
+        (subs[slot].sentAt, subs[slot].deadline) = (now, now + patience(slot))
         if !subs[slot].isReading { subs[slot].wasSent = true }
         effects.append(
             .send(
                 AttemptID(slot: slot, serial: lastSerial), to: servers[subs[slot].server], copysets[index].id,
                 command(of: subs[slot])))
         arm(at: subs[slot].deadline, now: now, effects: &effects)
+    }
+
+    private func patience(_ slot: Int) -> Duration {
+        guard isSuspect[subs[slot].server] else { return limits.attemptTimeout }
+        return min(limits.attemptTimeout, limits.suspectTimeout * (1 << min(subs[slot].silences, 8)) / 2)
     }
 
     private func command(of sub: SubRequest) -> BlockCommand {
@@ -50,7 +55,10 @@ extension VolumeCore {
         else { return }
         let copyset = subs[slot].copyset
         let isCurrent = subs[slot].phase == .flying && subs[slot].serial == attempt.serial
-        if isCurrent { lastHeard[subs[slot].server] = now }
+        if isCurrent { hear(subs[slot].server, now: now) }
+        if let silent = subs[slot].silentAttempt, silent.serial == attempt.serial {
+            hear(silent.server, now: now)
+        }
         // An older attempt that was given up for silent may still have done it. Any other answer to it says
         // nothing about the attempt that is under way.
         switch answer {
@@ -84,6 +92,11 @@ extension VolumeCore {
         case .forgotten: giveUp(slot, .replicasUnavailable, now: now, effects: &effects)
         }
         unpark(copyset, now: now, effects: &effects)
+    }
+
+    private mutating func hear(_ server: Int, now: Duration) {
+        lastHeard[server] = now
+        isSuspect[server] = false
     }
 
     private mutating func succeed(
@@ -142,7 +155,7 @@ extension VolumeCore {
         copysets[index].isConfirmed = true
         copysets[index].prober = -1
         copysets[index].failingSince = nil
-        (subs[slot].failures, subs[slot].hints) = (0, 0)
+        (subs[slot].failures, subs[slot].silences, subs[slot].hints) = (0, 0, 0)
     }
     /// Lets those go that waited for a leader, if there is one.
     private mutating func unpark(_ index: Int, now: Duration, effects: inout [Effect]) {
@@ -189,7 +202,8 @@ extension VolumeCore {
         _ slot: Int, _ failure: AttemptFailure, now: Duration, effects: inout [Effect]
     ) {
         let doubled = limits.backoffMin * (1 << min(subs[slot].failures, 16))
-        let whole = min(doubled, limits.backoffMax)
+        let isSearching = !copysets[subs[slot].copyset].isConfirmed && failure != .overloaded
+        let whole = min(doubled, isSearching ? limits.searchPauseMax : limits.backoffMax)
         // Between three and five quarters, so that clients that failed together do not come back together.
         let jittered = whole * 3 / 4 + whole * Int.random(in: 0..<512, using: &random) / 1024
         retry(slot, failure, after: jittered, now: now, effects: &effects)
@@ -274,6 +288,9 @@ extension VolumeCore {
         if now < end, lastHeard[subs[slot].server] + limits.attemptTimeout > now {
             subs[slot].deadline = min(now + limits.attemptTimeout, end)
         } else {
+            isSuspect[subs[slot].server] = true
+            subs[slot].silences += 1
+            subs[slot].silentAttempt = (subs[slot].serial, subs[slot].server)
             passOver(slot, .silent, now: now, effects: &effects)
         }
     }

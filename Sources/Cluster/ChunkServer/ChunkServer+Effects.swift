@@ -43,7 +43,8 @@ extension ChunkServer {
             tickets[ticket] = .logTail(peer, replica.id, from: from)
             store.loadEntries(ticket, replica.id, from: from, bytesMax: bytesMax)
         case .offerSync(let peer): offerSync(of: replica, to: peer)
-        case .beginSync(let leader, let base): beginSync(of: replica, from: leader, base: base)
+        case .beginSync(let leader, let term, let base):
+            beginSync(of: replica, from: leader, term: term, base: base)
         }
     }
 

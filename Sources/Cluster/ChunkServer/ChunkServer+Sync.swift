@@ -64,7 +64,7 @@ extension ChunkServer {
 
     // MARK: - The replica that copies
 
-    func beginSync(of replica: CopysetReplica, from leader: ServerID, base: LogPosition) {
+    func beginSync(of replica: CopysetReplica, from leader: ServerID, term: Term, base: LogPosition) {
         // Raft has emptied its log already: the store must follow.
         guard let offered = replica.offered, offered.base == base else {
             invariant(false, "copyset \(replica.id): a full copy from \(base) without its offer")
@@ -73,7 +73,9 @@ extension ChunkServer {
         environment.log(.notice, "copyset \(replica.id): copies everything from chunkserver \(leader)")
         replica.offered = nil
         replica.sync = SyncPull(leader: leader, base: base, cursor: .start)
-        store.beginSync(replica.id, base: base, voteFloor: replica.raft.voteFloor, volumes: offered.volumes)
+        store.beginSync(
+            replica.id, base: base, sourceTerm: term, voteFloor: replica.raft.voteFloor,
+            volumes: offered.volumes)
         replica.applied = base.index
     }
 

@@ -119,10 +119,11 @@ extension ChunkStore {
         wantsCheckpoint = false
         appliedSinceRoot = 0
         lastCheckpoint = now
-        let finished = finishingSyncs.filter { $0.installed.isEmpty }
+        let finished = finishingSyncs.filter(\.isWholeCopy)
         for copyset in finished {
             finishingSyncs.removeAll { $0 === copyset }
             copyset.isSyncing = false
+            (copyset.syncSourceTerm, copyset.voteFloor) = (nil, .zero)
             copyset.isFaulty = false
             markDirty(copyset)
         }

@@ -88,12 +88,19 @@ extension ChunkStore {
     /// ``StoreEffect/syncBegun(_:)`` follows when that is durable, unless a newer beginning has replaced this
     /// one by then: only the newest is told of. A restart before ``finishSync(_:)`` has
     /// ended leaves the copyset syncing, and a new offer starts it over.
+    ///
+    /// - Parameter sourceTerm: the term in which the source leads. The copy is complete only once the log
+    ///   here is durable up to an entry of that term or a later one: it holds all committed before, then.
     public func beginSync(
-        _ id: CopysetID, base: LogPosition, voteFloor: LogPosition, volumes: [(VolumeID, VolumeRecord)]
+        _ id: CopysetID, base: LogPosition, sourceTerm: Term, voteFloor: LogPosition,
+        volumes: [(VolumeID, VolumeRecord)]
     ) {
         guard phase == .open else { return }
-        restart(known(id), base: base, voteFloor: voteFloor, volumes: volumes, announce: true)
+        let copyset = known(id)
+        restart(copyset, base: base, voteFloor: voteFloor, volumes: volumes, announce: true)
+        copyset.syncSourceTerm = sourceTerm
     }
+    /// Without a source: who opened the store has found out that it needs one.
     func restart(
         _ copyset: Copyset, base: LogPosition, voteFloor: LogPosition, volumes: [(VolumeID, VolumeRecord)],
         announce: Bool
@@ -103,6 +110,7 @@ extension ChunkStore {
         (copyset.applied, copyset.appliedTerm) = (base.index, base.term)
         (copyset.commit, copyset.durable, copyset.retainAfter) = (base.index, base.index, LogIndex(0))
         (copyset.isSyncing, copyset.applyLimit, copyset.voteFloor) = (true, nil, voteFloor)
+        copyset.syncSourceTerm = nil
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
@@ -210,7 +218,7 @@ extension ChunkStore {
             makeSpace()
             installPiece(id, piece)
         }
-        if finishingSyncs.contains(where: { $0.installed.isEmpty }) { wantsCheckpoint = true }
+        if finishingSyncs.contains(where: \.isWholeCopy) { wantsCheckpoint = true }
     }
     private func isWellFormed(_ piece: SyncPiece) -> Bool {
         var at = piece.from
@@ -317,7 +325,8 @@ extension ChunkStore {
         markDirty(volume, of: copyset)
         return volume
     }
-    /// All pieces are here. ``StoreEffect/syncFinished(_:)`` follows when a root holds them.
+    /// All pieces are here. ``StoreEffect/syncFinished(_:)`` follows when a root holds them and the log
+    /// reaches the source's term.
     public func finishSync(_ id: CopysetID) {
         guard phase == .open, let copyset = copysetsByID[id], copyset.isSyncing, copyset.syncCursor == nil
         else {

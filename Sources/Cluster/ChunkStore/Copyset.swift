@@ -68,6 +68,8 @@ final class Copyset {
     var isFaulty = false
     var isSyncing = false
     var voteFloor = LogPosition.zero
+    /// The term in which the source of the copy under way leads; `nil` when there is none.
+    var syncSourceTerm: Term?
     /// While syncing: what has not been copied yet. `nil`: everything has.
     var syncCursor: SyncCursor?
     var installed: [InstalledPiece] = []
@@ -94,6 +96,16 @@ final class Copyset {
     var isListedApplied = false
     var hasQueuedWatermark = false
     var announcedBase = LogIndex(0)
+
+    /// True when nothing is missing of a copy whose pieces are all here.
+    ///
+    /// The log given up for it may have held what is committed. The log here surely holds that once it is
+    /// durable up to an entry of the source's own term, for a leader has what earlier ones committed. Before
+    /// that, this replica must neither vote by its log nor count.
+    var isWholeCopy: Bool {
+        guard let syncSourceTerm, let reached = log.term(of: durable) else { return false }
+        return isSyncing && installed.isEmpty && reached >= syncSourceTerm
+    }
 
     init(id: CopysetID, members: [ServerID]) { (self.id, self.members) = (id, members) }
 

@@ -22,8 +22,8 @@ extension RaftReplica {
         askForSyncIfWanted(&effects)
     }
 
-    /// One copy at a time, only to a follower that answers, and only once an entry of this term is applied:
-    /// then the copy's base is later than anything the follower may have acknowledged in earlier terms.
+    /// One copy at a time, and only to a follower that answers. Not only by a leader that is ready: where one
+    /// replica is gone and the other needs a copy, nothing is committed before that copy is complete.
     mutating func askForSyncIfWanted(_ effects: inout [Effect]) {
         guard role == .leader else { return }
         for slot in peers.indices where !isAlive(peers[slot]) || peers[slot].echo == nil {
@@ -34,7 +34,7 @@ extension RaftReplica {
             if case .asked(let at) = peers[slot].copy, now >= at + repeatAfter { peers[slot].copy = .wanted }
         }
         let isBusy = peers.contains { $0.copy != .none && $0.copy != .wanted }
-        guard isReady, !isBusy, let slot = peers.firstIndex(where: { $0.copy == .wanted }) else { return }
+        guard !isBusy, let slot = peers.firstIndex(where: { $0.copy == .wanted }) else { return }
         peers[slot].copy = .asked(at: now)
         effects.append(.offerSync(to: peers[slot].server))
     }
@@ -49,7 +49,7 @@ extension RaftReplica {
     }
 
     mutating func syncOffered(to server: ServerID, base: LogPosition, _ effects: inout [Effect]) {
-        guard role == .leader, base.term == term, log.contains(base), base.index <= commitIndex,
+        guard role == .leader, log.contains(base), base.index <= commitIndex,
             let slot = peers.firstIndex(where: { $0.server == server }),
             case .asked = peers[slot].copy
         else { return }

@@ -59,7 +59,10 @@ extension RaftReplica {
             reply(granted: true, to: candidate, &effects)
         } else if role == .candidate {
             granted = [server]
-            granted.count >= quorum ? becomeLeader(&effects) : ask(others, &effects)
+            guard granted.count < quorum else { return becomeLeader(&effects) }
+            // Should the votes be split, the next try follows soon; later tries ever later.
+            electionDeadline = now + drawElectionTimeout() * (1 << min(fruitlessRounds, 3)) / 8
+            ask(others, &effects)
         }
     }
 

@@ -169,13 +169,18 @@ extension RaftReplica {
         (isSyncing, syncSource, isTruncating) = (true, (term, base), false)
         log.restart(at: base)
         (commitIndex, applied, matched) = (base.index, base.index, base.index)
-        retained = max(retained, base.index)
-        effects.append(.beginSync(from: sender, base: base))
+        retained = base.index
+        effects.append(.beginSync(from: sender, term: term, base: base))
         replyToAppend(&effects)
     }
 
     mutating func syncFinished(_ effects: inout [Effect]) {
         guard isSyncing else { return }
+        let end = log.position(at: log.durable) ?? log.base
+        invariant(
+            syncSource.map { end.term >= $0.term } ?? false,
+            "a copy counts as complete with a log to \(end), from \(String(describing: syncSource))"
+        )
         (isSyncing, syncSource) = (false, nil)
         replyToAppend(&effects)
     }

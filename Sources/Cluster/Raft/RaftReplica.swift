@@ -189,7 +189,6 @@ public struct RaftReplica: Machine, Sendable {
         guard role == .leader, !isReady, applied >= firstOfTerm else { return }
         isReady = true
         effects.append(.ready(term))
-        askForSyncIfWanted(&effects)
     }
 
     private mutating func disconnected(

@@ -117,7 +117,8 @@ extension RaftReplica {
         case entriesLoaded(for: ServerID, from: LogIndex, [LogEntry])
         /// The shell has sent a sync offer with the store's state at `base`, its applied position.
         case syncOffered(to: ServerID, base: LogPosition)
-        /// Follower: the copy is complete and durable.
+        /// Follower: the copy is complete and durable, with as much of the log as
+        /// ``Effect/beginSync(from:term:base:)`` says.
         case syncFinished
         /// Hand leadership to a member; `nil`: to whoever is most up to date.
         case transferLeadership(to: ServerID?)
@@ -157,7 +158,8 @@ extension RaftReplica {
         /// A follower needs entries that are no longer kept: offer it a full copy. At most one at a time.
         case offerSync(to: ServerID)
         /// Follower: drop all data and the log, persist ``RaftReplica/voteFloor``, and copy everything at and
-        /// before `base` from the leader.
-        case beginSync(from: ServerID, base: LogPosition)
+        /// before `base` from the leader of `term`. The copy is complete, also on stable media, only when
+        /// the durable log ends in an entry of `term` or a later one.
+        case beginSync(from: ServerID, term: Term, base: LogPosition)
     }
 }

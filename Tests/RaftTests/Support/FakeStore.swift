@@ -9,6 +9,8 @@ struct DiskState {
     var entries: [LogEntry] = []
     var isSyncing = false
     var voteFloor = LogPosition.zero
+    /// The term of the source of the copy under way.
+    var sourceTerm: Term?
     /// Persisted now and then; recovery applies again from here.
     var appliedMark = LogIndex(0)
 
@@ -30,7 +32,7 @@ struct DiskState {
         case vote(Term, ServerID?)
         case append([LogEntry])
         case truncate(from: LogIndex)
-        case beginSync(base: LogPosition, floor: LogPosition)
+        case beginSync(base: LogPosition, sourceTerm: Term, floor: LogPosition)
         case finishSync(generation: Int)
     }
     mutating func make(_ change: Change) {
@@ -38,11 +40,19 @@ struct DiskState {
         case .vote(let newTerm, let candidate): (term, votedFor) = (newTerm, candidate)
         case .append(let new): entries += new
         case .truncate(let index): entries.removeLast(Int(last.index.rawValue - index.rawValue) + 1)
-        case .beginSync(let newBase, let floor):
+        case .beginSync(let newBase, let newSourceTerm, let floor):
             (base, entries, isSyncing, voteFloor) = (newBase, [], true, floor)
-            appliedMark = newBase.index
-        case .finishSync: isSyncing = false
+            (appliedMark, sourceTerm) = (newBase.index, newSourceTerm)
+        case .finishSync: (isSyncing, sourceTerm, voteFloor) = (false, nil, .zero)
         }
+    }
+    /// The log reaches the term of the copy's source.
+    var isWholeCopy: Bool { sourceTerm.map { last.term >= $0 } ?? false }
+    /// What a store finds that lost its map: votes and the end of its log, nothing else.
+    mutating func loseEverything() {
+        if !isSyncing { voteFloor = last }
+        base = position(at: appliedMark) ?? base
+        (entries, isSyncing, sourceTerm) = ([], true, nil)
     }
     mutating func dropThrough(_ index: LogIndex) {
         guard index > base.index, let position = position(at: index) else { return }
@@ -70,6 +80,15 @@ struct FakeStore {
             index = LogIndex(index.rawValue - 1)
         }
         return index
+    }
+    /// All that a finished copy needs is on stable media, of the copy begun last.
+    var mayFinishCopy: Bool {
+        disk.isWholeCopy && !pending.contains { if case .beginSync = $0 { true } else { false } }
+    }
+    mutating func loseEverything() {
+        disk.loseEverything()
+        view = disk
+        (applied, commit) = (disk.appliedMark, disk.appliedMark)
     }
     mutating func ask(_ change: DiskState.Change) {
         view.make(change)
@@ -100,6 +119,7 @@ struct FakeStore {
             }
         }
         pending = []
+        disk.sourceTerm = nil  // A copy that was under way starts anew.
         view = disk
         applied = disk.appliedMark
         commit = applied

@@ -105,14 +105,23 @@ struct Judge {
     /// I3: what is committed is durable, as part of a complete log, on a quorum.
     func isKept(_ world: RaftWorld) throws {
         guard let last = truth.last?.position else { return }
-        let having = world.nodes.count { node in
-            let disk = node.store.disk
-            guard !disk.isSyncing else { return false }
-            return disk.base.index >= last.index || disk.position(at: last.index) == last
+        // Who lost its data votes only for those who reach what it had: that counts as long as somebody does.
+        let holders = world.nodes.count(where: isCommittedHeld)
+        let bound = world.nodes.count {
+            $0.isBound && $0.store.disk.voteFloor >= last
         }
+        let having = holders == 0 ? 0 : holders + bound
         guard having > world.nodes.count / 2 else {
             throw fail("committed \(last) is on \(having) of \(world.nodes.count) disks")
         }
+    }
+
+    /// The last committed entry, and so all before it, is part of a complete log on this disk.
+    func isCommittedHeld(by node: RaftWorld.Node) -> Bool {
+        guard let last = truth.last?.position else { return true }
+        let disk = node.store.disk
+        guard !disk.isSyncing else { return false }
+        return disk.base.index >= last.index || disk.position(at: last.index) == last
     }
 
     /// I4 and I6: only what is committed is applied, and the same everywhere.

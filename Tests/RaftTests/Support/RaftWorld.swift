@@ -21,6 +21,15 @@ struct Faults {
     /// A member is cut off from the leader alone, and stands while the one between them restarts.
     var ambushes = false
     var drift = false
+    /// A member's store comes back with nothing but its votes and the end of its log: it needs a full copy.
+    var losesMedium = false
+    /// One member dies and never comes back.
+    var losesOneForGood = false
+    /// Power fails just when a copy counts as complete, before its replica hears of it.
+    var crashesAfterCopies = false
+    /// Not a fault but a mutant: a copy counts as complete although its log does not reach its source's term.
+    var endsCopiesEarly = false
+    var copyMicrosecondsMax = 400_000
     var keptEntriesMax = 1 << 20
     var settings = RaftReplica.Settings()
 
@@ -48,6 +57,10 @@ struct Faults {
         faults.settings.cachedBytesMax = pick([0, 4096, 16 << 20])
         faults.settings.messageEntriesMax = pick(faults.reorders ? [4, 64] : [1, 4, 64])
         faults.settings.inFlightEntriesMax = pick([8, 64, 4096])
+        faults.losesMedium = pick([false, false, true])
+        faults.losesOneForGood = pick([false, false, true])
+        faults.crashesAfterCopies = pick([false, true])
+        faults.copyMicrosecondsMax = pick([500, 400_000])
         return faults
     }
 }
@@ -72,6 +85,10 @@ final class RaftWorld {
         var clockOffset: Int64 = 0
         var clockRatePPM: Int64 = 1_000_000
         var storedTerm = Term(0)
+        /// Dead, and not to come back.
+        var isGone = false
+        /// Until it has copied everything.
+        var hasLostData = false
         init(_ id: ServerID) { self.id = id }
 
         func clock(_ trueTime: Int64) -> Duration {
@@ -84,7 +101,7 @@ final class RaftWorld {
         let action: (RaftWorld) throws -> Void
     }
 
-    let faults: Faults
+    var faults: Faults
     var random: SeededRandom
     var nodes: [Node] = []
     var trueTime: Int64 = 0
@@ -97,7 +114,7 @@ final class RaftWorld {
     private var scheduled = 0
     private var cut: Set<[Int]> = []
     private var lastArrival: [[Int]: Int64] = [:]
-    private var judge = Judge()
+    private(set) var judge = Judge()
     private var nextToken: UInt64 = 1
 
     init(seed: UInt64, faults: Faults) {
@@ -149,13 +166,14 @@ final class RaftWorld {
     }
     func between(_ low: Int, _ high: Int) -> Int { Int.random(in: low...high, using: &random) }
     func chance(_ percent: Int) -> Bool { between(0, 99) < percent }
-    private func log(_ text: @autoclosure () -> String) {
+    func log(_ text: @autoclosure () -> String) {
         if tracing { trace.append("\(trueTime / 1000)us \(text())") }
     }
 
     // MARK: - Replicas
 
     func start(_ node: Node) {
+        guard !node.isGone else { return }
         node.incarnation += 1
         node.clockStart = trueTime
         node.clockOffset = Int64(between(0, 1_000_000)) * 1000
@@ -231,7 +249,7 @@ final class RaftWorld {
         case .accepted, .refused, .busy, .ready, .leadershipLost, .leaderChanged: break
         case .loadEntries(let target, let from, let bytesMax): load(node, target, from, bytesMax)
         case .offerSync(let target): offerSync(from: node, to: target)
-        case .beginSync(let source, let base): beginSync(node, from: source, base)
+        case .beginSync(let source, let term, let base): beginSync(node, from: source, term, base)
         }
     }
 
@@ -257,7 +275,14 @@ final class RaftWorld {
         case .truncate(let index): try deliver(.truncated(from: index), to: node, incarnation)
         case .beginSync: break
         case .finishSync(let generation):
-            if generation == node.store.copyGeneration { try deliver(.syncFinished, to: node, incarnation) }
+            guard generation == node.store.copyGeneration else { break }
+            node.hasLostData = false
+            if !isCalm, faults.endsCopiesEarly || faults.crashesAfterCopies && chance(30) {
+                crash(node)
+                after(between(1000, 300_000)) { if node.replica == nil { $0.start(node) } }
+                return try judge.look(at: self)
+            }
+            try deliver(.syncFinished, to: node, incarnation)
         }
         apply(node)
     }
@@ -311,9 +336,9 @@ final class RaftWorld {
             try world.deliver(.syncOffered(to: target, base: base), to: node, incarnation)
         }
     }
-    private func beginSync(_ node: Node, from source: ServerID, _ base: LogPosition) {
+    private func beginSync(_ node: Node, from source: ServerID, _ term: Term, _ base: LogPosition) {
         let floor = node.replica?.voteFloor ?? .zero
-        change(node, .beginSync(base: base, floor: floor))
+        change(node, .beginSync(base: base, sourceTerm: term, floor: floor))
         node.store.copyGeneration += 1
         (node.store.applied, node.store.commit) = (base.index, base.index)
         pull(node, from: source, base, node.store.copyGeneration, node.incarnation)
@@ -321,17 +346,24 @@ final class RaftWorld {
     private func pull(
         _ node: Node, from source: ServerID, _ base: LogPosition, _ generation: Int, _ incarnation: Int
     ) {
-        after(between(5_000, 400_000)) { world in
+        after(between(faults.copyMicrosecondsMax / 80, faults.copyMicrosecondsMax)) { world in
             guard node.incarnation == incarnation, node.store.copyGeneration == generation else { return }
             let origin = world.nodes[Int(source.rawValue) - 1]
             if origin.replica?.role == .leader, !origin.store.disk.isSyncing,
                 origin.store.applied >= base.index, world.isOpen(origin, node), world.isOpen(node, origin)
             {
-                world.change(node, .finishSync(generation: generation))
+                world.finishSync(node, generation, incarnation)
             } else {
                 world.pull(node, from: source, base, generation, incarnation)
             }
         }
+    }
+    private func finishSync(_ node: Node, _ generation: Int, _ incarnation: Int) {
+        guard node.incarnation == incarnation, node.store.copyGeneration == generation else { return }
+        guard node.store.mayFinishCopy || faults.endsCopiesEarly else {
+            return after(50_000) { $0.finishSync(node, generation, incarnation) }
+        }
+        change(node, .finishSync(generation: generation))
     }
 
     // MARK: - The network
@@ -408,6 +440,8 @@ final class RaftWorld {
                     try world.deliver(event, to: node, node.incarnation)
                 }
             case 5 where world.faults.ambushes, 6 where world.faults.ambushes: world.ambush()
+            case 9 where world.faults.losesMedium && world.chance(60): world.loseMedium(of: node)
+            case 9 where world.faults.losesOneForGood: world.loseForGood(node)
             case 8 where world.faults.falseAlarms:
                 guard let other = world.nodes.randomElement(using: &world.random) else { return }
                 let event = RaftReplica.Event.disconnected(other.id, provenDead: world.chance(50))
@@ -469,17 +503,17 @@ final class RaftWorld {
     func hasConverged(past index: LogIndex) -> Bool {
         let replicas = nodes.compactMap(\.replica)
         guard replicas.count(where: { $0.role == .leader }) == 1 else { return false }
-        return nodes.allSatisfy {
+        return nodes.filter { !$0.isGone }.allSatisfy {
             $0.store.applied == judge.committedThrough && !$0.store.disk.isSyncing && !$0.store.view.isSyncing
         } && judge.committedThrough > index && replicas.allSatisfy { !$0.isSyncing }
     }
     var committedThrough: LogIndex { judge.committedThrough }
     var summary: String {
         nodes.map { node in
-            guard let replica = node.replica else { return "\(node.id) is down" }
+            guard let replica = node.replica else { return "\(node.id) is \(node.isGone ? "gone" : "down")" }
             return
-                "\(node.id) \(replica.role) t\(replica.term) last \(replica.last) commit \(replica.commitIndex) "
-                + "applied \(node.store.applied)\(replica.isSyncing ? " syncing" : "")"
+                "\(node.id) \(replica.role) t\(replica.term) last \(replica.last) "
+                + "commit \(replica.commitIndex) applied \(node.store.applied)\(replica.isSyncing ? " syncing" : "")"
         }.joined(separator: "; ") + "; committed \(committedThrough)"
     }
 }

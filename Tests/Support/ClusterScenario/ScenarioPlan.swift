@@ -52,9 +52,9 @@ public struct ScenarioPlan: Sendable {
         journalBytes = random.oneIn(2) ? 256 << 10 : 4 << 20
         damagedServer = random.oneIn(5) ? Int.random(in: 0..<3, using: &random) : nil
         if damagedServer != nil {
-            // A damaged store may be gone for good after a restart, and a restart also trims the others' logs:
-            // with one replica gone, one that needs a full copy and a leader that cannot get ready without it,
-            // the copyset stands still. See the README's limits.
+            // A damaged store may be gone for good after a restart, and a restart also trims the others'
+            // logs: with one replica gone, one that needs a full copy and a leader that cannot get ready
+            // without it, the copyset stands still. See the README's limits.
             nemesis.deeds.removeAll { [.powerLoss, .powerLossOfAll, .kill].contains($0) }
         }
         // Who was away has to copy everything. Not together with damage: a replica in the middle of its copy

@@ -96,7 +96,11 @@ extension CrashRun {
         model[number].told = Int(base.index.rawValue)
         model[number].sync = .beginning(base: Int(base.index.rawValue))
         let floor = store.state(of: id).map { max($0.last, $0.voteFloor) } ?? .zero
-        store.beginSync(id, base: base, voteFloor: floor, volumes: volumes)
+        // A leader that has just been elected has applied nothing of its own term yet.
+        let sourceTerm =
+            random.oneIn(2) ? base.term : model[number].log.last.map { Term($0.term) } ?? base.term
+        model[number].sourceTerm = sourceTerm
+        store.beginSync(id, base: base, sourceTerm: sourceTerm, voteFloor: floor, volumes: volumes)
     }
     func stepSync(_ number: Int) {
         guard isOpen, let source else { return }
@@ -122,6 +126,13 @@ extension CrashRun {
     }
     func syncFinished(_ number: Int) {
         guard case .finishing = model[number].sync else { return }
+        let durable = Int(store.state(of: model[number].id)?.durable.rawValue ?? 0)
+        let reached = durable == 0 ? 0 : model[number].sent[durable - 1].term
+        if reached < model[number].sourceTerm.rawValue {
+            fail(
+                "copyset \(number) is complete at term \(reached), its source's is \(model[number].sourceTerm)"
+            )
+        }
         model[number].sync = .none
         model[number].acknowledged = Int(store.state(of: model[number].id)?.durable.rawValue ?? 0)
     }

@@ -19,6 +19,8 @@ struct ModelCopyset {
     var storedVote = Term(0)
     var isCreated = false
     var sync = ModelSync.none
+    /// The term of the leader that the copy comes from.
+    var sourceTerm = Term(0)
     var isSyncing: Bool { if case .none = sync { false } else { true } }
 }
 

@@ -1,0 +1,42 @@
+import BlockTypes
+import Raft
+
+// Losses that no restart mends. They are inflicted only while the promise of DESIGN section 2 still holds.
+extension RaftWorld {
+    /// The store comes back without its data and its log.
+    func loseMedium(of node: Node) {
+        guard node.replica != nil, !node.store.disk.isSyncing, !node.store.view.isSyncing,
+            !nodes.contains(where: { $0.isBound }),
+            hasKeeper(without: [node], reaching: max(node.store.disk.last, node.store.view.last))
+        else { return }
+        crash(node)
+        node.store.loseEverything()
+        node.hasLostData = true
+        log("\(node.id) has lost its data and its log")
+        after(between(1000, 300_000)) { if node.replica == nil { $0.start(node) } }
+    }
+    func loseForGood(_ node: Node) {
+        let lost = nodes.filter { $0.isBound && $0 !== node }
+        let floor = lost.map(\.store.disk.voteFloor).max() ?? .zero
+        guard [3, 5].contains(nodes.count), !nodes.contains(where: { $0.isGone }), !node.isBound,
+            hasKeeper(without: [node] + lost, reaching: floor)
+        else { return }
+        crash(node)
+        node.isGone = true
+        log("\(node.id) is gone for good")
+    }
+    /// Some other replica is complete, has everything committed, and may be elected by one that is bound to
+    /// `floor`.
+    private func hasKeeper(without excluded: [Node], reaching floor: LogPosition) -> Bool {
+        nodes.contains { node in
+            let disk = node.store.disk
+            return !node.isGone && !excluded.contains { $0 === node } && !disk.isSyncing
+                && !node.store.view.isSyncing && disk.last >= floor && judge.isCommittedHeld(by: node)
+        }
+    }
+}
+
+extension RaftWorld.Node {
+    /// It has lost its data and not copied them yet; what it acknowledged binds its vote.
+    var isBound: Bool { hasLostData && store.disk.isSyncing }
+}
