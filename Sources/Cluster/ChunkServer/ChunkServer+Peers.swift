@@ -41,18 +41,22 @@ extension ChunkServer {
         let session = ClientSession(link: link, name: peerName, number: newNumber())
         let key = ObjectIdentifier(session)
         sessions[key] = session
-        link.onReady = { [weak self] hello in
+        // The link belongs to the session: its callbacks may not hold the session in turn.
+        link.onReady = { [weak self, weak session] hello in
+            guard let session else { return }
             session.hello = hello
             guard let self, hello.role == .chunkserver, let server = hello.server else { return }
             peerSessions[server] = session
             noteIncarnation(hello)
         }
-        link.onFrame = { [weak self] frame in
-            self?.received(frame, from: session)
-            self?.pump()
+        link.onFrame = { [weak self, weak session] frame in
+            guard let self, let session else { return }
+            received(frame, from: session)
+            pump()
         }
         link.onDrained = { [weak session, limits] in session?.drained(limits: limits) }
-        link.onClosed = { [weak self] reason in
+        link.onClosed = { [weak self, weak session] reason in
+            guard let session else { return }
             session.isOpen = false
             guard let self else { return }
             sessions[key] = nil

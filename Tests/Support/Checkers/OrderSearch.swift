@@ -38,7 +38,7 @@ private struct OrderEvent {
     let isAnswer: Bool
 }
 
-private struct OrderState: Hashable {
+private struct OrderState: Equatable {
     var value: UInt64
     /// Asked, not answered, and not yet in effect.
     var waiting: UInt64
@@ -57,6 +57,8 @@ private struct OrderSearch {
     private var taken: UInt64 = 0
     private var reads: UInt64 = 0
     private static let placesMax = 64
+    private var seen = OrderStateSet()
+    private var reachedSet = OrderStateSet()
 
     init(statesLeft: Int) { self.statesLeft = statesLeft }
 
@@ -89,32 +91,32 @@ private struct OrderSearch {
             for index in states.indices { states[index].done &= ~bit }
             return true
         }
-        var reached: Set<OrderState> = []
-        var seen = Set(states)
+        var reached: [OrderState] = []
+        reachedSet.removeAll()
+        seen.removeAll()
+        for state in states { _ = seen.insert(state) }
         var open = states
         while let state = open.popLast() {
             if state.done & bit != 0 {
                 var settled = state
                 settled.done &= ~bit
-                reached.insert(settled)
+                if reachedSet.insert(settled) { reached.append(settled) }
                 continue
             }
             if !operations[place].isCertain {
                 // It did not happen, and now it cannot any more.
                 var without = state
                 without.waiting &= ~bit
-                reached.insert(without)
+                if reachedSet.insert(without) { reached.append(without) }
             }
-            addSuccessors(of: state, to: &open, &seen)
+            addSuccessors(of: state, to: &open)
             if statesLeft < 0 { return false }
         }
-        states = Array(reached)
+        states = reached
         return true
     }
     /// A waiting read wants a value that is not there: only writes can go on.
-    private mutating func addSuccessors(
-        of state: OrderState, to open: inout [OrderState], _ seen: inout Set<OrderState>
-    ) {
+    private mutating func addSuccessors(of state: OrderState, to open: inout [OrderState]) {
         var triedOpenZero = false
         var writes = state.waiting & ~reads
         while writes != 0 {
@@ -132,7 +134,7 @@ private struct OrderSearch {
             if !isOpen { changed.done |= bit }
             changed.value = operation.value
             satisfyReads(&changed)
-            guard seen.insert(changed).inserted else { continue }
+            guard seen.insert(changed) else { continue }
             open.append(changed)
             statesLeft -= 1
         }
@@ -147,5 +149,42 @@ private struct OrderSearch {
             state.waiting &= ~bit
             state.done |= bit
         }
+    }
+}
+
+/// States that were met; emptied for each answer, so emptying must cost nothing.
+private struct OrderStateSet {
+    private var slots: [(state: OrderState, round: Int)] = []
+    private var round = 1
+    private var count = 0
+
+    mutating func removeAll() {
+        round += 1
+        count = 0
+    }
+    /// - Returns: false when it is there already.
+    mutating func insert(_ state: OrderState) -> Bool {
+        if 2 * count >= slots.count { grow() }
+        var place = Self.place(of: state) & (slots.count - 1)
+        while slots[place].round == round {
+            if slots[place].state == state { return false }
+            place = (place + 1) & (slots.count - 1)
+        }
+        slots[place] = (state, round)
+        count += 1
+        return true
+    }
+    private mutating func grow() {
+        let kept = slots.filter { $0.round == round }.map(\.state)
+        let empty = (OrderState(value: 0, waiting: 0, done: 0), 0)
+        slots = Array(repeating: empty, count: max(16, 2 * slots.count))
+        count = 0
+        for state in kept { _ = insert(state) }
+    }
+    private static func place(of state: OrderState) -> Int {
+        var mixed = state.value &* 0x9E37_79B9_7F4A_7C15
+        mixed = (mixed ^ state.waiting) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 29) ^ state.done) &* 0x94D0_49BB_1331_11EB
+        return Int(truncatingIfNeeded: mixed >> 20)
     }
 }

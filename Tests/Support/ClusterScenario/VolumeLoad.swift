@@ -23,6 +23,11 @@ public final class LoadRecord {
     public var sizes: VolumeSizes?
     /// True when growth may be refused because the stores are nearly full.
     public var mayLackSpace = false
+    /// Requests refused for lack of space, and because they reached past the end.
+    public private(set) var refusedForSpace = 0, refusedPastEnd = 0
+    func noteRefusal(forSpace: Bool) {
+        if forSpace { refusedForSpace += 1 } else { refusedPastEnd += 1 }
+    }
     /// Blocks that requests have ever put bytes into.
     public private(set) var writtenBlocks: Set<Int> = []  // Counted, never iterated.
     /// Bytes of the writes asked for, as whole blocks.
@@ -209,9 +214,13 @@ public final class VolumeLoad {
     }
     private func isRightlyRefused(_ error: VolumeError, _ end: Int, since mark: Int?) -> Bool {
         guard error == .outOfRange || error == .noSpace else { return false }
-        if error == .noSpace, record.mayLackSpace { return true }
-        guard let mark, let sizes = record.sizes else { return false }
-        return UInt64(end) > sizes.lowest(since: mark)
+        if let mark, let sizes = record.sizes, UInt64(end) > sizes.lowest(since: mark) {
+            record.noteRefusal(forSpace: false)
+            return true
+        }
+        guard error == .noSpace, record.mayLackSpace else { return false }
+        record.noteRefusal(forSpace: true)
+        return true
     }
     private func proceed() {
         guard isIssuing else { return }

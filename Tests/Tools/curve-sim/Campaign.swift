@@ -9,7 +9,13 @@ final class Campaign: @unchecked Sendable {
     private var done: UInt64 = 0
     private var answered = 0
     private var undecided = 0
+    private var tally: [String: Int] = [:]  // Sorted where it is shown.
+    /// Memory of the first worker after each of its first seeds and of its last ones.
+    private var earlyKiB: [Int] = []
+    private var lateKiB: [Int] = []
     private let began = Date()
+    /// The least of so many seeds is compared: single seeds may need much for a moment.
+    private static let memorySeeds = 20
 
     init(_ options: Options) { self.options = options }
 
@@ -25,6 +31,10 @@ final class Campaign: @unchecked Sendable {
         print(
             "\(done) seeds, \(failureCount) failed, \(answered) requests answered, "
                 + "\(undecided) block histories undecided, \(seconds) s")
+        if options.showsTally { for name in tally.keys.sorted() { print("  \(tally[name] ?? 0) \(name)") } }
+        print(
+            "memory of a worker, least of \(Self.memorySeeds) seeds: \((earlyKiB.min() ?? 0) >> 10) MiB "
+                + "at first, \((lateKiB.min() ?? 0) >> 10) MiB at last")
         print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
         return failureCount == 0
     }
@@ -33,13 +43,13 @@ final class Campaign: @unchecked Sendable {
         var next = options.first + UInt64(job)
         let end = options.first + options.seeds
         while next < end {
-            let crashed = runWorker(from: next, to: end)
+            let crashed = runWorker(job, from: next, to: end)
             guard let crashed else { return }
             next = crashed + UInt64(options.jobs)
         }
     }
     /// - Returns: the seed that ended the process before its time.
-    private func runWorker(from first: UInt64, to end: UInt64) -> UInt64? {
+    private func runWorker(_ job: Int, from first: UInt64, to end: UInt64) -> UInt64? {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = [
@@ -58,10 +68,18 @@ final class Campaign: @unchecked Sendable {
             return nil
         }
         var current: UInt64?
+        var seeds = 0
         let tail = Tail(errors.fileHandleForReading)
         for line in Lines(output.fileHandleForReading) {
             let words = line.split(separator: " ", maxSplits: 4).map(String.init)
             if words.first == "start", words.count == 2 { current = UInt64(words[1]) }
+            if words.first == "memory", words.count == 2 {
+                seeds += 1
+                if job == 0 { noteMemory(Int(words[1]) ?? 0, afterSeeds: seeds) }
+            }
+            if words.first == "tally", words.count >= 3 {
+                count(words[2...].joined(separator: " "), Int(words[1]) ?? 0)
+            }
             if words.first == "end", words.count == 5, let seed = UInt64(words[1]) {
                 current = nil
                 finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, words[4])
@@ -73,6 +91,14 @@ final class Campaign: @unchecked Sendable {
         note(current, "the process stopped: \(last.isEmpty ? "no word" : last)")
         return current
     }
+    private func noteMemory(_ kib: Int, afterSeeds seeds: Int) {
+        lock.withLock {
+            if seeds <= Self.memorySeeds { earlyKiB.append(kib) }
+            if lateKiB.count == Self.memorySeeds { lateKiB.removeFirst() }
+            lateKiB.append(kib)
+        }
+    }
+    private func count(_ name: String, _ number: Int) { lock.withLock { tally[name, default: 0] += number } }
     private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, _ cause: String) {
         lock.withLock {
             done += 1

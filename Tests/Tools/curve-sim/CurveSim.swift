@@ -8,6 +8,8 @@ import Foundation
                curve-sim --replay SEED [--trace]              runs one seed again; --trace shows what happened
                --scenario cluster    three chunkservers and a volume, everything about the I/O path (default)
                --scenario world      metadata server, 3 to 9 chunkservers, volumes, gateways and people
+               --scenario full       the same, and clients write more than the stores can hold
+               --tally               says at the end how often what happened
                --twice               runs each seed twice and compares the traces
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
@@ -29,6 +31,7 @@ import Foundation
         let outcome = options.scenario.run(seed, traceLinesMax: traced ? 400_000 : 0)
         if traced { print(options.scenario.describe(seed)) }
         for line in outcome.trace { print(line) }
+        for name in outcome.tally.keys.sorted() { print("\(outcome.tally[name] ?? 0) \(name)") }
         print(
             "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, "
                 + "\(outcome.steps) steps, "
@@ -43,27 +46,38 @@ import Foundation
             if options.isTwice, options.scenario.run(seed).traceHash != outcome.traceHash {
                 outcome.cause = outcome.cause ?? "a second run of the same seed went another way"
             }
+            say("memory \(residentKiB)")
+            for name in outcome.tally.keys.sorted() { say("tally \(outcome.tally[name] ?? 0) \(name)") }
             say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
+    }
+    /// Memory that this process holds, as the kernel counts it.
+    private static var residentKiB: Int {
+        let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
+        let words = text.split(separator: " ")
+        return words.count > 1 ? (Int(words[1]) ?? 0) * 4 : 0
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
 }
 
 /// Which kind of world.
 enum ScenarioKind: String {
-    case cluster, world
+    case cluster, world, full
 
     func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
         switch self {
         case .cluster: Scenario(ScenarioPlan(seed: seed), traceLinesMax: traceLinesMax).run()
-        case .world: WorldScenario(WorldPlan(seed: seed), traceLinesMax: traceLinesMax).run()
+        case .world, .full: WorldScenario(worldPlan(seed), traceLinesMax: traceLinesMax).run()
         }
     }
     func describe(_ seed: UInt64) -> String {
         switch self {
         case .cluster: "\(ScenarioPlan(seed: seed))"
-        case .world: "\(WorldPlan(seed: seed))"
+        case .world, .full: "\(worldPlan(seed))"
         }
+    }
+    private func worldPlan(_ seed: UInt64) -> WorldPlan {
+        WorldPlan(seed: seed, fillsStores: self == .full)
     }
 }
 
@@ -77,6 +91,7 @@ struct Options {
     var traced = false
     var isWorker = false
     var isTwice = false
+    var showsTally = false
     var scenario = ScenarioKind.cluster
     var wantsHelp = false
 
@@ -100,9 +115,10 @@ struct Options {
             case "--trace": traced = true
             case "--worker": isWorker = true
             case "--twice": isTwice = true
+            case "--tally": showsTally = true
             case "--scenario":
                 guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
-                    throw BadUsage(description: "--scenario needs cluster or world")
+                    throw BadUsage(description: "--scenario needs cluster, world or full")
                 }
                 scenario = kind
             case "--help", "-h": wantsHelp = true

@@ -40,6 +40,8 @@ final class WorldClient {
     /// What it waits for, in words.
     var trouble: String { attachTrouble ?? attachment?.status.waiting ?? "no answer" }
     var process: SimHost { host }
+    /// What its NBD server did that the protocol does not allow.
+    var violation: String? { gateway?.violation }
 
     // MARK: Attaching
 
@@ -165,5 +167,8 @@ final class WorldClient {
             volume.sizeSettled(size, writes, isDone: isDone, session: session)
         }
     }
-    func end() { (attachment, load, gateway) = (nil, nil, nil) }
+    func end() {
+        gateway?.close()
+        (attachment, load, gateway) = (nil, nil, nil)
+    }
 }

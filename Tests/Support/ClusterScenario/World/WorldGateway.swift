@@ -35,6 +35,7 @@ final class WorldGateway {
         remote.hasBroken = true
         client.leave(politely: userHost.random() % 2 == 0)
     }
+    func close() { server.stop(drainFor: .zero) {} }
     private func dial(_ ready: @escaping () -> Void) {
         userHost.connect(to: Self.address, timeout: .seconds(5)) { [weak self] result in
             guard let self else { return }

@@ -9,6 +9,29 @@ struct WorldJudge {
 
     init(_ scenario: WorldScenario) { self.scenario = scenario }
 
+    /// Bytes that the disks were given, against the bytes that clients wrote: counted by the disks and the
+    /// load, not by the stores. Only where nothing was copied or written again after a fault.
+    func weighTraffic() -> String? {
+        let plan = scenario.plan
+        guard plan.deeds.isEmpty, plan.acts.isEmpty, plan.damagedServer == nil, !plan.clonesStore else {
+            return nil
+        }
+        let records = scenario.volumes.map(\.record)
+        let bytes = records.reduce(0) { $0 + $1.writtenBytes }
+        let requests = records.reduce(0) { $0 + $1.issued }
+        let seconds = Int(world.trueNow.components.seconds) + 1
+        let roots = seconds * 1_000_000 / Int(max(plan.store.checkpointEvery.milliseconds, 50)) / 1000 + 4
+        // A change costs its blocks once, a striped or cut one a journal block for each piece; a root costs
+        // its table pages and four superblocks.
+        let replicas = 3
+        let changes = replicas * (bytes * 5 / 4 + requests * 3 * 4096)
+        let budget = changes + scenario.servers.count * (roots * 160 << 10 + 4 << 20)
+        let written = (0..<scenario.servers.count).reduce(0) {
+            $0 + scenario.servers.disk($1).counters.writtenBytes
+        }
+        return written <= budget
+            ? nil : "\(written) bytes written to disks for \(bytes) of clients; the budget is \(budget)"
+    }
     func compareReplicas() -> String? {
         var runners: [Int: StoreRunner] = [:]  // Looked up by number.
         for index in 0..<scenario.servers.count {

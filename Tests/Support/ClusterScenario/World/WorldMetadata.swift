@@ -68,8 +68,8 @@ final class WorldMetadata {
     }
     func stop() {
         starts += 1
-        server = nil
         host?.kill()
+        server = nil
     }
     func kill(thenStartAfter delay: Duration) {
         stop()

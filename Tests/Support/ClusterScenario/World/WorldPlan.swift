@@ -23,7 +23,7 @@ public struct WorldPlan: Sendable {
     /// Copysets of the pool, three members each.
     public var copysets: Int
     /// Volumes that exist at the beginning; people may make more.
-    public var volumes: [WorldVolumePlan]
+    public var volumes: [WorldVolumePlan] = []
     /// How many of them are used by clients at a time.
     public var clientsMax: Int
     /// The disks' sectors.
@@ -32,6 +32,8 @@ public struct WorldPlan: Sendable {
     public var hasVolatileCache: Bool
     /// Size of each store.
     public var storeBytes: UInt64
+    /// The stores' sizes differ a little, as disks do.
+    public var storeSizesDiffer: Bool
     /// Journal of each store: small ones wrap and make checkpoints.
     public var journalBytes: UInt64
     /// How much log the stores keep, how often they make checkpoints.
@@ -41,6 +43,8 @@ public struct WorldPlan: Sendable {
     /// The disks say that they have no volatile cache, and have one. Never in a plan made by seed; shows that
     /// the judge sees it.
     public var disksLie = false
+    /// Somebody copies a running chunkserver's store and starts the copy on another machine.
+    public var clonesStore: Bool
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
 
@@ -52,16 +56,19 @@ public struct WorldPlan: Sendable {
     public static let volumesMax = 8
 
     /// The plan of run `seed`.
-    public init(seed: UInt64) {
+    /// - Parameter fillsStores: clients write more than the stores can hold.
+    public init(seed: UInt64, fillsStores: Bool = false) {
         var random = SeededRandom(seed: seed ^ 0x0DD5_ED00_0000_0000)
         self.seed = seed
         faults = random.oneIn(5) ? .none : .swarm(&random)
+        if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 20...5_000, using: &random) }
         metadata = random.oneIn(2) ? .none : .swarm(&random)
         deeds = random.oneIn(6) ? [] : WorldDeed.allCases.filter { _ in random.oneIn(2) }
         if deeds.contains(where: { [.isolate, .blockOneWay, .slow].contains($0) }), !deeds.contains(.heal) {
             deeds.append(.heal)
         }
         restMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
+        clonesStore = random.oneIn(10)
         acts = random.oneIn(3) ? [] : WorldAct.allCases.filter { _ in random.oneIn(2) }
         actRestMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
         servers = random.oneIn(2) ? 3 : Int.random(in: 4...9, using: &random)
@@ -71,8 +78,8 @@ public struct WorldPlan: Sendable {
         hasVolatileCache = !random.oneIn(3)
         journalBytes = random.oneIn(2) ? 256 << 10 : 2 << 20
         refusalProvesDeath = random.oneIn(2)
-        // Small stores fill up; in others nobody ever lacks space.
-        storeBytes = random.oneIn(3) ? 8 << 20 : 256 << 20
+        storeBytes = random.oneIn(3) || fillsStores ? 8 << 20 : 256 << 20
+        storeSizesDiffer = random.oneIn(2)
         if random.oneIn(2) {
             store.retainedEntriesMax = Int.random(in: 400...800, using: &random)
             store.retainedBytesMax = Int.random(in: 4...400, using: &random) << 12
@@ -81,22 +88,33 @@ public struct WorldPlan: Sendable {
             store.checkpointEvery = .milliseconds(Int.random(in: 50...5000, using: &random))
         }
         store.discardsFreedSpace = random.oneIn(3)
+        if !fillsStores, random.oneIn(6) { damage(&random) }
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
-        volumes = []
         for _ in 0..<count {
             volumes.append(
                 WorldVolumePlan(
                     operations: operations / min(count, clientsMax),
                     isResized: acts.contains(where: \.resizes),
-                    isLarge: storeBytes > 64 << 20, &random))
+                    isLarge: storeBytes > 64 << 20, fillsStores: fillsStores, &random))
         }
+    }
+    /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
+    /// replicas left: whatever takes another one away, or makes it copy everything, is left out.
+    private mutating func damage(_ random: inout SeededRandom) {
+        damagedServer = Int.random(in: 0..<servers, using: &random)
+        deeds.removeAll {
+            [.powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores].contains($0)
+        }
+        store.retainedEntriesMax = StoreSettings().retainedEntriesMax
+        store.retainedBytesMax = StoreSettings().retainedBytesMax
+        (storeBytes, clonesStore) = (256 << 20, false)
     }
     /// The plan of run `seed` with nothing going wrong and nobody interfering.
     public static func quiet(seed: UInt64) -> WorldPlan {
         var plan = WorldPlan(seed: seed)
         (plan.faults, plan.metadata, plan.deeds, plan.acts) = (.none, .none, [], [])
-        plan.storeBytes = 256 << 20
+        (plan.storeBytes, plan.clonesStore, plan.damagedServer) = (256 << 20, false, nil)
         return plan
     }
 }
@@ -116,7 +134,9 @@ public struct WorldVolumePlan: Sendable {
     /// NBD connections of each client.
     public var connections: Int
 
-    init(operations: Int, isResized: Bool, isLarge: Bool, _ random: inout SeededRandom) {
+    init(
+        operations: Int, isResized: Bool, isLarge: Bool, fillsStores: Bool, _ random: inout SeededRandom
+    ) {
         stripeCount = [1, 1, 2, 4][Int.random(in: 0..<4, using: &random)]
         let units: [UInt32] = [4 << 10, 64 << 10, 1 << 20]
         stripeUnitBytes =
@@ -127,6 +147,7 @@ public struct WorldVolumePlan: Sendable {
             volumeBlocks: Int(first) / Geometry.blockBytes, operations: operations, random: &random)
         isServedOverNBD = random.oneIn(2)
         connections = random.oneIn(2) ? 1 : 2
+        if fillsStores { fillStore(&random) }
         guard isResized else { return }
         // Other ends, near enough that a run of blocks straddles them.
         let width = Int.random(in: 8...160, using: &random)
@@ -139,6 +160,15 @@ public struct WorldVolumePlan: Sendable {
         // What a shrink cuts off is zeroes: few requests may be open on one block at the same time.
         load.inFlightMax = min(load.inFlightMax, 4)
         load.hotSpots = [spot]
+    }
+    /// A load that puts more into the volume than a small store can hold.
+    private mutating func fillStore(_ random: inout SeededRandom) {
+        load.registerBytes = Geometry.blockBytes
+        load.hotSpots = [0..<min(Int(sizes[0]) / Geometry.blockBytes, 4_096)]
+        load.blocksMax = 300
+        load.writes = 10
+        load.trims = random.oneIn(2) ? 2 : 0
+        load.inFlightMax = min(load.inFlightMax, 8)
     }
 }
 
@@ -175,6 +205,8 @@ public enum WorldDeed: CaseIterable, Sendable {
     case metadataDown
     /// The metadata server stands still.
     case metadataPause
+    /// A client stands still, perhaps long after its lease, and goes on as if nothing had happened.
+    case clientPauses
     /// A client dies; a new one attaches.
     case clientDies
     /// A second client takes a volume over from a living one.

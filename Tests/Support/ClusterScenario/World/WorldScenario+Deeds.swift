@@ -4,6 +4,7 @@ import Simulation
 // What the nemesis does.
 extension WorldScenario {
     func strike(_ deed: WorldDeed) {
+        tally["deed \(deed)", default: 0] += 1
         let victim = Int.random(in: 0..<servers.count, using: &world.random)
         world.note { "nemesis: \(deed)" }
         switch deed {
@@ -20,7 +21,7 @@ extension WorldScenario {
             process?.jumpWallClock(bySeconds: seconds)
         case .metadataDown: metadata.kill(thenStartAfter: anyTime(upTo: 4000))
         case .metadataPause: metadata.process?.pause(for: anyTime(upTo: 4000))
-        case .clientDies, .takeOver, .twoTakers, .gatewayBreaks: strikeClient(deed)
+        case .clientPauses, .clientDies, .takeOver, .twoTakers, .gatewayBreaks: strikeClient(deed)
         }
     }
     private func strike(_ deed: WorldDeed, _ victim: Int) {
@@ -50,6 +51,7 @@ extension WorldScenario {
         case .clientDies:
             volume.client?.die()
             newClient(for: volume, takesOver: world.random.oneIn(2))
+        case .clientPauses: volume.client?.process.pause(for: anyTime(upTo: 14_000))
         case .gatewayBreaks: volume.client?.breakGateway()
         case .twoTakers:
             newClient(for: volume, takesOver: true)
@@ -65,5 +67,44 @@ extension WorldScenario {
         let choice = Int.random(in: 0...(servers.count + clients.count), using: &world.random)
         if choice == servers.count { return WorldMetadata.machine }
         return choice < servers.count ? servers.machine(choice) : clients[choice - servers.count - 1].machine
+    }
+}
+
+// A store is copied while it is in use, and the copy is started elsewhere.
+extension WorldScenario {
+    /// Only while the original is well and heard: nobody can tell a copy from the original come back.
+    func cloneLater() {
+        guard plan.clonesStore else { return }
+        let begin = Duration.milliseconds(Int.random(in: 1...3_000, using: &world.random))
+        world.after(begin) { [weak self] in
+            guard let self, isStriking else { return }
+            makePeace()
+            world.after(.seconds(4)) { [weak self] in self?.clone() }
+        }
+    }
+    private func clone() {
+        guard isStriking else { return }
+        let victim = Int.random(in: 0..<servers.count, using: &world.random)
+        guard servers.isServing(victim) else { return isPeace = false }
+        world.note { "people: start a copy of the store on \(servers.machine(victim))" }
+        tally["store cloned", default: 0] += 1
+        servers.startClone(of: victim)
+        world.after(.seconds(7)) { [weak self] in
+            guard let self else { return }
+            servers.endClone()
+            isPeace = false
+        }
+    }
+    /// No deeds and no faults for a while.
+    private func makePeace() {
+        isPeace = true
+        var quiet = SimFaults.none
+        quiet.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
+        (world.faults, metadata.faults) = (quiet, .none)
+        world.healNetwork()
+        servers.resumeAll()
+        servers.startAll()
+        metadata.process?.resume()
+        metadata.start()
     }
 }

@@ -8,6 +8,7 @@ extension WorldScenario {
     func act(_ act: WorldAct) {
         let present = volumes.filter { !$0.isPurged && !$0.isRecycled }
         world.note { "people: \(act)" }
+        tally["act \(act)", default: 0] += 1
         if act == .create { return create() }
         guard !present.isEmpty else { return }
         let volume = present[Int.random(in: 0..<present.count, using: &world.random)]

@@ -17,6 +17,9 @@ public final class WorldScenario {
     let desk: WorldDesk
     var volumes: [WorldVolume] = []
     var isStriking = true
+    /// Nothing bad is to happen for a while.
+    var isPeace = false
+    var tally: [String: Int] = [:]  // Sorted where it is shown.
     private(set) var copysets: [(id: CopysetID, members: [ServerID])] = []
     private var clientCount = 0
     private var volumeRandom: SeededRandom
@@ -41,13 +44,17 @@ public final class WorldScenario {
             outcome.requests += volume.record.issued
             outcome.answered += volume.record.history.answeredCount
         }
+        outcome.tally = finalTally
         outcome.traceHash = world.trace.hash
         outcome.steps = world.stepCount
         outcome.trace = world.trace.lines
         for volume in volumes { for client in volume.clients { client.end() } }
         desk.close()
+        metadata.stop()
+        world.run(for: .milliseconds(1))
         world.end()
         servers.forgetEverything()
+        for volume in volumes { volume.clients.removeAll() }
         return outcome
     }
     private func perform(_ outcome: inout ScenarioOutcome) -> String? {
@@ -59,11 +66,28 @@ public final class WorldScenario {
             outcome.undecided += undecided
             if let violation { return describe(violation, of: volume) }
         }
+        let judge = WorldJudge(self)
+        if let wrong = judge.weighTraffic() { return wrong }
         guard servers.stopAll() else { return "the chunkservers do not stop" }
-        return complaint ?? WorldJudge(self).compareReplicas()
+        return complaint ?? judge.compareReplicas()
+    }
+    private var finalTally: [String: Int] {
+        var tally = tally
+        for volume in volumes {
+            let record = volume.record
+            tally["refused for lack of space", default: 0] += record.refusedForSpace
+            tally["refused past the end", default: 0] += record.refusedPastEnd
+            tally["volumes"] = volumes.count
+            tally["volumes purged", default: 0] += volume.isPurged ? 1 : 0
+            tally["attachments", default: 0] += volume.clients.count { $0.isAttached }
+        }
+        tally["metadata server started"] = metadata.startCount
+        tally["chunkservers started"] = servers.startCount
+        return tally
     }
     var complaint: String? {
         for volume in volumes {
+            if let wrong = volume.client?.violation { return "volume \(volume.number) over NBD: \(wrong)" }
             if let wrong = volume.record.complaint { return "volume \(volume.number): \(wrong)" }
         }
         return servers.complaint ?? metadata.complaint
@@ -127,18 +151,29 @@ public final class WorldScenario {
         metadata.faults = plan.metadata
         for index in 0..<servers.count { servers.disk(index).faults = plan.faults.disk }
         if let index = plan.damagedServer {
-            servers.disk(index).faults = .damagedSwarm(&world.random)
+            servers.disk(index).faults = damagedDisk()
         }
         let end = world.trueNow + WorldPlan.turmoil
         strikeLater(until: end)
         actLater(until: end)
+        cloneLater()
         lackSpaceLater(until: end)
         _ = world.run(within: WorldPlan.turmoil) { complaint != nil || isQuiet }
         isStriking = false
     }
+    private func damagedDisk() -> SimDiskFaults {
+        var faults = SimDiskFaults.damagedSwarm(&world.random)
+        if world.random.oneIn(3) {
+            faults.writeErrorOneIn = Int.random(in: 200...5_000, using: &world.random)
+        }
+        if world.random.oneIn(3) {
+            faults.flushErrorOneIn = Int.random(in: 200...5_000, using: &world.random)
+        }
+        return faults
+    }
     /// Nobody has anything left to ask.
     private var isQuiet: Bool {
-        guard plan.acts.isEmpty else { return false }
+        guard plan.acts.isEmpty, !plan.clonesStore else { return false }
         return volumes.prefix(plan.clientsMax).allSatisfy { !$0.isBusy && $0.openCount == 0 }
     }
     private func strikeLater(until end: Duration) {
@@ -146,7 +181,7 @@ public final class WorldScenario {
         let most = max(1, plan.restMax.milliseconds)
         world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
             guard let self, isStriking, world.trueNow < end else { return }
-            strike(plan.deeds[Int.random(in: 0..<plan.deeds.count, using: &world.random)])
+            if !isPeace { strike(plan.deeds[Int.random(in: 0..<plan.deeds.count, using: &world.random)]) }
             strikeLater(until: end)
         }
     }
@@ -162,7 +197,7 @@ public final class WorldScenario {
     /// Growth may be refused once what was ever written could fill a good part of the smallest store.
     private func lackSpaceLater(until end: Duration) {
         let blocks = volumes.reduce(0) { $0 + $1.record.writtenBlocks.count }
-        let isNearlyFull = UInt64(blocks * Geometry.blockBytes) > plan.storeBytes / 4
+        let isNearlyFull = UInt64(blocks * Geometry.blockBytes) > plan.storeBytes / 8
         for volume in volumes where isNearlyFull { volume.record.mayLackSpace = true }
         world.after(.milliseconds(50)) { [weak self] in
             guard let self, world.trueNow < end else { return }
@@ -183,7 +218,10 @@ public final class WorldScenario {
         servers.startAll()
         for volume in volumes {
             for client in volume.clients where client !== volume.client && !client.isAttached { client.die() }
-            for client in volume.clients { client.stopAsking() }
+            for client in volume.clients {
+                client.process.resume()
+                client.stopAsking()
+            }
             volume.client?.insist()
         }
         for volume in volumes where !volume.isPurged {

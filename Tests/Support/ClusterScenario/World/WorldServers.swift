@@ -26,6 +26,10 @@ final class WorldServers {
     private let plan: WorldPlan
     private let pool: BufferPool
     private var members: [Member] = []
+    private var cloneHost: SimHost?
+    private var clone: ChunkServer?
+    /// Processes started.
+    private(set) var startCount = 0
     /// The first thing that no fault excuses.
     private(set) var complaint: String?
 
@@ -40,8 +44,7 @@ final class WorldServers {
     init(_ world: SimWorld, _ plan: WorldPlan, pool: BufferPool) {
         (self.world, self.plan, self.pool) = (world, plan, pool)
         for index in 0..<plan.servers {
-            // Sizes differ a little, as disks do.
-            let size = plan.storeBytes + UInt64(index % 3) << 20
+            let size = plan.storeBytes + (plan.storeSizesDiffer ? UInt64(index % 3) << 20 : 0)
             let disk = SimDisk(
                 world, name: "disk\(index + 1)",
                 geometry: DiskGeometry(
@@ -110,6 +113,7 @@ final class WorldServers {
             }
         }
         (member.host, member.server) = (host, server)
+        startCount += 1
         server.start()
     }
     private func options(of member: Member) -> ChunkServerOptions {
@@ -159,7 +163,10 @@ final class WorldServers {
         return stopped
     }
     func complain(_ what: String) { if complaint == nil { complaint = what } }
-    func forgetEverything() { members.removeAll() }
+    func forgetEverything() {
+        members.removeAll()
+        endClone()
+    }
 }
 
 // What operators do with machines.
@@ -177,6 +184,23 @@ extension WorldServers {
         (members[one].machine, members[other].machine) = (members[other].machine, members[one].machine)
         startLater(one, after: delay)
         startLater(other, after: delay)
+    }
+    /// Starts a copy of this store on a machine of its own. The metadata server must send it away.
+    func startClone(of index: Int) {
+        let machine = "copy"
+        let host = world.startHost(on: machine)
+        let disk = SimDisk(copyOf: members[index].disk, name: "copy of disk\(index + 1)")
+        disk.attach(to: host)
+        var options = options(of: members[index])
+        (options.listen, options.host) = ("\(machine):7000", machine)
+        let server = ChunkServer(environment: host, disk: disk, options: options, pool: pool)
+        server.serving = { [weak self] _ in self?.complain("a copy of disk\(index + 1) was let in") }
+        (cloneHost, clone) = (host, server)
+        server.start()
+    }
+    func endClone() {
+        cloneHost?.kill()
+        (cloneHost, clone) = (nil, nil)
     }
     /// Ends the process, or the power, while the `count`-th request from now on is under way.
     func breakDuringIO(_ index: Int, count: Int, losesPower: Bool) {
