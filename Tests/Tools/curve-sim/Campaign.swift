@@ -9,6 +9,7 @@ final class Campaign: @unchecked Sendable {
     private var done: UInt64 = 0
     private var answered = 0
     private var undecided = 0
+    private var traces: [UInt64: String] = [:]  // Looked up by seed.
     private var tally: [String: Int] = [:]  // Sorted where it is shown.
     /// Memory of the first worker after each of its first seeds and of its last ones.
     private var earlyKiB: [Int] = []
@@ -21,7 +22,11 @@ final class Campaign: @unchecked Sendable {
 
     /// - Returns: true when every seed was clean.
     func run() -> Bool {
-        DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
+        DispatchQueue.concurrentPerform(iterations: options.jobs) { job in
+            self.follow(job)
+            // Another process has other hash seeds: an order that depends on them shows.
+            if self.options.isTwice { self.follow(job) }
+        }
         let seconds = Int(Date().timeIntervalSince(began))
         var used = rusage()
         getrusage(__rusage_who_t(RUSAGE_CHILDREN.rawValue), &used)
@@ -56,7 +61,6 @@ final class Campaign: @unchecked Sendable {
             "--worker", "--first", "\(first)", "--seeds", "\(end - first)", "--stride", "\(options.jobs)",
             "--scenario", options.scenario.rawValue,
         ]
-        if options.isTwice { process.arguments?.append("--twice") }
         var environment = ProcessInfo.processInfo.environment
         environment["SWIFT_BACKTRACE"] = "enable=no"
         process.environment = environment
@@ -77,6 +81,9 @@ final class Campaign: @unchecked Sendable {
                 seeds += 1
                 if job == 0 { noteMemory(Int(words[1]) ?? 0, afterSeeds: seeds) }
             }
+            if words.first == "trace", words.count == 3, let seed = UInt64(words[1]) {
+                compare(seed, words[2])
+            }
             if words.first == "tally", words.count >= 3 {
                 count(words[2...].joined(separator: " "), Int(words[1]) ?? 0)
             }
@@ -96,6 +103,14 @@ final class Campaign: @unchecked Sendable {
             if seeds <= Self.memorySeeds { earlyKiB.append(kib) }
             if lateKiB.count == Self.memorySeeds { lateKiB.removeFirst() }
             lateKiB.append(kib)
+        }
+    }
+    private func compare(_ seed: UInt64, _ trace: String) {
+        guard options.isTwice else { return }
+        lock.withLock {
+            if let first = traces.updateValue(trace, forKey: seed), first != trace {
+                report(seed, "a second run of the same seed went another way")
+            }
         }
     }
     private func count(_ name: String, _ number: Int) { lock.withLock { tally[name, default: 0] += number } }

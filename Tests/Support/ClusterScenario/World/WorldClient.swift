@@ -80,7 +80,7 @@ final class WorldClient {
     }
     private func attached(_ attachment: RemoteVolume) {
         (self.attachment, attachedAt, attachTrouble) = (attachment, world.trueNow, nil)
-        if volume.isPurged {
+        if let purgedAt = volume.purgedAt, let lastAsk, lastAsk > purgedAt {
             volume.record.complain("\(volume.path) was purged and is attached all the same")
         }
         let session = attachment.epoch.rawValue

@@ -33,6 +33,7 @@ final class WorldMetadata {
     var faults = MetadataFaults.none
     private let pool: BufferPool
     fileprivate var rows: [StoreRow.Key: String] = [:]  // Looked up; sorted where the order can be seen.
+    private var copy: [StoreRow.Key: String]?
     private var host: SimHost?
     private var server: MetadataServer?
     /// Counts the restarts asked for: only the newest happens.
@@ -79,6 +80,15 @@ final class WorldMetadata {
         world.note { "\(host): the metadata server dies in a commit" }
         host.kill()
         restart(after: .milliseconds(Int.random(in: 1...3000, using: &world.random)))
+    }
+    /// A backup of the database.
+    func takeCopy() { copy = rows }
+    /// The database is lost, and the backup takes its place.
+    func restoreCopy(thenStartAfter delay: Duration) {
+        guard let copy else { return }
+        stop()
+        rows = copy
+        restart(after: delay)
     }
     private func restart(after delay: Duration) {
         starts += 1

@@ -32,6 +32,9 @@ public struct WorldPlan: Sendable {
     public var hasVolatileCache: Bool
     /// Size of each store.
     public var storeBytes: UInt64
+    /// In the middle of the run the metadata server's database is replaced by an older copy. Never in a plan
+    /// made by seed: see the room's page.
+    public var restoresMetadata = false
     /// The stores' sizes differ a little, as disks do.
     public var storeSizesDiffer: Bool
     /// Journal of each store: small ones wrap and make checkpoints.

@@ -98,7 +98,7 @@ extension WorldScenario {
         desk.ask(deletion(of: volume, isFinal: true)) { [weak self] result in
             guard let self else { return }
             if case .success = result {
-                volume.isPurged = true
+                volume.purgedAt = world.trueNow
             } else if isStriking {
                 newClient(for: volume, takesOver: false)
             }

@@ -157,6 +157,7 @@ public final class WorldScenario {
         strikeLater(until: end)
         actLater(until: end)
         cloneLater()
+        restoreMetadataLater()
         lackSpaceLater(until: end)
         _ = world.run(within: WorldPlan.turmoil) { complaint != nil || isQuiet }
         isStriking = false

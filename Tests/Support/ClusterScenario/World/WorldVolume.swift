@@ -15,8 +15,9 @@ final class WorldVolume {
     var nameChanges = 0
     /// Somebody has asked to delete or purge it: from then on it may be gone.
     var isDeletionAsked = false
-    /// It was deleted for good, and the metadata server said so.
-    var isPurged = false
+    /// When the metadata server said that it was deleted for good.
+    var purgedAt: Duration?
+    var isPurged: Bool { purgedAt != nil }
     /// It lies in the recycle bin, as far as its owner knows.
     var isRecycled = false
     /// Somebody resized it without holding it: that fences whoever held it last.
