@@ -117,6 +117,7 @@ let package = Package(
 
         testSupport("Checkers", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
+        testSupport("RaftModel", ["BlockTypes", "CurveWire", "Raft"]),
         testSupport(
             "ClusterScenario",
             [
@@ -125,7 +126,8 @@ let package = Package(
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
-        testProgram("curve-crashfuzz", ["ChunkStore", "StoreCrashModel"]),
+        testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
+        testProgram("curve-raftfuzz", ["RaftModel"]),
         testProgram("curve-sim", ["ClusterScenario"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
@@ -148,7 +150,7 @@ let package = Package(
                 "MemoryEnvironment", "Reactor", "VolumeCore",
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
-        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
+        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",

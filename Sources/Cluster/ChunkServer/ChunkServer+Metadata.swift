@@ -247,8 +247,12 @@ extension ChunkServer {
             if record?.isDeleted == true { return tasks.finished(task.task) }
             operation = .deleteVolume(volume)
         case .setFence(let fence):
-            operation = .fence(
-                volume, VolumeFence(epoch: Epoch(fence.epoch), size: ByteCount(bytes: fence.sizeBytes)))
+            let fence = VolumeFence(
+                epoch: Epoch(fence.epoch), size: ByteCount(bytes: fence.sizeBytes), change: fence.change)
+            if let record, record.isDeleted || !fence.isNewer(than: record.fence) {
+                return tasks.finished(task.task)
+            }
+            operation = .fence(volume, fence)
         case nil: return tasks.finished(task.task)
         }
         replica.gates[volume] = []

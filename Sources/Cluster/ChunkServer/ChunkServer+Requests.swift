@@ -94,7 +94,10 @@ extension ChunkServer {
         if let record = store.volumeRecord(replica.id, volume) {
             if record.isDeleted { return refuse(responder, .deleted) }
             if fence.epoch < record.fence.epoch { return refuse(responder, .staleEpoch) }
-            if fence == record.fence { return reply(BlockReply(status: .ok), to: responder) }
+            // In force, or a late copy of what a newer one has replaced: nothing is left to do.
+            guard fence.isNewer(than: record.fence) else {
+                return reply(BlockReply(status: .ok), to: responder)
+            }
         }
         replica.gates[volume] = []
         propose(

@@ -103,6 +103,10 @@ extension ChunkStore {
         let isNews = lsn >= recovery.stateLSN[id] ?? 0
         var log = recovery.logs[id] ?? RecoveredLog()
         recovery.logs[id] = nil
+        // What the root says was cut was cut before what follows the root.
+        if isNews, let from = recovery.queuedCuts.removeValue(forKey: id) {
+            log.truncate(from: from.rawValue)
+        }
         switch decoded.record {
         case .entry(var slot, let index):
             // History is a courtesy to peers and must not cost more memory here than it may while running.
@@ -139,7 +143,9 @@ extension ChunkStore {
         journal.previousChecksum = recovery.lastChecksum ?? 0
         for id in copysetIDs {
             guard let copyset = copysetsByID[id] else { continue }
-            rebuild(copyset, recovery.logs[id] ?? RecoveredLog(), recovery)
+            var log = recovery.logs[id] ?? RecoveredLog()
+            if let from = recovery.queuedCuts[id] { log.truncate(from: from.rawValue) }
+            rebuild(copyset, log, recovery)
         }
         recovery.logs = [:]
         guard reserveAll(recovery) else { return }
@@ -180,6 +186,7 @@ extension ChunkStore {
             entryCount += 1
         }
         (copyset.commit, copyset.durable) = (LogIndex(watermark), LogIndex(top))
+        for index in watermark..<top { noteLive(copyset, LogIndex(index + 1)) }
         applyReady(copyset)
         appliedCopysets.removeAll()
         copyset.isListedApplied = false
@@ -281,7 +288,7 @@ extension ChunkStore {
                     return cut(copyset, index, recovery)
                 }
             }
-            if slot.kind == .write && settings.rules.verifiesTail {
+            if slot.kind == .write && !isPlanted(.tailUnverified) {
                 recovery.tails.append(RecoveredTail(copyset: copyset, index: index))
             }
             index = index.next

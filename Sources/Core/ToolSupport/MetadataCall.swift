@@ -40,7 +40,23 @@ package struct MetadataCall {
         (self.address, self.timeout) = (address, timeout)
     }
 
+    /// Asks again while the MDS says that it is not ready for this yet, for `timeout` in all.
+    package func whenReady(_ body: ControlRequest.OneOf_Body) throws -> ControlResponse {
+        let end = ContinuousClock.now + timeout
+        while true {
+            let outcome = try ask(body)
+            guard case .failure(.refused(let failure)) = outcome, failure.code == .notReady,
+                ContinuousClock.now < end
+            else { return try Self.answer(outcome) }
+            Thread.sleep(forTimeInterval: Self.askAgainAfterSeconds)
+        }
+    }
+    private static let askAgainAfterSeconds = 0.3
+
     package func callAsFunction(_ body: ControlRequest.OneOf_Body) throws -> ControlResponse {
+        try Self.answer(ask(body))
+    }
+    private func ask(_ body: ControlRequest.OneOf_Body) throws -> Result<ControlResponse, ControlError> {
         let reactor: Reactor
         do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
         let channel = ControlChannel(
@@ -54,13 +70,18 @@ package struct MetadataCall {
             reactor.stop()
         }
         reactor.run()
+        guard let outcome else {
+            throw ToolError.failed("the question to the MDS at \(address) was interrupted")
+        }
+        return outcome
+    }
+    private static func answer(_ outcome: Result<ControlResponse, ControlError>) throws -> ControlResponse {
         switch outcome {
         case .success(let response): return response
         case .failure(.refused(let failure)):
             let missing = failure.code == .notFound
             throw missing ? ToolError.notFound(failure.message) : ToolError.failed(failure.message)
         case .failure(let error): throw ToolError.notFound("\(error)")
-        case nil: throw ToolError.failed("the question to the MDS at \(address) was interrupted")
         }
     }
 }

@@ -3,7 +3,7 @@ import CurveWire
 import Raft
 
 /// Short forms for traces.
-func describe(_ message: ReplicaMessage) -> String {
+package func describe(_ message: ReplicaMessage) -> String {
     switch message {
     case .append(let body):
         "append t\(body.term) after \(body.previous) n=\(body.entries.count) commit \(body.commit) "
@@ -21,7 +21,7 @@ func describe(_ message: ReplicaMessage) -> String {
     case .syncOffer(let term, let base): "syncOffer t\(term) \(base)"
     }
 }
-func describe(_ event: RaftReplica.Event) -> String {
+package func describe(_ event: RaftReplica.Event) -> String {
     switch event {
     case .received(let from, let message): "from \(from): \(describe(message))"
     case .propose(let token, _): "propose \(token.rawValue)"
@@ -29,7 +29,7 @@ func describe(_ event: RaftReplica.Event) -> String {
     default: "\(event)"
     }
 }
-func describe(_ effect: RaftReplica.Effect) -> String {
+package func describe(_ effect: RaftReplica.Effect) -> String {
     switch effect {
     case .send(let to, let message): "to \(to): \(describe(message))"
     case .append(let entries): "append \(entries.map { "\($0.position)" }.joined(separator: " "))"
