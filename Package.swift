@@ -122,8 +122,7 @@ let package = Package(
             "ClusterScenario",
             [
                 "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient",
-                "CurveWire",
-                "Environment", "Simulation", "VolumeCore",
+                "CurveWire", "Environment", "MetadataServer", "NBDServer", "Simulation", "VolumeCore",
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
