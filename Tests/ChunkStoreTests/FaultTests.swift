@@ -214,6 +214,76 @@ import StoreCrashModel
             harness.openError
                 == .truncated(expected: ByteCount(bytes: 64 << 20), found: ByteCount(bytes: 40 << 20)))
     }
+    @Test("a piece of a full copy names the blocks that can not be read, and comes once they are mended")
+    func badPiece() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        harness.write(try harness.run(0, 7, 5), id: 1)
+        harness.commitAll()
+        for block in [8, 9, 11] { harness.disk.flipBit(at: Int(try location(harness, block)) * 4096) }
+        func piece() -> (SyncPiece?, [BlockRun])? {
+            harness.store.readSyncPiece(1, harness.copyset, from: .start)
+            harness.drain()
+            for case .syncPieceRead(1, let piece, let bad) in harness.effects.reversed() {
+                return (piece, bad)
+            }
+            return nil
+        }
+        let failed = try #require(piece())
+        #expect(failed.0 == nil)
+        #expect(try failed.1 == [harness.run(0, 8, 2), harness.run(0, 11, 1)])
+        for run in failed.1 {
+            let (payload, checksums) = ModelBytes.payload(Array(repeating: 1, count: run.blockCount))
+            harness.store.repair(harness.copyset, run, payload: payload, checksums: checksums)
+            harness.drain()
+        }
+        #expect(try piece()?.0?.runs.map(\.run) == [harness.run(0, 7, 5)])
+    }
+    @Test("a copy is complete only once the log is durable up to an entry of its source's term")
+    func copyGate() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        var ticks = 0
+        func copyEverything() {
+            let base = LogPosition(term: Term(3), index: LogIndex(10))
+            harness.store.beginSync(
+                harness.copyset, base: base, sourceTerm: Term(5),
+                voteFloor: LogPosition(term: Term(1), index: LogIndex(1)), volumes: [])
+            harness.drain()
+            harness.store.installPiece(
+                harness.copyset, SyncPiece(from: .start, next: nil, applied: base.index, runs: []))
+            harness.drain()
+            harness.store.finishSync(harness.copyset)
+            tick()
+        }
+        func tick() {
+            ticks += 1
+            harness.tick(.seconds(ticks))
+        }
+        func append(_ term: UInt32, _ index: UInt64) {
+            let position = LogPosition(term: Term(term), index: LogIndex(index))
+            harness.store.append(harness.copyset, [LogEntry(position, .noop)])
+            harness.drain()
+            tick()
+        }
+        func isFinished() -> Bool {
+            harness.effects.contains { if case .syncFinished = $0 { true } else { false } }
+        }
+        copyEverything()
+        append(4, 11)
+        #expect(!isFinished())
+        harness.crash()
+        let unfinished = try #require(harness.store.state(of: harness.copyset))
+        #expect(unfinished.isSyncing && unfinished.voteFloor.index == LogIndex(1))
+        copyEverything()
+        append(4, 11)
+        #expect(!isFinished())
+        append(5, 12)
+        #expect(isFinished())
+        harness.crash()
+        let finished = try #require(harness.store.state(of: harness.copyset))
+        #expect(!finished.isSyncing && finished.last == LogPosition(term: Term(5), index: LogIndex(12)))
+    }
     @Test("a read that fails is tried again, then reported block by block")
     func readErrors() throws {
         let harness = try StoreHarness()

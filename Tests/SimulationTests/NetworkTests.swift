@@ -53,6 +53,28 @@ import Testing
         #expect(pair.near.closings == 1 && pair.far.closings == 1)
         #expect(pair.far.bytes.count < 40_000)
     }
+    @Test("a handler that is set only after the end hears of it, once")
+    func lateHandler() throws {
+        var faults = SimFaults.none
+        faults.network.resetOneIn = 1
+        let world = SimWorld(seed: 5, faults: faults)
+        defer { world.end() }
+        let (a, b) = (world.startHost(on: "a"), world.startHost(on: "b"))
+        let (near, far) = (Collector(), Collector())
+        _ = try b.listen(on: .tcp(host: "b", port: 7)) { $0.handler = far }
+        var end: (any Connection)?
+        a.connect(to: .tcp(host: "b", port: 7), timeout: .seconds(60)) { result in
+            if case .success(let connection) = result { end = connection }
+        }
+        world.run(for: .seconds(1))
+        end?.send([.bytes(pattern(10))])
+        world.run(for: .seconds(1))
+        #expect(far.closed == .reset)
+        end?.handler = near
+        #expect(near.closings == 0, "not from inside the assignment")
+        world.run(for: .seconds(1))
+        #expect(near.closed == .reset && near.closings == 1)
+    }
     @Test("nobody listening is refused, a cut-off machine is silent until the time is up")
     func refusedOrSilent() {
         let world = SimWorld(seed: 3)

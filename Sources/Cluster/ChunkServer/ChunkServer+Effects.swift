@@ -65,7 +65,8 @@ extension ChunkServer {
         case .readCompleted(let ticket, let result): readCompleted(ticket, result)
         case .entriesLoaded(let ticket, let entries): logTailLoaded(ticket, entries)
         case .syncBegun(let id): syncBegun(id)
-        case .syncPieceRead(let ticket, let piece): syncPieceRead(ticket, piece)
+        case .syncPieceRead(let ticket, let piece, let unreadable):
+            syncPieceRead(ticket, piece, unreadable: unreadable)
         case .pieceInstalled(let id): pieceInstalled(id)
         case .syncFinished(let id): syncFinished(id)
         case .closed: finishStop()

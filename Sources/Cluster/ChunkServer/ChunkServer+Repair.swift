@@ -5,7 +5,8 @@ import Environment
 
 /// A read that met a bad block: the block is fetched from a peer, mended here, and the read is done again.
 struct Repair {
-    let responder: Responder
+    /// Who waits for the blocks; `nil` when it is a full copy, which asks again by itself.
+    let responder: Responder?
     let copyset: CopysetID
     let run: BlockRun
     /// Peers asked so far.
@@ -19,13 +20,22 @@ struct Repair {
 extension ChunkServer {
     func readFailed(_ error: StoreReadError, _ repair: Repair) {
         environment.log(.warning, "copyset \(repair.copyset): \(repair.run) cannot be read here (\(error))")
-        if case .notHere = error { return refuse(repair.responder, .notReady) }
+        if case .notHere = error { return end(repair, .notReady) }
         askPeer(repair)
+    }
+    /// A peer's full copy met bad blocks here. One repair at a time for each copyset: the copy comes back to
+    /// what is still bad.
+    func mendForCopy(_ run: BlockRun, of id: CopysetID) {
+        guard !repairs.values.contains(where: { $0.responder == nil && $0.copyset == id }) else { return }
+        askPeer(Repair(responder: nil, copyset: id, run: run, attempts: 0))
+    }
+    private func end(_ repair: Repair, _ status: ReplyStatus) {
+        if let responder = repair.responder { refuse(responder, status) }
     }
 
     private func askPeer(_ repair: Repair) {
         var repair = repair
-        guard let replica = replicas[repair.copyset] else { return refuse(repair.responder, .wrongCopyset) }
+        guard let replica = replicas[repair.copyset] else { return end(repair, .wrongCopyset) }
         let others = replica.members.filter { $0 != store.identity.server }
         while repair.attempts < limits.repairAttemptsMax, !others.isEmpty {
             let server = others[repair.attempts % others.count]
@@ -44,15 +54,15 @@ extension ChunkServer {
         }
         guard others.allSatisfy(repair.badCopies.contains) else {
             // Somebody out of reach may have a good copy: the client comes back, by its volume's policy.
-            return refuse(repair.responder, .notReady)
+            return end(repair, .notReady)
         }
         environment.log(.error, "copyset \(repair.copyset): no peer has a good copy of \(repair.run)")
-        refuse(repair.responder, .checksumMismatch)
+        end(repair, .checksumMismatch)
     }
 
     func fetchAnswered(_ requestID: UInt64, _ answer: BlockReply) {
         guard var repair = repairs.removeValue(forKey: requestID) else { return }
-        guard let replica = replicas[repair.copyset] else { return refuse(repair.responder, .wrongCopyset) }
+        guard let replica = replicas[repair.copyset] else { return end(repair, .wrongCopyset) }
         guard answer.status == .ok else {
             if answer.status == .checksumMismatch { repair.badCopies.append(repair.asked) }
             return askPeer(repair)
@@ -71,7 +81,10 @@ extension ChunkServer {
             }
             block += count
         }
-        startRead(replica, repair.run, repair.responder, attempts: repair.attempts)
+        guard let responder = repair.responder else {
+            return environment.log(.notice, "copyset \(repair.copyset): \(repair.run) mended for a full copy")
+        }
+        startRead(replica, repair.run, responder, attempts: repair.attempts)
     }
 
     // MARK: - For a peer

@@ -54,7 +54,8 @@ extension ChunkServer {
         guard let operation = Self.operation(of: request), let tag = operation.tag,
             tag.session == request.epoch
         else { return refuse(responder, .badRequest) }
-        if let index = replica.indexByTag[tag] {
+        let name = VolumeTag(volume: run.chunk.volume, tag: tag)
+        if let index = replica.indexByTag[name] {
             if replica.pending[index]?.isCommitted == true {
                 return reply(BlockReply(status: .ok), to: responder)
             }
@@ -81,7 +82,8 @@ extension ChunkServer {
         case .none: return refuse(responder, .noSpace)
         }
         propose(
-            operation, PendingChange(tag: tag, gatedVolume: nil, task: nil, responders: [responder]), replica)
+            operation, PendingChange(tag: name, gatedVolume: nil, task: nil, responders: [responder]), replica
+        )
     }
 
     private func admitFence(

@@ -42,11 +42,12 @@ extension ChunkServer {
         store.readSyncPiece(ticket, id, from: SyncCursor(chunk: cursor.chunk, block: cursor.block))
     }
 
-    func syncPieceRead(_ ticket: UInt64, _ piece: SyncPiece?) {
+    func syncPieceRead(_ ticket: UInt64, _ piece: SyncPiece?, unreadable: [BlockRun]) {
         guard case .syncPiece(let session, let requestID, let id) = tickets.removeValue(forKey: ticket) else {
             return
         }
         peerReadsInFlight -= 1
+        if let bad = unreadable.first { mendForCopy(bad, of: id) }
         guard session.isOpen else { return }
         guard let piece, let replica = replicas[id] else {
             return session.link.send(.syncRefused(id: requestID))

@@ -66,6 +66,9 @@ public final class ChunkServer {
         store = ChunkStore(geometry: disk.geometry, settings: options.store, pool: pool)
     }
 
+    /// What the store holds of a copyset, for whoever watches over several servers; `nil`: not here.
+    public func state(of copyset: CopysetID) -> CopysetState? { store.state(of: copyset) }
+
     /// Opens the store, registers with the MDS, then serves.
     public func start() {
         invariant(phase == .idle, "a chunkserver starts once")

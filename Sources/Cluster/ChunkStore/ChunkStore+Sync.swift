@@ -40,10 +40,11 @@ extension ChunkStore {
         }
         return (LogPosition(term: copyset.appliedTerm, index: copyset.applied), volumes)
     }
-    /// Reads the next stored blocks at or after `cursor`. ``StoreEffect/syncPieceRead(_:_:)`` answers.
+    /// Reads the next stored blocks at or after `cursor`. ``StoreEffect/syncPieceRead(_:_:unreadable:)``
+    /// answers.
     public func readSyncPiece(_ ticket: UInt64, _ id: CopysetID, from cursor: SyncCursor) {
         guard phase == .open, let copyset = copysetsByID[id], !copyset.isSyncing else {
-            effects.append(.syncPieceRead(ticket, nil))
+            effects.append(.syncPieceRead(ticket, nil, unreadable: []))
             return
         }
         var collector = SyncCollector()
@@ -58,7 +59,7 @@ extension ChunkStore {
         }
         let piece = SyncPiece(from: cursor, next: collector.next, applied: copyset.applied, runs: [])
         guard !collector.locations.isEmpty else {
-            effects.append(.syncPieceRead(ticket, piece))
+            effects.append(.syncPieceRead(ticket, piece, unreadable: []))
             return
         }
         startRead(
@@ -69,7 +70,7 @@ extension ChunkStore {
         _ read: ReadOperation, _ ticket: UInt64, _ piece: SyncPiece, _ runs: [(BlockRun, [CRC32C])]
     ) {
         guard read.failed.isEmpty else {
-            effects.append(.syncPieceRead(ticket, nil))
+            effects.append(.syncPieceRead(ticket, nil, unreadable: Self.unreadable(read, runs)))
             return
         }
         var piece = piece
@@ -79,7 +80,28 @@ extension ChunkStore {
             piece.runs.append(SyncRun(run, checksums: checksums, payload: payload))
             done += run.byteCount
         }
-        effects.append(.syncPieceRead(ticket, piece))
+        effects.append(.syncPieceRead(ticket, piece, unreadable: []))
+    }
+    /// The blocks that failed, in runs.
+    private static func unreadable(_ read: ReadOperation, _ runs: [(BlockRun, [CRC32C])]) -> [BlockRun] {
+        var found: [BlockRun] = []
+        var first = 0
+        for (run, _) in runs {
+            let end = first + run.blockCount
+            for place in read.failed.sorted() where (first..<end).contains(place) {
+                let block = run.firstBlock + place - first
+                if let last = found.last, last.chunk == run.chunk, last.blocks.upperBound == block,
+                    let longer = BlockRun(
+                        chunk: run.chunk, firstBlock: last.firstBlock, blockCount: last.blockCount + 1)
+                {
+                    found[found.count - 1] = longer
+                } else if let one = BlockRun(chunk: run.chunk, firstBlock: block, blockCount: 1) {
+                    found.append(one)
+                }
+            }
+            first = end
+        }
+        return found
     }
 
     // MARK: Sink

@@ -311,8 +311,9 @@ public enum StoreEffect: Sendable {
     case entriesLoaded(UInt64, [LogEntry])
     /// The copyset's old data is dropped for good.
     case syncBegun(CopysetID)
-    /// Answers ``ChunkStore/readSyncPiece(_:_:from:)``; `nil` when it could not be read.
-    case syncPieceRead(UInt64, SyncPiece?)
+    /// Answers ``ChunkStore/readSyncPiece(_:_:from:)``; `nil` when it could not be read, and then which
+    /// blocks are to be repaired from a peer.
+    case syncPieceRead(UInt64, SyncPiece?, unreadable: [BlockRun])
     /// The piece is written; it is durable together with ``syncFinished(_:)``.
     case pieceInstalled(CopysetID)
     /// The copy is complete and durable.

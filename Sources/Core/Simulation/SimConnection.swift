@@ -20,8 +20,13 @@ final class SimConnection: Connection {
     /// True after power loss: not even the machine remembers this end.
     private(set) var hasVanished = false
     var handler: (any ConnectionHandler)? {
-        didSet { if handler != nil { scheduleDelivery() } }
+        didSet {
+            guard handler != nil else { return }
+            if untold == nil { scheduleDelivery() } else { host.schedule { self.tellTheEnd() } }
+        }
     }
+    /// The connection ended before it had a handler, which hears of it as soon as it is there.
+    private var untold: NetworkError?
 
     private static let lingerMax: Duration = .seconds(5)
 
@@ -167,8 +172,14 @@ final class SimConnection: Connection {
             outgoing?.dropQueued()
             outgoing?.end()
         }
+        if handler == nil { untold = reason }
         forget()
         handler?.connectionClosed(reason)
+    }
+    private func tellTheEnd() {
+        guard let told = handler, let reason = untold else { return }
+        (handler, untold) = (nil, nil)
+        told.connectionClosed(reason)
     }
     /// Bytes that were taken go on without this end; the pipes stay as long as the other end has them.
     private func forget() {

@@ -16,6 +16,8 @@ public struct ScenarioOutcome: Sendable {
     public var traceHash: UInt64 = 0
     /// Happenings performed.
     public var steps: UInt64 = 0
+    /// How often what happened, by name: shows that runs reach what they should.
+    public var tally: [String: Int] = [:]  // Sorted where it is shown.
     /// The last lines of the trace, when they were kept.
     public var trace: [String] = []
 }
@@ -35,8 +37,14 @@ public final class Scenario {
     /// - Parameter traceLinesMax: lines kept for a person to read.
     public init(_ plan: ScenarioPlan, traceLinesMax: Int = 0) {
         self.plan = plan
-        world = SimWorld(seed: plan.seed, faults: .none, traceLinesMax: traceLinesMax)
+        // A machine's clock is what it is from the start; everything else goes wrong later.
+        var faults = SimFaults.none
+        faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
+        world = SimWorld(seed: plan.seed, faults: faults, traceLinesMax: traceLinesMax)
         cluster = SimCluster(world, plan)
+        cluster.isAsking = { [unowned self] name in
+            clients.contains { $0.machine == name && $0.isAsking }
+        }
     }
     /// Runs it to the end.
     public func run() -> ScenarioOutcome {
@@ -133,7 +141,9 @@ public final class Scenario {
         for client in clients { client.isSuperseded = true }
         let client = ScenarioClient(
             world, number: clientCount, plan.load, record, pool: cluster.pool, seed: world.random.next(),
-            newestEpoch: { [cluster] in cluster.newestEpoch })
+            wasTakenOver: { [cluster] machine, epoch in
+                cluster.grants.dropFirst(Int(epoch)).contains { $0.isAsked && $0.holder != machine }
+            })
         clients.append(client)
         client.attach()
     }

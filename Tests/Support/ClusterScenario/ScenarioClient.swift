@@ -19,15 +19,17 @@ final class ScenarioClient {
     private var attachTrouble: String?
     /// Another client tries to attach: this one need not go on trying.
     var isSuperseded = false
-    /// The newest epoch that the directory has given; a late copy of an old attach may have raised it too.
-    private let newestEpoch: () -> UInt32
+    /// True when somebody asked for the volume and got it after this client, who had this epoch.
+    private let wasTakenOver: (_ machine: String, _ epoch: UInt32) -> Bool
+    /// True while it waits for an answer to its attach.
+    private(set) var isAsking = false
 
     init(
         _ world: SimWorld, number: Int, _ plan: LoadPlan, _ record: LoadRecord, pool: BufferPool,
         seed: UInt64,
-        newestEpoch: @escaping () -> UInt32
+        wasTakenOver: @escaping (_ machine: String, _ epoch: UInt32) -> Bool
     ) {
-        self.newestEpoch = newestEpoch
+        self.wasTakenOver = wasTakenOver
         machine = "client\(number)"
         host = world.startHost(on: machine)
         (self.plan, self.record, self.pool, self.seed) = (plan, record, pool, seed)
@@ -41,8 +43,10 @@ final class ScenarioClient {
         var options = AttachOptions(
             path: "/volume", metadataServers: [ScenarioDirectory.address], holder: machine, takeOver: true)
         options.timeout = .seconds(10)
+        isAsking = true
         RemoteVolume.attach(environment: host, options: options) { [weak self] result in
             guard let self, host.isAlive else { return }
+            isAsking = false
             switch result {
             case .success(let volume): attached(volume)
             case .failure(let error):
@@ -56,14 +60,18 @@ final class ScenarioClient {
     private func attached(_ volume: RemoteVolume) {
         (self.volume, isAttached, attachTrouble) = (volume, true, nil)
         record.settle(before: volume.epoch.rawValue)
-        volume.lost = { [weak self] in self?.isLost = true }
+        volume.lost = { [weak self] in
+            guard let self else { return }
+            isLost = true
+            if !isOutdated() { record.complain("\(machine) was fenced and nobody had taken over") }
+        }
         let load = VolumeLoad(
             volume, on: host, plan, record, session: volume.epoch.rawValue, seed: seed)
         load.isExpected = { [weak self] error in error == .fenced && self?.isOutdated() == true }
         self.load = load
         if mayAsk { load.start() }
     }
-    private func isOutdated() -> Bool { volume.map { $0.epoch.rawValue < newestEpoch() } ?? false }
+    private func isOutdated() -> Bool { volume.map { wasTakenOver(machine, $0.epoch.rawValue) } ?? false }
     func stopAsking() {
         mayAsk = false
         load?.stop()
@@ -72,7 +80,7 @@ final class ScenarioClient {
     func detach() { volume?.detach {} }
     func die() {
         load?.die()
-        isLost = true
+        (isLost, isAsking) = (true, false)
         host.kill()
     }
     func end() { (volume, load) = (nil, nil) }

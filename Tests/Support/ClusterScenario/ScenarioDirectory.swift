@@ -13,6 +13,13 @@ public final class DirectoryState {
     let stripeUnitBytes: UInt32
     let stripeCount: UInt32
     var epoch: UInt32 = 0
+    /// What was granted to whom; `isAsked`: the holder still waited for an answer.
+    struct Grant {
+        var holder: String
+        var isAsked: Bool
+    }
+    var grants: [Grant] = []
+    var isAsking: (String) -> Bool = { _ in true }
     var bookVersion: UInt64 = 0
     var servers: [UInt64: (incarnation: UInt64, addresses: [String])] = [:]
 
@@ -32,10 +39,11 @@ public final class DirectoryState {
 public final class ScenarioDirectory {
     private let state: DirectoryState
     private let server: ControlServer
+    private let host: SimHost
     static let address = SocketAddress.tcp(host: "mds", port: 6000)
 
     init(_ state: DirectoryState, on host: SimHost, pool: BufferPool) throws {
-        self.state = state
+        (self.state, self.host) = (state, host)
         server = ControlServer(
             environment: host, pool: pool, hello: Hello(role: .metadata, cluster: state.cluster))
         server.onRequest = { [weak self] connection, id, request in
@@ -55,7 +63,7 @@ public final class ScenarioDirectory {
             answer.copysetsVersion = 1
             if beat.copysetsVersion != 1 { answer.copysets = copysets(of: beat.server) }
             response.body = .serverHeartbeat(answer)
-        case .attachVolume: response.body = .attachVolume(attached())
+        case .attachVolume(let attach): response.body = .attachVolume(attached(by: attach.holder))
         case .renewLease(let renewal):
             guard renewal.epoch == state.epoch else {
                 return refusal(.fenced, "another client has taken over")
@@ -85,8 +93,10 @@ public final class ScenarioDirectory {
         answer.heartbeatMilliseconds = 1000
         return .registerServer(answer)
     }
-    private func attached() -> ControlAttachVolumeResponse {
+    private func attached(by holder: String) -> ControlAttachVolumeResponse {
         state.epoch += 1
+        state.grants.append(DirectoryState.Grant(holder: holder, isAsked: state.isAsking(holder)))
+        host.traceLine { "grants epoch \(self.state.epoch) to \(holder)" }
         var volume = ControlVolume()
         volume.id = state.volume.rawValue
         volume.path = "/volume"

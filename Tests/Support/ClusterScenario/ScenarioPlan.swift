@@ -51,16 +51,9 @@ public struct ScenarioPlan: Sendable {
         hasVolatileCache = !random.oneIn(3)
         journalBytes = random.oneIn(2) ? 256 << 10 : 4 << 20
         damagedServer = random.oneIn(5) ? Int.random(in: 0..<3, using: &random) : nil
-        if damagedServer != nil {
-            // A damaged store may be gone for good after a restart, and a restart also trims the others'
-            // logs: with one replica gone, one that needs a full copy and a leader that cannot get ready
-            // without it, the copyset stands still. See the README's limits.
-            nemesis.deeds.removeAll { [.powerLoss, .powerLossOfAll, .kill].contains($0) }
-        }
-        // Who was away has to copy everything. Not together with damage: a replica in the middle of its copy
-        // and one that lost its log are two faults, and the third replica alone must not go on.
-        if random.oneIn(2), damagedServer == nil {
-            store.retainedEntriesMax = Int.random(in: 400...800, using: &random)
+        // Who was away has to copy everything.
+        if random.oneIn(2) {
+            store.retainedEntriesMax = Int.random(in: 16...800, using: &random)
             store.retainedBytesMax = Int.random(in: 4...400, using: &random) << 12
         }
         if random.oneIn(2) {

@@ -17,12 +17,23 @@ public final class SimCluster {
     private var hosts: [SimHost?] = [nil, nil, nil]
     private var servers: [ChunkServer?] = [nil, nil, nil]
     private(set) var isServing = [false, false, false]
+    /// Which of them served to the end.
+    private var wasServing = [false, false, false]
     /// Counts the restarts asked for: only the newest happens.
     private var starts = [0, 0, 0]
+    private var atlas: FaultAtlas
+    /// The damaged store was refused: it stays away for good.
+    private(set) var isGone = [false, false, false]
     /// The first thing a chunkserver said when it gave up.
     public private(set) var complaint: String?
 
-    var newestEpoch: UInt32 { directoryState.epoch }
+    /// Every attachment that the directory has granted, the first one with epoch 1.
+    var grants: [DirectoryState.Grant] { directoryState.grants }
+    /// Answers whether the client of this name still waits for an answer to its attach.
+    var isAsking: (String) -> Bool {
+        get { directoryState.isAsking }
+        set { directoryState.isAsking = newValue }
+    }
 
     static let serverCount = 3
     static func machine(_ index: Int) -> String { "cs\(index + 1)" }
@@ -40,6 +51,7 @@ public final class SimCluster {
             }, volume: VolumeID(7), size: ByteCount(bytes: plan.volumeBytes),
             stripeUnitBytes: plan.stripeCount == 1 ? UInt32(Geometry.chunkBytes) : 64 << 10,
             stripeCount: plan.stripeCount)
+        atlas = FaultAtlas(directoryState.copysets.map(\.id))
         for index in 0..<Self.serverCount {
             // Sizes differ a little, as disks do.
             let size = plan.volumeBytes * 2 + UInt64(32 + index) << 20
@@ -113,6 +125,7 @@ public final class SimCluster {
             guard let self, servers[index] === server else { return }
             // A damaged disk may well make its server give up; it is started again as an operator would.
             if index != plan.damagedServer { complain("\(name) gave up: \(failure)") }
+            if index == plan.damagedServer, case .store = failure { isGone[index] = true }
             world.after(.zero) {
                 guard self.servers[index] === server else { return }
                 self.kill(index, thenStartAfter: .seconds(1))
@@ -136,11 +149,21 @@ public final class SimCluster {
         starts[index] += 1
         let mine = starts[index]
         world.after(delay + .milliseconds(1)) { [weak self] in
-            if let self, starts[index] == mine { start(index) }
+            if let self, starts[index] == mine { startIfAllowed(index) }
         }
+    }
+    private func startIfAllowed(_ index: Int) {
+        guard !isGone[index] else { return }
+        // What a dead process had under way still reaches the disk; until then the kernel holds its lock.
+        guard disks[index].inFlightCount == 0 else { return startLater(index, after: .milliseconds(1)) }
+        let others = (0..<Self.serverCount).filter { $0 != index }
+        guard index != plan.damagedServer || atlas.mayReturn(others.map { isServing[$0] ? servers[$0] : nil })
+        else { return startLater(index, after: .milliseconds(50)) }
+        start(index)
     }
     private func forget(_ index: Int) -> SimHost? {
         let host = hosts[index]
+        if index == plan.damagedServer, let server = servers[index] { atlas.dies(server, Self.server(index)) }
         (hosts[index], servers[index], isServing[index]) = (nil, nil, false)
         return host
     }
@@ -155,10 +178,13 @@ public final class SimCluster {
             hosts[index]?.resume()
         }
         startDirectory()
-        for index in 0..<Self.serverCount { start(index) }
+        for index in 0..<Self.serverCount where hosts[index]?.isAlive != true {
+            startLater(index, after: .zero)
+        }
     }
     /// Clean shutdown of all chunkservers.
     func stopServers() -> Bool {
+        wasServing = isServing
         var running = 0
         for index in 0..<Self.serverCount {
             guard let server = servers[index] else { continue }
@@ -176,7 +202,8 @@ public final class SimCluster {
     /// Opens the three stores anew and compares what they hold.
     func compareReplicas(registers: [Range<Int>]) -> String? {
         var runners: [StoreRunner] = []
-        for index in 0..<Self.serverCount {
+        // A damaged store that did not come back in time says nothing.
+        for index in 0..<Self.serverCount where wasServing[index] {
             let host = world.startHost(on: Self.machine(index))
             disks[index].attach(to: host)
             let runner = StoreRunner(disks[index], world, pool)

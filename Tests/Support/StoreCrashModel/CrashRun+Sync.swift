@@ -60,7 +60,7 @@ final class SyncSource {
                 switch effect {
                 case .disk(let request): disk.submit(request)
                 case .opened: isOpen = true
-                case .syncPieceRead(_, let read): piece = .some(read)
+                case .syncPieceRead(_, let read, _): piece = .some(read)
                 default: break
                 }
             }
