@@ -117,16 +117,17 @@ let package = Package(
 
         testSupport("Checkers", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
+        testSupport("RaftModel", ["BlockTypes", "CurveWire", "Raft"]),
         testSupport(
             "ClusterScenario",
             [
                 "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient",
-                "CurveWire",
-                "Environment", "Simulation", "VolumeCore",
+                "CurveWire", "Environment", "MetadataServer", "NBDServer", "Simulation", "VolumeCore",
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
-        testProgram("curve-crashfuzz", ["ChunkStore", "StoreCrashModel"]),
+        testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
+        testProgram("curve-raftfuzz", ["RaftModel"]),
         testProgram("curve-sim", ["ClusterScenario"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
@@ -141,6 +142,7 @@ let package = Package(
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("ToolSupportTests", ["ToolSupport"]),
         tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
         tests(
             "CurveClientTests",
@@ -149,7 +151,7 @@ let package = Package(
                 "MemoryEnvironment", "Reactor", "VolumeCore",
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
-        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft"]),
+        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",
@@ -167,3 +169,10 @@ let package = Package(
         tests("TidyTests", []),
     ]
 )
+
+// tools/fuzz builds this one alone: libFuzzer brings its own `main` and wants every module instrumented.
+if Context.environment["CURVE_FUZZ_BUILD"] != nil {
+    package.targets.append(
+        testProgram(
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "NBDProtocol"]))
+}

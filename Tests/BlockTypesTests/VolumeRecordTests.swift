@@ -3,7 +3,7 @@ import Testing
 @testable import BlockTypes
 
 @Suite struct VolumeRecordTests {
-    let fence = VolumeFence(epoch: Epoch(3), size: ByteCount(bytes: 1 << 30))
+    let fence = VolumeFence(epoch: Epoch(3), size: ByteCount(bytes: 1 << 30), change: 1)
     func tag(_ sequence: UInt64, epoch: UInt32 = 3) -> RequestTag {
         RequestTag(session: Epoch(epoch), sequence: sequence)
     }
@@ -32,10 +32,23 @@ import Testing
     func epochs() {
         var record = VolumeRecord(fence: fence)
         record.apply(tag(1))
-        record.apply(VolumeFence(epoch: Epoch(4), size: fence.size))
+        record.apply(VolumeFence(epoch: Epoch(4), size: fence.size, change: 1))
         #expect(record.admission(of: tag(2)) == .stale)
         #expect(record.admission(of: tag(1, epoch: 4)) == .fresh)
-        record.apply(VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 1 << 20)))
+        record.apply(VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 1 << 20), change: 1))
         #expect(record.fence.epoch == Epoch(4) && record.fence.size == fence.size)
+    }
+    @Test("a late copy of an older size under the same epoch changes nothing")
+    func changes() {
+        var record = VolumeRecord(fence: fence)
+        record.apply(tag(1))
+        let smaller = VolumeFence(epoch: fence.epoch, size: ByteCount(bytes: 1 << 20), change: 2)
+        record.apply(smaller)
+        #expect(record.fence == smaller && record.admission(of: tag(1)) == .repeated)
+        record.apply(fence)
+        #expect(record.fence == smaller)
+        let late = VolumeFence(epoch: Epoch(2), size: fence.size, change: 9)
+        record.apply(late)
+        #expect(record.fence == smaller && !smaller.isNewer(than: smaller))
     }
 }

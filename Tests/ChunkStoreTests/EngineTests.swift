@@ -79,7 +79,12 @@ import StoreCrashModel
         }
         harness.append(.trim(try harness.run(0, 0, 4096), SnapshotNumber(0), harness.tag()))
         harness.append(
-            .fence(harness.volume, VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 16 << 20 + 4 << 20))))
+            .fence(
+                harness.volume,
+                VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 16 << 20 + 4 << 20), change: 2)))
+        // Late copies of the fence before it, which bring nothing back.
+        harness.append(
+            .fence(harness.volume, VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30), change: 1)))
         harness.commitAll()
         settle()
         let trimmed = harness.store.usage.freeBytes

@@ -53,11 +53,21 @@ import Testing
     @Test("a newer format says so, when nothing older agrees")
     func newer() throws {
         var bytes = bytes(of: try superblock())
-        bytes[8] = 9
-        let sum = CRC32C(of: Array(bytes.prefix(4092))).rawValue
-        for place in 0..<4 { bytes[4092 + place] = UInt8(truncatingIfNeeded: sum >> UInt32(place * 8)) }
-        let copy = decode(bytes)
-        #expect(throws: StoreOpenError.newerFormat(version: 9)) { try Superblock.choose([copy, copy]).get() }
+        func copy(version: UInt8) -> Result<Superblock, Superblock.DecodeError> {
+            bytes[8] = version
+            let sum = CRC32C(of: Array(bytes.prefix(4092))).rawValue
+            for place in 0..<4 { bytes[4092 + place] = UInt8(truncatingIfNeeded: sum >> UInt32(place * 8)) }
+            return decode(bytes)
+        }
+        let (newer, older) = (copy(version: 9), copy(version: 1))
+        #expect(throws: StoreOpenError.newerFormat(version: 9)) {
+            try Superblock.choose([newer, newer]).get()
+        }
+        #expect(throws: StoreOpenError.olderFormat(version: 1)) {
+            try Superblock.choose([older, older]).get()
+        }
+        #expect(StoreOpenError.newerFormat(version: 9).description.contains("start a newer version"))
+        #expect(StoreOpenError.olderFormat(version: 1).description.contains("format it anew"))
     }
     @Test("the newest superblock that two copies agree on wins")
     func choice() throws {
@@ -114,7 +124,8 @@ import Testing
         var trim = LogSlot(term: Term(3), kind: .trim)
         (trim.chunk, trim.firstBlock, trim.blockCount) = (write.chunk, 0, 4096)
         var fence = LogSlot(term: Term(3), kind: .fence)
-        fence.extra = .fence(VolumeID(1), VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 3 << 20)))
+        fence.extra = .fence(
+            VolumeID(1), VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 3 << 20), change: 1))
         var delete = LogSlot(term: Term(3), kind: .deleteVolume)
         delete.extra = .deleteVolume(VolumeID(9))
         var members = LogSlot(term: Term(3), kind: .configuration)

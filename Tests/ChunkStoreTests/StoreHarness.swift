@@ -48,6 +48,10 @@ final class StoreHarness {
         open()
     }
     var didOpen: Bool { effects.contains { if case .opened = $0 { true } else { false } } }
+    var isClosed: Bool { effects.contains { if case .closed = $0 { true } else { false } } }
+    var refusals: [CopysetRefusal] {
+        effects.compactMap { if case .copysetRefused(_, let refusal) = $0 { refusal } else { nil } }
+    }
     var openError: StoreOpenError? {
         for case .openFailed(let error) in effects { return error }
         return nil
@@ -81,7 +85,7 @@ final class StoreHarness {
     func prepare() {
         store.createCopyset(copyset, members: [ServerID(5), ServerID(6), ServerID(7)])
         drain()
-        append(.fence(volume, VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30))))
+        append(.fence(volume, VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30), change: 1)))
         commitAll()
     }
     func append(_ operation: Operation) {

@@ -23,7 +23,8 @@ final class FakeCell {
     var mds: ControlServer?
     var chunkservers: [ServerID: FakeChunkserver] = [:]
     // What the metadata server knows.
-    var size: UInt64 = 64 << 20
+    var size: UInt64 = 64 << 20 { didSet { change += 1 } }
+    var change: UInt32 = 0
     var stripeUnit: UInt32 = 65536, stripeCount: UInt32 = 4
     var epoch: UInt32 = 0
     var holderKey = ""
@@ -93,7 +94,7 @@ final class FakeCell {
                 return ControlResponse(refusing: ControlFailure(.fenced, "over"))
             }
             var answer = ControlRenewLeaseResponse()
-            answer.sizeBytes = size
+            (answer.sizeBytes, answer.change) = (size, change)
             if request.addressBookVersion != bookVersion { answer.addressBook = book() }
             return ControlResponse(.renewLease(answer))
         case .detachVolume:
@@ -105,7 +106,9 @@ final class FakeCell {
                 return ControlResponse(refusing: ControlFailure(.badRequest, "allow the shrink"))
             }
             size = request.sizeBytes
-            return ControlResponse(.volume(ControlVolumeResponse()))
+            var answer = ControlVolumeResponse()
+            (answer.volume.sizeBytes, answer.volume.change) = (size, change)
+            return ControlResponse(.volume(answer))
         case .getCluster: return ControlResponse(.getCluster(ControlGetClusterResponse()))
         default: return ControlResponse(refusing: ControlFailure(.badRequest, "not here"))
         }
@@ -117,9 +120,10 @@ final class FakeCell {
         guard holderKey.isEmpty || holderKey == request.holderKey || request.takeOver else {
             return ControlResponse(refusing: ControlFailure(.held, "held by \(holderKey)", holder: holderKey))
         }
-        (holderKey, epoch) = (request.holderKey, epoch + 1)
+        (holderKey, epoch, change) = (request.holderKey, epoch + 1, change + 1)
         var answer = ControlAttachVolumeResponse()
         (answer.volume.id, answer.volume.path, answer.volume.sizeBytes) = (9, request.path, size)
+        answer.volume.change = change
         (answer.volume.stripeUnitBytes, answer.volume.stripeCount) = (stripeUnit, stripeCount)
         (answer.epoch, answer.leaseMilliseconds) = (epoch, 9000)
         for number in 0..<copysetCount {

@@ -79,7 +79,9 @@ struct RandomFrames {
     mutating func tag() -> RequestTag { RequestTag(session: epoch(), sequence: small() + 1) }
     mutating func bytes() -> [UInt8] { (0..<below(200)).map { _ in UInt8(truncatingIfNeeded: any()) } }
     mutating func fence() -> VolumeFence {
-        VolumeFence(epoch: epoch(), size: ByteCount(bytes: any() % WireLimits.fenceBytesMax))
+        VolumeFence(
+            epoch: epoch(), size: ByteCount(bytes: any() % WireLimits.fenceBytesMax), change: epoch().rawValue
+        )
     }
     mutating func run(_ blocks: Int? = nil) -> BlockRun {
         let count = blocks ?? pick([1, below(4096) + 1, 4096])

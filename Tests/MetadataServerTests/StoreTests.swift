@@ -36,7 +36,7 @@ final class TemporaryFolder {
                 id: VolumeID(VolumeID.max), place: .named(parent: DirectoryID(7), name: "v"),
                 sizeBytes: 1 << 50,
                 stripeUnitBytes: 65536, stripeCount: 4, pool: PoolID(1), generation: 1, epoch: Epoch(.max),
-                createdAt: 9, holder: HolderRow(name: "n", key: "k", since: 8, readOnly: true))),
+                createdAt: 9, holder: HolderRow(name: "n", key: "k", since: 8, readOnly: true), change: 12)),
         .volume(
             VolumeRow(
                 id: VolumeID(2), place: .recycled(path: "/x", since: 5), sizeBytes: 1 << 20,
@@ -45,7 +45,7 @@ final class TemporaryFolder {
         .task(
             TaskRow(
                 id: TaskID(1), copyset: CopysetID(1), volume: VolumeID(2),
-                fence: TaskRow.Fence(epoch: Epoch(2), sizeBytes: 4096))),
+                fence: TaskRow.Fence(epoch: Epoch(2), sizeBytes: 4096, change: 7))),
         .task(TaskRow(id: TaskID(2), copyset: CopysetID(1), volume: VolumeID(2), fence: nil)),
     ]
 
@@ -75,7 +75,7 @@ final class TemporaryFolder {
             """
         #expect(rows[2].value == pool)
         let volume = """
-            {"row":{"createdAt":9,"epoch":4294967295,"generation":1,\
+            {"row":{"change":12,"createdAt":9,"epoch":4294967295,"generation":1,\
             "holder":{"key":"k","name":"n","readOnly":true,"since":8},"id":274877906943,\
             "place":{"named":{"name":"v","parent":7}},"pool":1,"sizeBytes":1125899906842624,\
             "stripeCount":4,"stripeUnitBytes":65536},"version":1}

@@ -170,7 +170,7 @@ extension FakeCluster.Copyset {
                 return .done([])
             }
             if fence.epoch < record.fence.epoch { return .staleEpoch }
-            if fence.size < record.fence.size {
+            if fence.isNewer(than: record.fence), fence.size < record.fence.size {
                 for key in blocks.keys where Self.end(of: key) > fence.size.bytes { blocks[key] = nil }
             }
             record.apply(fence)

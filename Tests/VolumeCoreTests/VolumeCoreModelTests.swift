@@ -113,14 +113,16 @@ import Testing
         let seed = UInt64(number)
         var model = try Self.model(seed)
         model.feed(.start)
-        for _ in 0..<8 {
+        for change in 2..<UInt32(10) {
             for _ in 0..<40 {
                 Self.submitOne(to: &model)
                 while model.pending.count >= 16, model.turn() {}
             }
+            // News that was old before it came.
+            model.feed(.resize(ByteCount(bytes: 1 << 20), change: change - 1))
             let size = UInt64.random(in: 256..<14_000, using: &model.random) * 4096
             let wasSize = model.core.size.bytes
-            model.feed(.resize(ByteCount(bytes: size)))
+            model.feed(.resize(ByteCount(bytes: size), change: change))
             if size < wasSize, wasSize - size > 8192 {
                 let token = model.nextToken
                 model.read((Int(wasSize) / 512 - 4)..<(Int(wasSize) / 512))

@@ -47,7 +47,7 @@ private struct Bench {
             VolumeCore.Configuration(
                 volume: VolumeID(1), size: ByteCount(bytes: size), stripes: try #require(stripes),
                 copysets: copysets,
-                epoch: Epoch(3), isReadOnly: readOnly, policy: policy, limits: limits, seed: 1),
+                epoch: Epoch(3), change: 1, isReadOnly: readOnly, policy: policy, limits: limits, seed: 1),
             pool: BufferPool())
         guard attached else { return }
         feed(.start)
@@ -173,7 +173,7 @@ private struct Bench {
                 Issue.record("not a fence")
                 return
             }
-            #expect(fence == VolumeFence(epoch: Epoch(3), size: ByteCount(bytes: 20 << 20)))
+            #expect(fence == VolumeFence(epoch: Epoch(3), size: ByteCount(bytes: 20 << 20), change: 1))
         }
         bench.answer()
         #expect(bench.news.isEmpty)
@@ -493,8 +493,8 @@ private struct Bench {
                 case 5: bench.feed(.serverLost(ServerID(UInt64.random(in: 0...4, using: &random))))
                 case 6: bench.wait(.milliseconds(Int.random(in: 0...3000, using: &random)))
                 case 7:
-                    bench.feed(
-                        .resize(ByteCount(bytes: UInt64.random(in: 0...20_000, using: &random) * 4096)))
+                    let size = ByteCount(bytes: UInt64.random(in: 0...20_000, using: &random) * 4096)
+                    bench.feed(.resize(size, change: UInt32.random(in: 0...40, using: &random)))
                 default:
                     let slot = UInt64.random(in: 0..<600, using: &random)
                     let serial = UInt64.random(in: 0...3000, using: &random)

@@ -53,7 +53,7 @@ struct VolumeModel {
         cluster = FakeCluster(table: table, seed: seed ^ 0xFEED)
         let configuration = VolumeCore.Configuration(
             volume: VolumeID(77), size: ByteCount(bytes: size), stripes: stripes, copysets: table,
-            epoch: Epoch(4),
+            epoch: Epoch(4), change: 1,
             isReadOnly: isReadOnly, policy: policy, limits: limits, seed: seed)
         core = try VolumeCore(configuration, pool: BufferPool())
         let sectors = Int(size) / 512

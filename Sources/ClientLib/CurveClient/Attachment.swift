@@ -7,6 +7,7 @@ import VolumeCore
 struct Attachment {
     let volume: VolumeID
     let epoch: Epoch
+    let change: UInt32
     let size: ByteCount
     let stripes: StripeMap
     let lease: Duration
@@ -39,7 +40,7 @@ struct Attachment {
                 CopysetMembers(id: CopysetID(copyset.id), members: copyset.members.map { ServerID($0) }))
         }
         self.volume = VolumeID(volume.id)
-        epoch = Epoch(answer.epoch)
+        (epoch, change) = (Epoch(answer.epoch), volume.change)
         size = ByteCount(bytes: volume.sizeBytes)
         lease = min(max(.milliseconds(Int(answer.leaseMilliseconds)), Self.leaseMin), Self.leaseMax)
         (self.stripes, self.copysets, addressBook) = (stripes, copysets, answer.addressBook)

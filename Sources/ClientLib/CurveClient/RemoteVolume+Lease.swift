@@ -49,7 +49,7 @@ extension RemoteVolume {
             if renewalFailure != nil { environment.log(.notice, "\(path): the lease is renewed again") }
             renewalFailure = nil
             if answer.hasAddressBook { learn(answer.addressBook) }
-            if answer.sizeBytes > 0 { feed(.resize(ByteCount(bytes: answer.sizeBytes))) }
+            feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
             serveSizeWaiters()
         case .failure(.refused(let failure)) where failure.code == .fenced: return feed(.fenced)
         case .failure(let error):
@@ -79,19 +79,40 @@ extension RemoteVolume {
     ) {
         var request = ControlResizeVolumeRequest()
         (request.path, request.sizeBytes, request.allowShrink) = (path, size.bytes, allowShrink)
+        ask(request, until: environment.now + Self.callTimeout, completed)
+    }
+    /// Asks again while copysets are still freeing what an earlier shrink cut off.
+    private func ask(
+        _ request: ControlResizeVolumeRequest, until deadline: Duration,
+        _ completed: @escaping (Result<Void, AttachError>) -> Void
+    ) {
         channel.call(
             ControlRequest(.resizeVolume(request)), timeout: Self.callTimeout, isIdempotent: true
         ) { [weak self] result in
+            guard let self, self.lossReason == nil else { return completed(.failure(.lost(.fenced))) }
             switch result {
+            case .failure(.refused(let failure))
+            where failure.code == .notReady && self.environment.now + Self.resizeRetryAfter < deadline:
+                _ = self.environment.after(Self.resizeRetryAfter) { [weak self] in
+                    guard let self, self.lossReason == nil else {
+                        return completed(.failure(.lost(.fenced)))
+                    }
+                    self.ask(request, until: deadline, completed)
+                }
             case .failure(let error): completed(.failure(.control(error)))
-            case .success:
-                guard let self, self.lossReason == nil else { return completed(.failure(.lost(.fenced))) }
-                self.sizeWaiters.append((size, completed))
-                self.feed(.resize(size))
+            case .success(let response):
+                guard case .volume(let answer) = response.body else {
+                    return completed(.failure(.badAnswer("no volume after its resize")))
+                }
+                self.sizeWaiters.append((ByteCount(bytes: request.sizeBytes), completed))
+                self.feed(
+                    .resize(ByteCount(bytes: answer.volume.sizeBytes), change: answer.volume.change))
                 self.serveSizeWaiters()
             }
         }
     }
+    /// Copysets hear of a shrink with a heartbeat, and say so with the next.
+    private static let resizeRetryAfter = Duration.milliseconds(500)
 
     func serveSizeWaiters() {
         guard !core.isResizing, !sizeWaiters.isEmpty else { return }

@@ -70,8 +70,9 @@ public final class RemoteVolume: BlockVolume {
             core = try VolumeCore(
                 VolumeCore.Configuration(
                     volume: attachment.volume, size: attachment.size, stripes: attachment.stripes,
-                    copysets: attachment.copysets, epoch: attachment.epoch, isReadOnly: options.isReadOnly,
-                    policy: options.policy, seed: environment.random()), pool: pool)
+                    copysets: attachment.copysets, epoch: attachment.epoch, change: attachment.change,
+                    isReadOnly: options.isReadOnly, policy: options.policy, seed: environment.random()),
+                pool: pool)
         } catch {
             switch error {
             case .size: throw .badAnswer("a size of \(attachment.size) with \(attachment.stripes)")

@@ -34,7 +34,9 @@ extension VolumeCore {
     private func command(of sub: SubRequest) -> BlockCommand {
         guard let run = sub.run else {
             return .fence(
-                configuration.volume, VolumeFence(epoch: configuration.epoch, size: lifecycle.fenceLimit))
+                configuration.volume,
+                VolumeFence(
+                    epoch: configuration.epoch, size: lifecycle.fenceLimit, change: lifecycle.fenceChange))
         }
         let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
         switch sub.work {

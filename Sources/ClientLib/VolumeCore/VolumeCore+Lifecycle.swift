@@ -14,12 +14,15 @@ struct Lifecycle {
     }
     var change = Change.none
     var isAttached = false
-    /// What the metadata server wants the size to be.
-    var wanted: ByteCount?
+    /// What the metadata server wants the size to be, and its change that says so.
+    var wanted: (size: ByteCount, change: UInt32)?
+    /// The change that is being announced, or was last.
+    var newestChange: UInt32 = 0
     /// Requests past this are refused; below the size while the volume shrinks.
     var acceptEnd = ByteCount.zero
     /// What a fence says.
     var fenceLimit = ByteCount.zero
+    var fenceChange: UInt32 = 0
     var tailIsTrimmed = false
     /// Copysets of the campaign that are not announced yet; `nil` when it waits for older fences to end, so
     /// that none of them lands after one that says something else.
@@ -36,7 +39,16 @@ struct Lifecycle {
 extension VolumeCore {
     mutating func startAttaching() {
         guard case .none = lifecycle.change, !lifecycle.isAttached else { return }
+        lifecycle.newestChange = configuration.change
         beginFencing(to: size, chunksOf: size)
+    }
+
+    mutating func want(_ size: ByteCount, change: UInt32) {
+        let known = max(lifecycle.wanted?.change ?? 0, lifecycle.newestChange, configuration.change)
+        guard change > known, size.bytes > 0, size.bytes % UInt64(Geometry.blockBytes) == 0,
+            configuration.stripes.limit(forSize: size) != nil
+        else { return }
+        lifecycle.wanted = (size, change)
     }
 
     /// - Parameter widest: the size whose chunks name the copysets that must know.
@@ -52,6 +64,7 @@ extension VolumeCore {
             lifecycle.fencesActive == 0, lifecycle.fenceQueue.isEmpty
         {
             lifecycle.fenceLimit = configuration.stripes.limit(forSize: target) ?? target
+            lifecycle.fenceChange = lifecycle.newestChange
             lifecycle.campaignLeft = lifecycle.campaignCopysets
             for index in 0..<lifecycle.campaignCopysets { lifecycle.fenceQueue.append((index, true)) }
         }
@@ -97,13 +110,10 @@ extension VolumeCore {
         switch lifecycle.change {
         case .none:
             guard lifecycle.isAttached, let wanted = lifecycle.wanted else { return false }
-            lifecycle.wanted = nil
-            let blocks = UInt64(Geometry.blockBytes)
-            guard wanted != size, wanted.bytes > 0, wanted.bytes % blocks == 0,
-                configuration.stripes.limit(forSize: wanted) != nil
-            else { return true }
-            lifecycle.acceptEnd = min(wanted, size)
-            lifecycle.change = .draining(to: wanted)
+            // Also when the size is the same as before: it may have been another one in between.
+            (lifecycle.wanted, lifecycle.newestChange) = (nil, wanted.change)
+            lifecycle.acceptEnd = min(wanted.size, size)
+            lifecycle.change = .draining(to: wanted.size)
         case .draining(let target):
             let reachesPast = requests.contains { !$0.isAnswered && $0.range.upperBound > target.bytes }
             if target < size, reachesPast { return false }
@@ -129,8 +139,9 @@ extension VolumeCore {
                 lifecycle.isAttached = true
                 effects.append(.attached)
             } else {
+                let isNews = target != size
                 size = target
-                effects.append(.resized(target))
+                if isNews { effects.append(.resized(target)) }
             }
         }
         return true

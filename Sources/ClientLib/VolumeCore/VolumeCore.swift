@@ -25,8 +25,9 @@ public struct VolumeCore: Machine {
         case serverLost(ServerID)
         /// A wait that ``Effect/wakeAfter(_:)`` asked for is over.
         case timerFired
-        /// The metadata server says that the volume has another size.
-        case resize(ByteCount)
+        /// The metadata server says which size the volume has since which change. What is known already, or
+        /// replaced by something newer, changes nothing.
+        case resize(ByteCount, change: UInt32)
         /// The metadata server says that this attachment is over.
         case fenced
         /// Detach: refuse new requests, finish those accepted.
@@ -181,7 +182,7 @@ public struct VolumeCore: Machine {
         case .answered(let attempt, let answer): answered(attempt, answer, now: now, effects: &effects)
         case .serverLost(let server): lost(server, now: now, effects: &effects)
         case .timerFired: timerFired(now: now, effects: &effects)
-        case .resize(let size): lifecycle.wanted = size
+        case .resize(let size, let change): want(size, change: change)
         case .fenced: die(.fenced, effects: &effects)
         case .close: lifecycle.isClosing = true
         case .abandon:

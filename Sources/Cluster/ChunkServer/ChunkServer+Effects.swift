@@ -54,6 +54,9 @@ extension ChunkServer {
         case .opened: storeOpened()
         case .openFailed(let error): fail(.store(error.description))
         case .copysetCreated(let id): startReplica(id)
+        case .copysetRefused(let id, let refusal):
+            health = "copyset \(id) has no place here: \(refusal)"
+            environment.log(.error, health)
         case .stored(let id, let through): post(.stored(through: through), to: id)
         case .voteStored(let id, let term): post(.voteStored(term), to: id)
         case .truncated(let id, let from): post(.truncated(from: from), to: id)

@@ -8,6 +8,8 @@ import Raft
 /// What the MDS has told this server.
 struct Registration {
     var addresses: [ServerID: [SocketAddress]] = [:]
+    /// The incarnation of each peer that announced these addresses.
+    var addressIncarnations: [ServerID: Incarnation] = [:]
     /// The newest incarnation seen of each peer, from the MDS or from itself.
     var incarnations: [ServerID: Incarnation] = [:]
     var addressBookVersion: UInt64 = 0
@@ -19,6 +21,12 @@ struct Registration {
     var refusedSince: Duration?
     /// When the MDS first said yes.
     var registeredAt: Duration = .zero
+
+    /// True when the addresses known are those of the newest process that was heard of. A refusal at an
+    /// address that a process has left says nothing about the process that took its place elsewhere.
+    func knowsAddress(of server: ServerID) -> Bool {
+        addressIncarnations[server] != nil && addressIncarnations[server] == incarnations[server]
+    }
 }
 
 /// The MDS's tasks: under way, and done but not yet reported.
@@ -76,7 +84,7 @@ extension ChunkServer {
         request.server = store.identity.server.rawValue
         request.incarnation = store.identity.incarnation.rawValue
         request.addresses = advertised
-        request.host = options.host
+        (request.host, request.zone) = (options.host, options.zone)
         request.capacityBytes = UInt64(store.usage.capacityBytes)
         request.lazilyGrown = store.usage.isLazilyGrown
         call(.registerServer(request)) { [weak self] result in
@@ -147,6 +155,7 @@ extension ChunkServer {
             let server = ServerID(entry.server)
             registration.addresses[server] = entry.addresses.compactMap { SocketAddress($0) }
             let incarnation = Incarnation(entry.incarnation)
+            registration.addressIncarnations[server] = incarnation
             if incarnation > registration.incarnations[server] ?? Incarnation(0) {
                 registration.incarnations[server] = incarnation
             }
@@ -239,8 +248,12 @@ extension ChunkServer {
             if record?.isDeleted == true { return tasks.finished(task.task) }
             operation = .deleteVolume(volume)
         case .setFence(let fence):
-            operation = .fence(
-                volume, VolumeFence(epoch: Epoch(fence.epoch), size: ByteCount(bytes: fence.sizeBytes)))
+            let fence = VolumeFence(
+                epoch: Epoch(fence.epoch), size: ByteCount(bytes: fence.sizeBytes), change: fence.change)
+            if let record, record.isDeleted || !fence.isNewer(than: record.fence) {
+                return tasks.finished(task.task)
+            }
+            operation = .fence(volume, fence)
         case nil: return tasks.finished(task.task)
         }
         replica.gates[volume] = []

@@ -41,18 +41,22 @@ extension ChunkServer {
         let session = ClientSession(link: link, name: peerName, number: newNumber())
         let key = ObjectIdentifier(session)
         sessions[key] = session
-        link.onReady = { [weak self] hello in
+        // The link belongs to the session: its callbacks may not hold the session in turn.
+        link.onReady = { [weak self, weak session] hello in
+            guard let session else { return }
             session.hello = hello
             guard let self, hello.role == .chunkserver, let server = hello.server else { return }
             peerSessions[server] = session
             noteIncarnation(hello)
         }
-        link.onFrame = { [weak self] frame in
-            self?.received(frame, from: session)
-            self?.pump()
+        link.onFrame = { [weak self, weak session] frame in
+            guard let self, let session else { return }
+            received(frame, from: session)
+            pump()
         }
         link.onDrained = { [weak session, limits] in session?.drained(limits: limits) }
-        link.onClosed = { [weak self] reason in
+        link.onClosed = { [weak self, weak session] reason in
+            guard let session else { return }
             session.isOpen = false
             guard let self else { return }
             sessions[key] = nil
@@ -80,6 +84,17 @@ extension ChunkServer {
         return nil
     }
 
+    /// Why whoever answers at `server`'s address may not be taken for it; nil when it is the one.
+    ///
+    /// Stores move between machines: what another member says must never count as this one's word.
+    private func refusal(of hello: Hello, expected server: ServerID) -> String? {
+        guard hello.role == .chunkserver, hello.server == server else {
+            let found = hello.server.map { "chunkserver \($0)" } ?? "no chunkserver"
+            return "chunkserver \(server) was expected here, this is \(found)"
+        }
+        return refusal(of: hello)
+    }
+
     /// A newer incarnation is proof that the older process is gone.
     func noteIncarnation(_ hello: Hello) {
         guard let server = hello.server, let incarnation = hello.incarnation else { return }
@@ -105,7 +120,7 @@ extension ChunkServer {
         let peer = PeerLink(server: server, environment: environment, limits: limits) {
             [weak self, environment, pool, hello] connection in
             FramedLink(connection: connection, environment: environment, pool: pool, mine: hello) {
-                self?.refusal(of: $0)
+                self?.refusal(of: $0, expected: server)
             }
         }
         peer.greeted = { [weak self] hello in
@@ -118,7 +133,7 @@ extension ChunkServer {
         }
         peer.lost = { [weak self] refusedSince in
             guard let self else { return }
-            if let refusedSince, options.refusalProvesDeath {
+            if let refusedSince, options.refusalProvesDeath, registration.knowsAddress(of: server) {
                 tellReplicas(of: server, .died(server, asOf: refusedSince))
             } else {
                 tellReplicas(of: server, .disconnected(server, provenDead: refusedSince != nil))

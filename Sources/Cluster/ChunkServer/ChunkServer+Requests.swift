@@ -54,7 +54,8 @@ extension ChunkServer {
         guard let operation = Self.operation(of: request), let tag = operation.tag,
             tag.session == request.epoch
         else { return refuse(responder, .badRequest) }
-        if let index = replica.indexByTag[tag] {
+        let name = VolumeTag(volume: run.chunk.volume, tag: tag)
+        if let index = replica.indexByTag[name] {
             if replica.pending[index]?.isCommitted == true {
                 return reply(BlockReply(status: .ok), to: responder)
             }
@@ -81,7 +82,8 @@ extension ChunkServer {
         case .none: return refuse(responder, .noSpace)
         }
         propose(
-            operation, PendingChange(tag: tag, gatedVolume: nil, task: nil, responders: [responder]), replica)
+            operation, PendingChange(tag: name, gatedVolume: nil, task: nil, responders: [responder]), replica
+        )
     }
 
     private func admitFence(
@@ -92,7 +94,10 @@ extension ChunkServer {
         if let record = store.volumeRecord(replica.id, volume) {
             if record.isDeleted { return refuse(responder, .deleted) }
             if fence.epoch < record.fence.epoch { return refuse(responder, .staleEpoch) }
-            if fence == record.fence { return reply(BlockReply(status: .ok), to: responder) }
+            // In force, or a late copy of what a newer one has replaced: nothing is left to do.
+            guard fence.isNewer(than: record.fence) else {
+                return reply(BlockReply(status: .ok), to: responder)
+            }
         }
         replica.gates[volume] = []
         propose(

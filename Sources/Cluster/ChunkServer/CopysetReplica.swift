@@ -11,10 +11,16 @@ struct Responder {
     let bytesHeld: Int
 }
 
+/// Names one request of all that a copyset sees: attachments of different volumes have the same numbers.
+struct VolumeTag: Hashable {
+    let volume: VolumeID
+    let tag: RequestTag
+}
+
 /// A change that this leader has put into its log and not yet answered.
 struct PendingChange {
     /// The request's tag; nil for what the MDS asked for.
-    let tag: RequestTag?
+    let tag: VolumeTag?
     /// The volume, when the change is a fence or a deletion: other requests for it wait until it is applied.
     let gatedVolume: VolumeID?
     /// The MDS's task, if it is one.
@@ -45,7 +51,7 @@ final class CopysetReplica {
     var pendingOrder: [LogIndex] = []
     var pendingHead = 0
     /// Where a client's request sits in the log, so that its repetition does not enter twice.
-    var indexByTag: [RequestTag: LogIndex] = [:]
+    var indexByTag: [VolumeTag: LogIndex] = [:]
     /// Volumes whose fence or deletion is in the log but not applied, with who waits for it.
     var gates: [VolumeID: [GatedRequest]] = [:]
     var applied: LogIndex

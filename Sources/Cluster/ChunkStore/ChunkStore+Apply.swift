@@ -45,6 +45,7 @@ extension ChunkStore {
         }
         volume.record.apply(slot.tag)
         markDirty(volume, of: copyset)
+        if slot.kind == .trim && isPlanted(.trimUnmasked) { return }
         let found = volume.chunks[run.chunk.index]
         guard let chunk = found ?? (slot.kind == .write ? makeChunk(run.chunk, volume, copyset) : nil) else {
             return
@@ -102,8 +103,7 @@ extension ChunkStore {
         case .deleteVolume(let id):
             guard let volume = copyset.volumes[id] else {
                 // Remembered all the same: a late request must not bring the volume back.
-                let volume = VolumeState(
-                    id: id, record: VolumeRecord(fence: VolumeFence(epoch: Epoch(0), size: .zero)))
+                let volume = VolumeState(id: id, record: VolumeRecord(fence: .unknown))
                 volume.record.delete()
                 copyset.insert(volume)
                 return markDirty(volume, of: copyset)
@@ -171,7 +171,7 @@ extension ChunkStore {
     func supersede(_ copyset: Copyset, _ span: Span, _ index: LogIndex) {
         // Recovery finds out afterwards what is in use.
         guard phase != .opening else { return }
-        guard settings.rules.quarantinesSuperseded else { return release(span) }
+        guard !isPlanted(.reuseAtOnce) else { return release(span) }
         copyset.quarantine.add(span, supersededBy: index)
         quarantinedBlockCount += Int(span.count)
     }

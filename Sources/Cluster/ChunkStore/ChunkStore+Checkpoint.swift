@@ -31,13 +31,20 @@ final class Checkpoint {
     var dirtyIndexes: [Set<Int>] = [[], [], []]
     let badBlockCount: Int
     let finishedSyncs: [Copyset]
+    /// What is applied in it: a durable root is as good as a watermark in the journal.
+    let marks: [Batch.Mark]
+    /// Lets the tail pass what was carried.
+    let endsRoomMaking: Bool
 
     /// Pages of one write, and writes in flight: 1 MiB on its way at most.
     static let pagesPerWrite = 64
     static let writesMax = 4
 
-    init(tail: UInt64, badBlockCount: Int, finishedSyncs: [Copyset]) {
+    init(
+        tail: UInt64, badBlockCount: Int, finishedSyncs: [Copyset], marks: [Batch.Mark], endsRoomMaking: Bool
+    ) {
         (self.tail, self.badBlockCount, self.finishedSyncs) = (tail, badBlockCount, finishedSyncs)
+        (self.marks, self.endsRoomMaking) = (marks, endsRoomMaking)
     }
     var remaining: Int { queue.count - next }
 }
@@ -69,38 +76,6 @@ extension ChunkStore {
         if journal.head - superblock.head > layout.journalBytes / 16 { wantsCheckpoint = true }
     }
 
-    /// The first byte of the journal that recovery would still need.
-    func neededTail() -> UInt64 {
-        var needed = journal.head
-        for id in copysetIDs {
-            guard let copyset = copysetsByID[id] else { continue }
-            // Until a truncation is durable a crash brings the entries back, and it must be all of them.
-            if copyset.truncationsPending > 0 { needed = min(needed, copyset.truncatedLSN) }
-            var index = copyset.applied.next
-            while copyset.log.contains(index) {
-                needed = min(needed, copyset.log[index].lsn)
-                index = index.next
-            }
-        }
-        return needed
-    }
-    /// Entries that stay unapplied for long (a lost quorum) would stop the ring for everybody: their records
-    /// are written again in front.
-    func carryForward(olderThan old: UInt64) {
-        guard journal.carried.isEmpty else { return }
-        for id in copysetIDs {
-            guard let copyset = copysetsByID[id], copyset.stalled.isEmpty else { continue }
-            var index = copyset.applied.next
-            while copyset.log.contains(index) {
-                let slot = copyset.log[index]
-                if slot.isStable && slot.lsn < old {
-                    journal.carried.append(.entry(copyset, index, serial: slot.serial))
-                }
-                index = index.next
-            }
-        }
-    }
-
     // MARK: Capture
 
     func stepCheckpoint() {
@@ -128,16 +103,17 @@ extension ChunkStore {
             markDirty(copyset)
         }
         let kept = layout.journalHistoryBytes
-        let wantedTail = min(neededTail(), journal.head - min(journal.head, kept))
+        let needed = isPlanted(.tailTooEarly) ? journal.head : neededTail()
+        let wantedTail = min(needed, journal.head - min(journal.head, kept))
         var tail = journal.tail
         while let boundary = journal.boundaries.first, boundary <= wantedTail {
             tail = max(tail, boundary)
             journal.boundaries.dropFirst(1)
         }
         let checkpoint = Checkpoint(
-            tail: tail, badBlockCount: badBlocks.count,
-            finishedSyncs: finished)
-        if journal.head - checkpoint.tail > layout.journalBytes / 2 {
+            tail: tail, badBlockCount: badBlocks.count, finishedSyncs: finished, marks: appliedMarks(),
+            endsRoomMaking: journal.roomMaking == .carried)
+        if journal.roomMaking == .none, journal.head - checkpoint.tail > layout.journalBytes / 2 {
             carryForward(olderThan: journal.head - min(journal.head, layout.journalBytes / 2))
         }
         self.checkpoint = checkpoint
@@ -162,6 +138,14 @@ extension ChunkStore {
             tables[1].write(copyset.slot, CopysetRecord(copyset, stateLSN: journal.head).encoded)
         }
         dirtyCopysets.removeAll(keepingCapacity: true)
+    }
+    private func appliedMarks() -> [Batch.Mark] {
+        copysetIDs.compactMap { id in
+            guard let copyset = copysetsByID[id], !copyset.isResetting,
+                copyset.applied > copyset.durableWatermark.index
+            else { return nil }
+            return Batch.Mark(copyset: copyset, generation: copyset.generation, watermark: copyset.applied)
+        }
     }
     private func captureDropped(_ checkpoint: Checkpoint) {
         for chunk in droppedChunks { forgetNode(chunk, checkpoint) }
@@ -345,7 +329,8 @@ extension ChunkStore {
 
     /// Flushes if the device needs it, then goes on.
     private func flushOr(_ checkpoint: Checkpoint) {
-        guard geometry.hasVolatileCache else { return checkpointFlushed(.success(())) }
+        let isTooEarly = checkpoint.stage == .flush && isPlanted(.rootBeforeLeaves)
+        guard geometry.hasVolatileCache, !isTooEarly else { return checkpointFlushed(.success(())) }
         submit(.checkpointFlush) { .flush($0) }
     }
     func checkpointFlushed(_ result: Result<Void, DiskError>) {
@@ -388,6 +373,8 @@ extension ChunkStore {
     private func rootIsDurable(_ checkpoint: Checkpoint) {
         self.checkpoint = nil
         journal.tail = checkpoint.tail
+        if checkpoint.endsRoomMaking { journal.roomMaking = .none }
+        watermarksAreDurable(checkpoint.marks)
         for span in checkpoint.obsolete { freeOrDiscard(span) }
         for copyset in checkpoint.finishedSyncs where !copyset.isSyncing {
             effects.append(.syncFinished(copyset.id))

@@ -54,8 +54,6 @@ final class Batch {
     var lsn: UInt64 = 0
     var writesPending = 0
     var isFlushed = false
-    /// Helps the ring's tail on, so it may fill what other batches must leave free.
-    var mayUseCarryRoom = false
 
     init(serial: UInt64, buffer: BlockBuffer) {
         self.serial = serial
@@ -95,6 +93,18 @@ struct JournalState {
     var boundaries = Fifo<UInt64>()
     /// Entries whose payload write failed, by serial: their old record holds back `durableLSN`.
     var stragglers: [UInt64: UInt64] = [:]
+    /// Bytes of records that a crash now would bring back unapplied, over all copysets.
+    var liveBytes = 0
+    var roomMaking = RoomMaking.none
+    /// none -> carrying -> carried -> none. Nothing but carried records is written before the root of the
+    /// round is durable, so one round never needs more than its room (see `StoreLayout.journalCarryBytes`).
+    enum RoomMaking {
+        case none
+        /// The record of every stable entry that is not applied is written again in front.
+        case carrying
+        /// All of them are durable: the next root lets the tail pass.
+        case carried
+    }
     /// Blocks in flight at most: one being written, one closing.
     static let inFlightMax = 2
     var isIdle: Bool {
@@ -108,40 +118,41 @@ extension ChunkStore {
     func pumpJournal() {
         while phase != .stopped {
             let isBlocked = fillOpenBatch()
-            guard let batch = journal.open, !batch.records.isEmpty else { return }
+            guard let batch = journal.open, !batch.records.isEmpty else { return noteCarried() }
             guard journal.inFlight.isEmpty || journal.inFlight.count < JournalState.inFlightMax && isBlocked
             else { return }
-            if closeBatch(batch) { continue }
-            // What was carried forward meanwhile goes along and opens the room left for it.
-            guard !journal.carried.isEmpty, !batch.mayUseCarryRoom else { return }
-            batch.mayUseCarryRoom = true
+            guard closeBatch(batch) || startMakingRoom() else { return }
         }
     }
 
     /// - Returns: true when the batch can take no more.
     private func fillOpenBatch() -> Bool {
-        while let item = journal.urgent.first ?? journal.carried.first {
+        let isMakingRoom = journal.roomMaking != .none
+        while let item = (isMakingRoom ? nil : journal.urgent.first) ?? journal.carried.first {
             let batch = openBatch()
-            guard batch.page.position + JournalRecord.byteCountMax <= layout.journalBlockBytesMax,
-                !batch.isFull || !journal.urgent.isEmpty
+            let isUrgent = !isMakingRoom && !journal.urgent.isEmpty
+            guard batch.page.position + Self.recordBytesMax(item) <= layout.journalBlockBytesMax,
+                isUrgent || isMakingRoom || !batch.isFull
             else { return true }
-            if journal.urgent.popFirst() == nil {
-                journal.carried.dropFirst(1)
-                batch.mayUseCarryRoom = true
-            }
+            if isUrgent { journal.urgent.dropFirst(1) } else { journal.carried.dropFirst(1) }
             encode(item, into: batch)
         }
-        while let item = journal.waiting.first {
+        while !isMakingRoom, let item = journal.waiting.first {
             let batch = openBatch()
-            // Its room is for what moves the tail, if anything of that is left in it.
-            if batch.records.isEmpty { batch.mayUseCarryRoom = false }
-            if batch.mayUseCarryRoom { return true }
+            // An urgent record always finds room in the batch that is open.
             let room = layout.journalBlockBytesMax - JournalRecord.byteCountMax
-            if batch.isFull || batch.page.position + JournalRecord.byteCountMax > room { return true }
+            if batch.isFull || batch.page.position + Self.recordBytesMax(item) > room { return true }
             journal.waiting.dropFirst(1)
             encode(item, into: batch)
         }
         return journal.open?.isFull ?? false
+    }
+    private static func recordBytesMax(_ item: JournalItem) -> Int {
+        switch item {
+        case .record: JournalRecord.localBytesMax
+        case .entry(let copyset, let index, _):
+            copyset.log.contains(index) ? copyset.log[index].recordBytesMax : 0
+        }
     }
     private func openBatch() -> Batch {
         if let open = journal.open { return open }
@@ -155,21 +166,26 @@ extension ChunkStore {
     private func encode(_ item: JournalItem, into batch: Batch) {
         switch item {
         case .record(let copyset, let record, let completion):
-            if record.mayFreeTheTail { batch.mayUseCarryRoom = true }
             batch.records.append((copyset, batch.page.position))
             record.encode(copyset: copyset.id, into: &batch.page)
             batch.completions.append(completion)
             if case .watermark = record { copyset.hasQueuedWatermark = false }
         case .entry(let copyset, let index, let serial):
             guard copyset.log.contains(index), copyset.log[index].serial == serial else { return }
-            // What was carried forward for and has been applied meanwhile no longer needs it.
+            // What was carried forward and has been applied meanwhile no longer needs it.
             guard index > copyset.applied else { return }
-            guard copyset.stalled.isEmpty else { return copyset.stalled.append(item) }
-            guard stage(copyset, index, batch) else {
-                copyset.stalled.append(item)
+            let isRecorded = copyset.log[index].lsn != .max
+            guard isRecorded || copyset.stalled.isEmpty else {
+                return copyset.stalled.append((index, serial))
+            }
+            guard isRecorded || ringHasRoom(for: copyset, index), stage(copyset, index, batch) else {
+                // An entry whose first place failed must not wait behind others: it holds the tail.
+                if isRecorded { return retryAtTick.append(.entry(copyset, index, serial: serial)) }
+                copyset.stalled.append((index, serial))
                 stalledCopysets.append(copyset)
                 return
             }
+            if !isRecorded { noteLive(copyset, index) }
             batch.records.append((copyset, batch.page.position))
             batch.entries.append(Batch.Entry(copyset: copyset, index: index, serial: serial))
             JournalRecord.entry(copyset.log[index], index).encode(copyset: copyset.id, into: &batch.page)
@@ -206,14 +222,12 @@ extension ChunkStore {
         var lsn = journal.head
         let offset = lsn % layout.journalBytes
         if offset + UInt64(byteCount) > layout.journalBytes { lsn += layout.journalBytes - offset }
-        let used = lsn + UInt64(byteCount) - journal.tail
-        if used > journalLimitBytes(batch) && checkpoint == nil { ringIsFull() }
-        guard used <= journalLimitBytes(batch) else { return false }
+        guard lsn + UInt64(byteCount) - journal.tail <= journalLimitBytes else { return false }
         journal.open = nil
         batch.lsn = lsn
         batch.page.pad(to: byteCount)
         for record in batch.records {
-            guard let watermark = record.copyset.watermark(settings.rules) else { continue }
+            guard let watermark = record.copyset.watermark else { continue }
             guard JournalRecord.setWatermark(watermark.rawValue, in: batch.page, at: record.at),
                 record.copyset.batchMark != batch.serial
             else { continue }
@@ -228,6 +242,11 @@ extension ChunkStore {
             previousChecksum: journal.previousChecksum, durableLSN: durableLSN(before: lsn),
             device: identity.device.low)
         journal.previousChecksum = header.seal(batch.page)
+        for case .truncated(let copyset, _, _) in batch.completions {
+            copyset.truncationIsWritten()
+            // A root that lets the tail pass it must not speak of it any more.
+            markDirty(copyset)
+        }
         noteBoundary(lsn)
         journal.head = lsn + UInt64(byteCount)
         journal.inFlight.append(batch)
@@ -238,21 +257,6 @@ extension ChunkStore {
         writePayloads(of: batch)
         noteJournalFill()
         return true
-    }
-    private func journalLimitBytes(_ batch: Batch) -> UInt64 {
-        if phase == .opening { return layout.journalBytes }
-        let kept = layout.journalReserveBytes + (batch.mayUseCarryRoom ? 0 : layout.journalCarryBytes)
-        return layout.journalBytes - kept
-    }
-    /// A new root lets the tail pass. When entries that can not be applied hold it, their records go in
-    /// front.
-    private func ringIsFull() {
-        let needed = neededTail()
-        if needed > journal.tail {
-            wantsCheckpoint = true
-        } else if journal.carried.isEmpty && journal.inFlight.isEmpty {
-            carryForward(olderThan: min(journal.head, needed + layout.journalBytes / 4))
-        }
     }
     /// Remembers some places where a block starts: the tail must be one.
     func noteBoundary(_ lsn: UInt64) {
@@ -390,7 +394,9 @@ extension ChunkStore {
     /// One bad block takes the other blocks of its write out of use until the next start: 64 at most.
     static let unusablePerBadBlock = 64
     func batchesFlushed(_ through: UInt64, _ result: Result<Void, DiskError>) {
-        if case .failure(let error) = result { return failStop(.flush(error)) }
+        if case .failure(let error) = result, !isPlanted(.failedFlushBelieved) {
+            return failStop(.flush(error))
+        }
         journal.flushThrough = nil
         for place in 0..<journal.inFlight.count where journal.inFlight[place].serial <= through {
             journal.inFlight[place].isFlushed = true
@@ -400,7 +406,7 @@ extension ChunkStore {
 
     /// Finishes batches in order; asks for one flush that covers all that are written.
     private func settleBatches() {
-        let needsFlush = geometry.hasVolatileCache
+        let needsFlush = geometry.hasVolatileCache && !isPlanted(.ackBeforeFlush)
         while let batch = journal.inFlight.first, batch.writesPending == 0, !needsFlush || batch.isFlushed {
             journal.inFlight.dropFirst(1)
             finish(batch)
@@ -429,12 +435,17 @@ extension ChunkStore {
             stagedBytes -= payload?.byteCount ?? 0
             advanceDurable(entry.copyset)
         }
-        for mark in batch.marks where mark.copyset.generation == mark.generation {
+        watermarksAreDurable(batch.marks)
+        for completion in batch.completions { complete(completion) }
+    }
+    /// A journal block or a root that says so is on stable media.
+    func watermarksAreDurable(_ marks: [Batch.Mark]) {
+        for mark in marks where mark.copyset.generation == mark.generation {
             guard mark.watermark > mark.copyset.durableWatermark.index else { continue }
             mark.copyset.durableWatermark = DurableWatermark(mark.watermark)
+            journal.liveBytes -= mark.copyset.live.release(through: mark.watermark)
             releaseQuarantine(mark.copyset)
         }
-        for completion in batch.completions { complete(completion) }
     }
     private func advanceDurable(_ copyset: Copyset) {
         let old = copyset.durable
@@ -455,8 +466,7 @@ extension ChunkStore {
         case .voteStored(let id, let term): effects.append(.voteStored(id, term))
         case .truncated(let copyset, let from, let freed):
             for span in freed { release(span) }
-            copyset.truncationsPending -= 1
-            if copyset.truncationsPending == 0 { copyset.truncatedLSN = .max }
+            copyset.truncationIsDurable()
             effects.append(.truncated(copyset.id, from: from))
         case .syncBegun(let copyset, let dropped, let freed, let generation, let announce):
             for span in freed { release(span) }
@@ -487,12 +497,14 @@ extension ChunkStore {
     /// A copyset that falls silent keeps its last superseded blocks until somebody writes its watermark down.
     func queueWatermarks() {
         for id in copysetIDs {
-            guard let copyset = copysetsByID[id], !copyset.hasQueuedWatermark, !copyset.quarantine.isEmpty,
-                copyset.applied > copyset.durableWatermark.index
-            else { continue }
-            copyset.hasQueuedWatermark = true
-            journal.urgent.append(.record(copyset, .watermark, .nothing))
+            guard let copyset = copysetsByID[id], !copyset.quarantine.isEmpty else { continue }
+            queueWatermark(copyset)
         }
+    }
+    func queueWatermark(_ copyset: Copyset) {
+        guard !copyset.hasQueuedWatermark, copyset.applied > copyset.durableWatermark.index else { return }
+        copyset.hasQueuedWatermark = true
+        journal.urgent.append(.record(copyset, .watermark, .nothing))
     }
     /// Puts items back that waited for room: in front, because what came later must stay behind them.
     func unstall() {
@@ -507,14 +519,16 @@ extension ChunkStore {
             }
             let items = copyset.stalled
             copyset.stalled = Fifo()
-            journal.waiting.prepend((0..<items.count).map { items[$0] })
+            journal.waiting.prepend(
+                (0..<items.count).map { .entry(copyset, items[$0].index, serial: items[$0].serial) })
         }
     }
     private func hasRoomForFirstStalled(_ copyset: Copyset) -> Bool {
-        guard case .entry(_, let index, let serial)? = copyset.stalled.first, copyset.log.contains(index),
+        guard let (index, serial) = copyset.stalled.first, copyset.log.contains(index),
             copyset.log[index].serial == serial
         else { return true }
-        return allocator.freeBlocks >= Int(copyset.log[index].blockCount) + metaNeedBlocks
+        return ringHasRoom(for: copyset, index)
+            && allocator.freeBlocks >= Int(copyset.log[index].blockCount) + metaNeedBlocks
     }
     func retryWithoutRoom() {
         let retries = retryAtTick

@@ -4,9 +4,19 @@ extension ChunkStore {
     // MARK: Copysets and votes
 
     /// Makes an empty replica of a copyset; ``StoreEffect/copysetCreated(_:)`` follows when it is durable.
-    /// Creating one that exists only repeats the answer; one with more than 16 members is not answered.
+    /// Creating one that exists only repeats the answer. ``StoreEffect/copysetRefused(_:_:)`` follows when it
+    /// has too many members, or the journal is too small for one more copyset.
     public func createCopyset(_ id: CopysetID, members: [ServerID]) {
-        guard phase == .open, members.count <= JournalRecord.membersMax else { return }
+        guard phase == .open else { return }
+        guard members.count <= JournalRecord.membersMax else {
+            return effects.append(.copysetRefused(id, .tooManyMembers(members.count)))
+        }
+        let copysetsMax = StoreFormat.copysetsMax(journalBytes: layout.journalBytes)
+        guard copysetsByID[id] != nil || copysetIDs.count < copysetsMax else {
+            let refusal = CopysetRefusal.journalTooSmall(
+                ByteCount(bytes: layout.journalBytes), copysetsMax: copysetsMax)
+            return effects.append(.copysetRefused(id, refusal))
+        }
         let copyset: Copyset
         if let known = copysetsByID[id] {
             copyset = known
@@ -122,20 +132,24 @@ extension ChunkStore {
             index > copyset.applied && index > copyset.commit && index > copyset.log.base.index,
             "copyset \(id): truncating committed entries from \(index)")
         var freed: [Span] = []
+        var lowestLSN = UInt64.max
         if copyset.log.contains(index) {
             for at in index.rawValue...copyset.log.lastIndex.rawValue {
                 let slot = copyset.log[LogIndex(at)]
-                copyset.truncatedLSN = min(copyset.truncatedLSN, slot.lsn)
+                lowestLSN = min(lowestLSN, slot.lsn)
                 freed.append(contentsOf: forget(slot))
             }
             copyset.log.truncate(from: index)
         }
+        cutLive(copyset, from: index)
         copyset.durable = min(copyset.durable, copyset.log.lastIndex)
-        if !settings.rules.quarantinesSuperseded {
+        if isPlanted(.reuseAtOnce) || isPlanted(.truncateUnrecorded) {
             for span in freed { release(span) }
             freed = []
         }
-        copyset.truncationsPending += 1
+        if isPlanted(.truncateUnrecorded) { return effects.append(.truncated(id, from: index)) }
+        copyset.cutsQueued.append(QueuedCut(from: index, lowestLSN: lowestLSN))
+        markDirty(copyset)
         journal.urgent.append(
             .record(copyset, .truncate(from: index), .truncated(copyset, from: index, freed: freed)))
     }

@@ -175,6 +175,7 @@ extension ChunkStore {
         spans.append(contentsOf: copyset.quarantine.takeAll())
         copyset.generation += 1
         copyset.durableWatermark = .none
+        cutLive(copyset, from: LogIndex(0))
         for place in 0..<dying.count where dying[place].owner === copyset {
             dying[place] = DyingChunk(chunk: dying[place].chunk, owner: nil)
             chunks.append(dying[place].chunk)
@@ -341,8 +342,7 @@ extension ChunkStore {
     /// A volume that appeared after the copy's base: its fence is still in the log, which will be applied.
     /// Until then the record refuses everything.
     private func makeVolume(_ id: VolumeID, _ copyset: Copyset) -> VolumeState? {
-        let volume = VolumeState(
-            id: id, record: VolumeRecord(fence: VolumeFence(epoch: Epoch(0), size: .zero)))
+        let volume = VolumeState(id: id, record: VolumeRecord(fence: .unknown))
         copyset.insert(volume)
         markDirty(volume, of: copyset)
         return volume

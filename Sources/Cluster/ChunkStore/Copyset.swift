@@ -80,13 +80,17 @@ final class Copyset {
 
     var quarantine = Quarantine()
     var durableWatermark = DurableWatermark.none
-    /// Truncations that are not durable, and the lowest record of what they cut.
-    var truncationsPending = 0
+    /// Truncations that no journal block holds yet.
+    var cutsQueued = Fifo<QueuedCut>()
+    /// Truncations on their way to the device, and the lowest record of what they cut.
+    var truncationsInFlight = 0
     var truncatedLSN: UInt64 = .max
+    /// What the ring holds of entries after ``durableWatermark``.
+    var live = LiveRecords()
     /// Raised when the data is dropped: watermarks of before mean nothing afterwards.
     var generation = 0
     /// Journal items that wait for free blocks; later items of this copyset wait behind them.
-    var stalled = Fifo<JournalItem>()
+    var stalled = Fifo<(index: LogIndex, serial: UInt64)>()
 
     // Marks of the store's lists, so that each holds a copyset once.
     var slot = -1
@@ -128,8 +132,8 @@ final class Copyset {
     var isResetting = false
 
     /// Watermark for the journal (rule R2): applied never passes what is durable here.
-    func watermark(_ rules: StoreRules) -> LogIndex? {
+    var watermark: LogIndex? {
         if isResetting { return nil }
-        return rules.capsWatermarkAtDurable ? applied : commit
+        return isPlanted(.watermarkAhead) ? commit : applied
     }
 }

@@ -98,15 +98,10 @@ enum JournalRecord {
     static let headBytes = 24
     /// The largest record: a write of ``blocksMax`` blocks that all lie apart.
     static let byteCountMax = 64 + blocksMax * 12
+    /// The largest record that is not an entry: a copyset of ``membersMax`` members.
+    static let localBytesMax = 64 + membersMax * 8
     private static let noWatermark = UInt32.max
 
-    /// Records that the ring's tail may be waiting for.
-    var mayFreeTheTail: Bool {
-        switch self {
-        case .truncate, .beginSync: true
-        case .entry, .vote, .create, .watermark, .repair: false
-        }
-    }
     private var type: UInt8 {
         switch self {
         case .entry(let slot, _): slot.kind.rawValue
@@ -162,7 +157,8 @@ enum JournalRecord {
         switch slot.extra {
         case .fence(let volume, let fence):
             page.put(volume.rawValue)
-            page.put(UInt64(fence.epoch.rawValue))
+            page.put(fence.epoch.rawValue)
+            page.put(fence.change)
             page.put(fence.size.bytes)
         case .deleteVolume(let volume): page.put(volume.rawValue)
         case .configuration(let members): encode(members, into: &page)
@@ -266,11 +262,12 @@ enum JournalRecord {
         switch kind {
         case .noop: break
         case .fence:
-            guard let volume = body.next(UInt64.self), let epoch = body.next(UInt64.self),
-                let size = body.next(UInt64.self), epoch <= UInt64(UInt32.max)
+            guard let volume = body.next(UInt64.self), let epoch = body.next(UInt32.self),
+                let change = body.next(UInt32.self), let size = body.next(UInt64.self)
             else { return nil }
             slot.extra = .fence(
-                VolumeID(volume), VolumeFence(epoch: Epoch(UInt32(epoch)), size: ByteCount(bytes: size)))
+                VolumeID(volume),
+                VolumeFence(epoch: Epoch(epoch), size: ByteCount(bytes: size), change: change))
         case .deleteVolume:
             guard let volume = body.next(UInt64.self) else { return nil }
             slot.extra = .deleteVolume(VolumeID(volume))

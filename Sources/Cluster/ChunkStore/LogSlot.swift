@@ -67,6 +67,13 @@ struct LogSlot {
         guard kind == .write || kind == .trim || kind == .zero else { return nil }
         return BlockRun(chunk: chunk, firstBlock: Int(firstBlock), blockCount: Int(blockCount))
     }
+    /// Bytes of its journal record at most, wherever the payload finds its place.
+    var recordBytesMax: Int {
+        switch extra {
+        case .configuration(let members): 64 + members.count * 8
+        case .none, .fence, .deleteVolume: 64 + (kind == .write ? Int(blockCount) * 12 : 0)
+        }
+    }
     var payloadBytes: Int { kind == .write ? Int(blockCount) * Geometry.blockBytes : 0 }
 
     /// The operation again, with `payload` for a write.

@@ -110,7 +110,10 @@ extension ChunkStore {
             guard index.rawValue + UInt64(kept) > copyset.applied.rawValue else { break }
             slot.lsn = lsn
             log.add(slot, at: index.rawValue)
-        case .truncate(let from): log.truncate(from: from.rawValue)
+        case .truncate(let from):
+            log.truncate(from: from.rawValue)
+            // The truncation that the root stood in for has found its place.
+            if isNews, let cut = recovery.queuedCuts[id], from <= cut { recovery.queuedCuts[id] = nil }
         case .vote(let term, let votedFor):
             guard isNews else { break }
             (copyset.term, copyset.votedFor) = (term, votedFor)
@@ -139,7 +142,10 @@ extension ChunkStore {
         journal.previousChecksum = recovery.lastChecksum ?? 0
         for id in copysetIDs {
             guard let copyset = copysetsByID[id] else { continue }
-            rebuild(copyset, recovery.logs[id] ?? RecoveredLog(), recovery)
+            var log = recovery.logs[id] ?? RecoveredLog()
+            // Nothing that came after that truncation can be in the ring without it.
+            if let from = recovery.queuedCuts[id] { log.truncate(from: from.rawValue) }
+            rebuild(copyset, log, recovery)
         }
         recovery.logs = [:]
         guard reserveAll(recovery) else { return }
@@ -180,6 +186,7 @@ extension ChunkStore {
             entryCount += 1
         }
         (copyset.commit, copyset.durable) = (LogIndex(watermark), LogIndex(top))
+        for index in watermark..<top { noteLive(copyset, LogIndex(index + 1)) }
         applyReady(copyset)
         appliedCopysets.removeAll()
         copyset.isListedApplied = false
@@ -281,7 +288,7 @@ extension ChunkStore {
                     return cut(copyset, index, recovery)
                 }
             }
-            if slot.kind == .write && settings.rules.verifiesTail {
+            if slot.kind == .write && !isPlanted(.tailUnverified) {
                 recovery.tails.append(RecoveredTail(copyset: copyset, index: index))
             }
             index = index.next

@@ -71,6 +71,8 @@ final class Recovery {
     var indexPages: [[[UInt64]]] = [[], [], []]
     var tablePages: [[[UInt64]]] = [[], [], []]
     var stateLSN: [CopysetID: UInt64] = [:]
+    /// Truncations that the root holds because the ring did not when it was written.
+    var queuedCuts: [CopysetID: LogIndex] = [:]
 
     // The journal's scan.
     var scan: UInt64 = 0
@@ -354,6 +356,9 @@ extension ChunkStore {
                 copyset.volumes[record.volume] == nil
             else { return false }
             let volume = VolumeState(id: record.volume, record: record.record)
+            if isPlanted(.dedupForgotten), !volume.record.isDeleted {
+                volume.record = VolumeRecord(fence: volume.record.fence)
+            }
             volume.slot = slot
             copyset.insert(volume)
             return true
@@ -373,6 +378,10 @@ extension ChunkStore {
         copyset.voteFloor = record.voteFloor
         copysetsByID[record.id] = copyset
         recovery?.stateLSN[record.id] = record.stateLSN
+        guard record.cutFrom > LogIndex(0) else { return }
+        recovery?.queuedCuts[record.id] = record.cutFrom
+        // A root that lets the tail pass the truncation must not speak of it any more.
+        markDirty(copyset)
     }
     private func adopt(_ node: NodeRecord, _ slot: Int) -> Bool {
         guard let copyset = copysetsByID[node.copyset],
@@ -389,8 +398,7 @@ extension ChunkStore {
         return true
     }
     private func strayVolume(_ node: NodeRecord, _ copyset: Copyset) -> VolumeState {
-        let volume = VolumeState(
-            id: node.chunk.volume, record: VolumeRecord(fence: VolumeFence(epoch: Epoch(0), size: .zero)))
+        let volume = VolumeState(id: node.chunk.volume, record: VolumeRecord(fence: .unknown))
         copyset.insert(volume)
         return volume
     }

@@ -36,7 +36,7 @@ public struct StoreFormat: Hashable, Sendable {
     /// True for a file whose blocks are allocated by the first write.
     public let isLazilyGrown: Bool
 
-    /// The smallest ring: recovery needs a few blocks of the largest size in it.
+    /// The smallest ring: for two copysets (``copysetsMax(journalBytes:)``).
     public static let journalBytesMin: UInt64 = 128 << 10
     /// The largest device: 32 bits of block number.
     public static let deviceBytesMax: UInt64 = (1 << 32 - 1) * 4096
@@ -66,6 +66,12 @@ public struct StoreFormat: Hashable, Sendable {
         self.isLazilyGrown = isLazilyGrown
     }
 
+    /// Copysets that a journal can serve: each may keep one entry of the largest size in the ring for ever,
+    /// and all of them together get 1/16 of it, besides the 1/16 that they share.
+    public static func copysetsMax(journalBytes: UInt64) -> Int {
+        Int(journalBytes / 16) / JournalRecord.byteCountMax
+    }
+
     /// 1/64 of a small store, at least 16 MiB; 1/256 of a large one, 512 MiB to 32 GiB (ENGINE 4.2).
     public static func defaultJournalBytes(for size: ByteCount) -> UInt64 {
         let small = max(16 << 20, size.bytes / 64)
@@ -91,12 +97,18 @@ struct StoreLayout: Hashable {
     var superblockBlocks: [UInt32] {
         [0, 256, UInt32(deviceBytes / 2 / 4096), UInt32((deviceBytes - 1 << 20) / 4096)]
     }
-    /// The largest journal block: a few of them always fit the ring.
-    var journalBlockBytesMax: Int { Int(min(64 << 10, journalBytes / 8)) }
-    /// Left free in the ring for what recovery must write.
-    var journalReserveBytes: UInt64 { UInt64(journalBlockBytesMax) }
+    /// The largest journal block, whole sectors: two entries of the largest size fit the smallest ring's.
+    var journalBlockBytesMax: Int { Int(min(64 << 10, journalBytes / 16 / 4096 * 4096)) }
+    /// Left free in the ring for what recovery must write: a small record for each copyset.
+    var journalReserveBytes: UInt64 { UInt64(journalBlockBytesMax) + journalBytes / 512 }
+    /// Records that may be live before each copyset is down to one entry.
+    var journalLiveBytes: Int { Int(journalBytes / 16) }
     /// Left free for records that are carried forward when the ring is full of what can not be applied yet.
-    var journalCarryBytes: UInt64 { UInt64(3 * journalBlockBytesMax) }
+    ///
+    /// Live records take 1/8 of the ring at most: the shared 1/16, and one entry for each copyset. Blocks are
+    /// filled to 60 % or more, so that carrying all takes less than 1/4, besides the last block, a skipped
+    /// ring's end, the batch that did not fit, and one that fails and is written again.
+    var journalCarryBytes: UInt64 { journalBytes / 4 + UInt64(4 * journalBlockBytesMax) }
     /// Kept in the ring behind every root as history: what lets this replica serve a peer after a restart.
     var journalHistoryBytes: UInt64 {
         min(journalBytes * 2 / 5, (journalBytes - journalReserveBytes - journalCarryBytes) / 2)

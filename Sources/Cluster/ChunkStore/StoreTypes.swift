@@ -17,18 +17,6 @@ public struct StoreIdentity: Hashable, Sendable {
     }
 }
 
-/// The crash-safety rules that the crash model proves necessary by leaving one out. Always all on.
-package struct StoreRules: Sendable {
-    /// R1: a superseded block waits for a durable watermark.
-    package var quarantinesSuperseded = true
-    /// R2: the watermark is never ahead of what is durable here.
-    package var capsWatermarkAtDurable = true
-    /// R3: entries above the watermark have their payload verified after a crash.
-    package var verifiesTail = true
-    /// All on.
-    package init() {}
-}
-
 /// What an owner may tune, and the bounds of everything that could grow.
 public struct StoreSettings: Sendable {
     /// Bytes of superseded blocks kept readable for peers that lag.
@@ -45,7 +33,6 @@ public struct StoreSettings: Sendable {
     public var discardsFreedSpace = false
     /// Bad blocks on one device before it is given up: they fit one page.
     public var badBlocksMax = 1000
-    package var rules = StoreRules()
     /// The defaults.
     public init() {}
 }
@@ -162,6 +149,8 @@ public enum StoreOpenError: Error, Hashable, Sendable, CustomStringConvertible {
     case notAStore
     /// Made by a newer version.
     case newerFormat(version: UInt32)
+    /// Made by a version before this one.
+    case olderFormat(version: UInt32)
     /// Belongs to another cluster.
     case otherCluster(found: UniqueID)
     /// The device is smaller than the store on it.
@@ -176,7 +165,10 @@ public enum StoreOpenError: Error, Hashable, Sendable, CustomStringConvertible {
         switch self {
         case .notAStore: "there is no store on this device; format it, or give the right path"
         case .newerFormat(let version):
-            "the store has format \(version), newer than this program; start a newer version"
+            "the store has format \(version), this program knows \(Superblock.version); start a newer version"
+        case .olderFormat(let version):
+            "the store has format \(version), this program needs \(Superblock.version); start the version that"
+                + " made it, or format it anew: its data is copied from the peers"
         case .otherCluster(let found):
             "the store belongs to cluster \(found); connect it there, or format it to use it here"
         case .truncated(let expected, let found):
@@ -184,6 +176,25 @@ public enum StoreOpenError: Error, Hashable, Sendable, CustomStringConvertible {
         case .damaged(let what):
             "the store is damaged: \(what); replace the device, its data is copied from the peers"
         case .io(let error): "the device failed while the store was opened: \(error); check the device"
+        }
+    }
+}
+
+/// Why a store does not take a copyset.
+public enum CopysetRefusal: Error, Hashable, Sendable, CustomStringConvertible {
+    /// More members than a record holds.
+    case tooManyMembers(Int)
+    /// Each copyset needs its share of the journal, lest those without a quorum stop the others.
+    case journalTooSmall(ByteCount, copysetsMax: Int)
+
+    /// What happened and what to do.
+    public var description: String {
+        switch self {
+        case .tooManyMembers(let count):
+            "a copyset of \(count) members is not possible; use at most \(JournalRecord.membersMax)"
+        case .journalTooSmall(let size, let most):
+            "a journal of \(size) serves at most \(most) copysets; spread them over more stores, or format"
+                + " this one anew with a larger size"
         }
     }
 }
@@ -282,6 +293,8 @@ public enum StoreEffect: Sendable {
     case openFailed(StoreOpenError)
     /// The copyset is durable.
     case copysetCreated(CopysetID)
+    /// The copyset can not be here.
+    case copysetRefused(CopysetID, CopysetRefusal)
     /// Entries and payload up to here are on stable media.
     case stored(CopysetID, through: LogPosition)
     /// The vote is durable.

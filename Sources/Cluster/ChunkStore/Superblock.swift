@@ -24,7 +24,7 @@ struct Superblock: Equatable {
     var pageCounts: [Int] = [0, 0, 0]
 
     static let magic: UInt64 = 0x4B4C_4245_5652_5543  // "CURVEBLK"
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
     static let indexPagesMax = [160, 16, 288]
     private static let refsStart = 256
     private static let checksumAt = 4092
@@ -77,7 +77,7 @@ struct Superblock: Equatable {
         return Payload(buffer, byteCount: 4096)
     }
 
-    enum DecodeError: Error { case absent, newer(UInt32), damaged }
+    enum DecodeError: Error { case absent, older(UInt32), newer(UInt32), damaged }
 
     init(decoding payload: Payload) throws(DecodeError) {
         var page = PageReader(payload)
@@ -87,6 +87,7 @@ struct Superblock: Equatable {
         else { throw .damaged }
         guard let version = page.next(UInt32.self), let flags = page.next(UInt32.self) else { throw .damaged }
         guard version <= Self.version else { throw .newer(version) }
+        guard version == Self.version else { throw .older(version) }
         var words: [UInt64] = []
         for _ in 0..<6 { words.append(page.next(UInt64.self) ?? 0) }
         identity = StoreIdentity(
@@ -127,12 +128,13 @@ struct Superblock: Equatable {
     /// The newest superblock of which two copies agree.
     static func choose(_ copies: [Result<Superblock, DecodeError>]) -> Result<Superblock, StoreOpenError> {
         var good: [Superblock] = []
-        var newest: UInt32?
+        var (newest, oldest): (UInt32?, UInt32?)
         var sawDamaged = false
         for copy in copies {
             switch copy {
             case .success(let superblock): good.append(superblock)
             case .failure(.newer(let version)): newest = max(newest ?? 0, version)
+            case .failure(.older(let version)): oldest = min(oldest ?? version, version)
             case .failure(.damaged): sawDamaged = true
             case .failure(.absent): break
             }
@@ -140,6 +142,7 @@ struct Superblock: Equatable {
         let agreed = good.filter { candidate in good.filter { $0 == candidate }.count >= 2 }
         if let best = agreed.max(by: { $0.sequence < $1.sequence }) { return .success(best) }
         if let newest { return .failure(.newerFormat(version: newest)) }
+        if let oldest { return .failure(.olderFormat(version: oldest)) }
         if !good.isEmpty || sawDamaged {
             return .failure(.damaged("no two copies of the superblock agree"))
         }

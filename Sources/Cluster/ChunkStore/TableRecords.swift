@@ -35,6 +35,9 @@ struct CopysetRecord {
     var voteFloor: LogPosition
     /// Journal records below this are in the record already.
     var stateLSN: UInt64
+    /// Entries from here on that lie below ``stateLSN`` were cut by a truncation that waited for room.
+    /// 0: none.
+    var cutFrom: LogIndex
     var members: [ServerID]
 
     init(_ copyset: Copyset, stateLSN: UInt64) {
@@ -42,6 +45,7 @@ struct CopysetRecord {
         (term, votedFor, members) = (copyset.term, copyset.votedFor, copyset.members)
         applied = LogPosition(term: copyset.appliedTerm, index: copyset.applied)
         (voteFloor, self.stateLSN) = (copyset.voteFloor, stateLSN)
+        cutFrom = copyset.queuedCut ?? LogIndex(0)
     }
     var encoded: [UInt64] {
         var flags: UInt64 = 1 | UInt64(id.rawValue) << 32
@@ -51,7 +55,7 @@ struct CopysetRecord {
         return [
             flags, UInt64(term.rawValue) | UInt64(applied.term.rawValue) << 32, votedFor?.rawValue ?? 0,
             applied.index.rawValue, UInt64(voteFloor.term.rawValue) | UInt64(members.count) << 32,
-            voteFloor.index.rawValue, stateLSN,
+            voteFloor.index.rawValue, stateLSN, cutFrom.rawValue,
         ] + members.map(\.rawValue)
     }
     init?(decoding slice: ArraySlice<UInt64>) {
@@ -66,7 +70,8 @@ struct CopysetRecord {
         voteFloor = LogPosition(
             term: Term(UInt32(truncatingIfNeeded: words[4])), index: LogIndex(words[5]))
         stateLSN = words[6]
-        members = words[7..<(7 + count)].map { ServerID($0) }
+        cutFrom = LogIndex(words[7])
+        members = words[8..<(8 + count)].map { ServerID($0) }
     }
 }
 
@@ -83,7 +88,8 @@ struct VolumeTableRecord {
     var encoded: [UInt64] {
         [
             1 | (record.isDeleted ? 2 : 0) | UInt64(copyset.rawValue) << 32, volume.rawValue,
-            UInt64(record.fence.epoch.rawValue), record.fence.size.bytes, record.highestSequence,
+            UInt64(record.fence.epoch.rawValue) | UInt64(record.fence.change) << 32, record.fence.size.bytes,
+            record.highestSequence,
         ] + record.window
     }
     init?(decoding slice: ArraySlice<UInt64>) {
@@ -91,7 +97,8 @@ struct VolumeTableRecord {
         copyset = CopysetID(UInt32(words[0] >> 32))
         volume = VolumeID(words[1])
         let fence = VolumeFence(
-            epoch: Epoch(UInt32(truncatingIfNeeded: words[2])), size: ByteCount(bytes: words[3]))
+            epoch: Epoch(UInt32(truncatingIfNeeded: words[2])), size: ByteCount(bytes: words[3]),
+            change: UInt32(words[2] >> 32))
         guard
             let record = VolumeRecord(
                 fence: fence, isDeleted: words[0] & 2 != 0, highestSequence: words[4],

@@ -29,6 +29,17 @@ extension MetadataCore {
         return Epoch(next)
     }
 
+    /// The number of the volume's next change.
+    func nextChange(of row: VolumeRow) throws(MetadataRefusal) -> UInt32 {
+        let (next, overflowed) = (row.change ?? 0).addingReportingOverflow(1)
+        guard !overflowed else {
+            throw MetadataRefusal(
+                .noSpace,
+                "volume \(row.id) was changed \(UInt32.max) times, the limit; copy it to a new volume")
+        }
+        return next
+    }
+
     func attach(
         _ request: AttachRequest, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
@@ -41,7 +52,7 @@ extension MetadataCore {
                 row, request.path, "detach it there, or attach with --takeover, which fences that holder")
         }
         let old = row.holder
-        row.epoch = try nextEpoch(of: row)
+        (row.epoch, row.change) = (try nextEpoch(of: row), try nextChange(of: row))
         row.holder = HolderRow(
             name: request.holder, key: request.holderKey, since: secondsSince1970,
             readOnly: request.readOnly)
@@ -70,7 +81,10 @@ extension MetadataCore {
         }
         leases[id] = Lease(end: now + limits.lease, session: session)
         let isNew = addressBookVersion != state.cluster.addressBookVersion
-        return Decision(.renewed(sizeBytes: row.sizeBytes, addressBook: isNew ? state.addressBook : nil))
+        return Decision(
+            .renewed(
+                sizeBytes: row.sizeBytes, change: row.change ?? 0,
+                addressBook: isNew ? state.addressBook : nil))
     }
 
     /// Lets go; done already is done.

@@ -67,12 +67,21 @@ extension MetadataCore {
         let old = row.sizeBytes
         row.sizeBytes = sizeBytes
         guard sizeBytes != old else { return Decision(.volume(info(of: row, now: now))) }
+        let oldEnd = row.fenceBytes(forSize: old)
+        row.change = try nextChange(of: row)
         if sizeBytes > old {
             if let pending = state.tasksOfVolume[row.id]?.count {
                 throw MetadataRefusal(
                     .notReady,
                     "\(pending) copysets are still freeing what the last shrink of \(text) cut off; try again"
                 )
+            }
+            // What lies between the old end and the end of its stripe group is trimmed by a holder only.
+            guard oldEnd == old || row.epoch == Epoch(0) || isLeaseLive(row, now: now) else {
+                throw MetadataRefusal(
+                    .badRequest,
+                    "\(text) is striped over \(row.stripeCount) chunks and does not end with a whole stripe"
+                        + " group, so it grows only while it is held; attach it to grow it")
             }
             return Decision(.volume(info(of: row, now: now)), [.put(.volume(row))])
         }
@@ -86,7 +95,8 @@ extension MetadataCore {
             guard leases[row.id]?.session == session else {
                 throw held(row, text, "only its holder can shrink it; detach it first")
             }
-            return Decision(.volume(info(of: row, now: now)), [.put(.volume(row))])
+            // The holder tells the copysets as well; if it dies before, the tasks have the last word.
+            return try shrink(row, [], now: now)
         }
         return try shrinkUnheld(row, text, now: now)
     }
@@ -108,12 +118,22 @@ extension MetadataCore {
         }
         row.epoch = try nextEpoch(of: row)
         row.holder = nil
+        return try shrink(row, [.endLease(row.id)], now: now)
+    }
+    /// Has every copyset free what lies past the end. Tasks of an earlier shrink are replaced: the new ones
+    /// free all that those would.
+    private func shrink(
+        _ row: VolumeRow, _ afterwards: [Afterwards], now: Duration
+    ) throws(MetadataRefusal) -> Decision {
         var cluster = state.cluster
-        let fence = TaskRow.Fence(epoch: row.epoch, sizeBytes: fenceBytes)
+        let fence = TaskRow.Fence(
+            epoch: row.epoch, sizeBytes: row.fenceBytes(forSize: row.sizeBytes), change: row.change)
+        let replaced = (state.tasksOfVolume[row.id] ?? []).sorted()
         let tasks = try makeTasks(for: row, fence: fence, counters: &cluster)
         return Decision(
             .volume(info(of: row, now: now)),
-            [.put(.cluster(cluster)), .put(.volume(row))] + tasks, [.endLease(row.id)])
+            replaced.map { .delete(.task($0)) } + [.put(.cluster(cluster)), .put(.volume(row))] + tasks,
+            afterwards)
     }
     /// One task for each copyset that may hold chunks of the volume.
     private func makeTasks(
@@ -141,7 +161,7 @@ extension MetadataCore {
         var row = try volume(at: text)
         guard !isLeaseLive(row, now: now) else { throw held(row, text, "detach it there first") }
         let path = state.path(of: row)
-        row.holder = nil
+        (row.holder, row.change) = (nil, try nextChange(of: row))
         guard !purgeNow else {
             var cluster = state.cluster
             let end = try purged(row, counters: &cluster)

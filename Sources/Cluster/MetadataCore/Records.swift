@@ -174,6 +174,8 @@ public struct VolumeRow: Hashable, Sendable, Codable {
     public var createdAt: UInt64
     /// Who holds it, or held it last and never let go.
     public var holder: HolderRow?
+    /// Attachments, resizes and deletions so far: tells the newer of two fences. Missing: none was counted.
+    public var change: UInt32?
 }
 
 /// Something that a copyset must commit on the metadata server's behalf.
@@ -184,6 +186,8 @@ public struct TaskRow: Hashable, Sendable, Codable {
         public var epoch: Epoch
         /// End of the volume's chunk address space.
         public var sizeBytes: UInt64
+        /// The volume's change that gave it this size.
+        public var change: UInt32?
     }
     /// Its number.
     public var id: TaskID

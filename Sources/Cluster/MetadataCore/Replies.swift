@@ -26,7 +26,7 @@ public enum MetadataReply: Hashable, Sendable {
     /// The volume is held.
     case attached(VolumeAttachment)
     /// The lease runs on; the size as it is now, and the address book when the caller has an old one.
-    case renewed(sizeBytes: UInt64, addressBook: AddressBook?)
+    case renewed(sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?)
     /// Where the chunkservers are.
     case addressBook(AddressBook)
 }

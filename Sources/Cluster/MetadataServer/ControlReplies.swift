@@ -53,9 +53,9 @@ extension ControlResponse {
             body.copysets = attachment.copysets.map { ControlCopyset($0) }
             body.addressBook = ControlAddressBook(attachment.addressBook)
             self.init(.attachVolume(body))
-        case .renewed(let sizeBytes, let addressBook):
+        case .renewed(let sizeBytes, let change, let addressBook):
             var body = ControlRenewLeaseResponse()
-            body.sizeBytes = sizeBytes
+            (body.sizeBytes, body.change) = (sizeBytes, change)
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             self.init(.renewLease(body))
         case .addressBook(let addressBook):
@@ -123,7 +123,7 @@ extension ControlCopysetTask {
             return
         }
         var body = ControlSetFence()
-        (body.epoch, body.sizeBytes) = (fence.epoch.rawValue, fence.sizeBytes)
+        (body.epoch, body.sizeBytes, body.change) = (fence.epoch.rawValue, fence.sizeBytes, fence.change ?? 0)
         work = .setFence(body)
     }
 }
@@ -151,6 +151,7 @@ extension ControlVolume {
         (stripeUnitBytes, stripeCount) = (row.stripeUnitBytes, row.stripeCount)
         (pool, poolName, generation) = (row.pool.rawValue, info.poolName, row.generation)
         (epoch, createdAt, holder) = (row.epoch.rawValue, row.createdAt, info.holder)
+        change = row.change ?? 0
         if case .recycled(_, let since) = row.place { deletedAt = since }
     }
 }
@@ -195,6 +196,6 @@ extension ControlServerStatus {
         (online, secondsSinceHeartbeat) = (status.isOnline, status.secondsSinceHeartbeat)
         (capacityBytes, usedBytes, freeBytes) = (status.capacityBytes, status.usedBytes, status.freeBytes)
         (lazilyGrown, copysetsLed) = (row.lazilyGrown, UInt32(clamping: status.copysetsLed))
-        health = status.health
+        (health, zone) = (status.health, row.zone)
     }
 }

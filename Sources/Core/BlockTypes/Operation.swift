@@ -51,8 +51,19 @@ public struct VolumeFence: Hashable, Sendable {
     /// End of the volume's chunk address space: its size, rounded up to whole stripe groups when striped.
     /// Chunk `i`, byte `b` lies at `i * 16 MiB + b`; nothing is written at or past the end.
     public var size: ByteCount
-    /// Requests of `epoch`, on a volume of `size`.
-    public init(epoch: Epoch, size: ByteCount) { (self.epoch, self.size) = (epoch, size) }
+    /// The volume's change that gave it this size: goes up with each attachment, resize and deletion, so that
+    /// a late copy of an older fence is known for what it is.
+    public var change: UInt32
+    /// Requests of `epoch`, on a volume of `size` since its change `change`.
+    public init(epoch: Epoch, size: ByteCount, change: UInt32) {
+        (self.epoch, self.size, self.change) = (epoch, size, change)
+    }
+    /// Older than every fence: lets nothing pass.
+    public static let unknown = VolumeFence(epoch: Epoch(0), size: .zero, change: 0)
+    /// True when it is to replace `other`; equal ones say the same.
+    public func isNewer(than other: VolumeFence) -> Bool {
+        (epoch, change) > (other.epoch, other.change)
+    }
 }
 
 /// One change to a copyset's state, in the order of its log.
@@ -66,7 +77,7 @@ public enum Operation: Sendable {
     /// Makes blocks read as zeroes without storing them.
     case zero(BlockRun, SnapshotNumber, RequestTag)
     /// Raises a volume's epoch, or sets its size under the same epoch; a smaller size frees what lies beyond.
-    /// The epoch never goes back.
+    /// One that is not newer than what is known changes nothing.
     case fence(VolumeID, VolumeFence)
     /// Frees everything of a volume and refuses all further requests for it.
     case deleteVolume(VolumeID)

@@ -58,9 +58,10 @@ public struct VolumeRecord: Hashable, Sendable {
         }
         set(tag.sequence, true)
     }
-    /// Applies a fence: a lower epoch changes nothing; a higher one forgets the old attachment's requests.
+    /// Applies a fence: one that is not newer changes nothing; a higher epoch forgets the old attachment's
+    /// requests.
     public mutating func apply(_ new: VolumeFence) {
-        guard new.epoch >= fence.epoch else { return }
+        guard new.isNewer(than: fence) else { return }
         if new.epoch > fence.epoch {
             highestSequence = 0
             window = Array(repeating: 0, count: Self.windowWords)

@@ -160,7 +160,11 @@ public final class ControlServer {
             self.received(id, body, from: peer)
         }
         link.onDrained = { [weak peer] in peer?.adjustReceiving() }
-        link.onClosed = { [weak self] reason in self?.closed(number, peer, reason) }
+        // The link belongs to the peer: its callbacks may not hold the peer in turn.
+        link.onClosed = { [weak self, weak peer] reason in
+            guard let peer else { return }
+            self?.closed(number, peer, reason)
+        }
     }
 
     private func longestIdle() -> UInt64? {

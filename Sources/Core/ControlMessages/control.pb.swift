@@ -783,6 +783,8 @@ public nonisolated struct ControlSetFence: Sendable {
 
   public var sizeBytes: UInt64 = 0
 
+  public var change: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -965,6 +967,9 @@ public nonisolated struct ControlVolume: Sendable {
 
   /// 0: not in the recycle bin.
   public var deletedAt: UInt64 = 0
+
+  /// Counts attachments, resizes and deletions; goes with the size in fences.
+  public var change: UInt32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1303,6 +1308,8 @@ public nonisolated struct ControlRenewLeaseResponse: Sendable {
   /// Clears the value of `addressBook`. Subsequent reads from it will return its default value.
   public mutating func clearAddressBook() {self._addressBook = nil}
 
+  public var change: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1393,6 +1400,9 @@ public nonisolated struct ControlServerStatus: Sendable {
   public var copysetsLed: UInt32 = 0
 
   public var health: String = String()
+
+  /// Empty: none known.
+  public var zone: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2639,7 +2649,7 @@ nonisolated extension ControlCopysetTask: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension ControlSetFence: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".SetFence"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}size_bytes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}size_bytes\0\u{1}change\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2649,6 +2659,7 @@ nonisolated extension ControlSetFence: SwiftProtobuf.Message, SwiftProtobuf._Mes
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.sizeBytes) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
       default: break
       }
     }
@@ -2661,12 +2672,16 @@ nonisolated extension ControlSetFence: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if self.sizeBytes != 0 {
       try visitor.visitSingularUInt64Field(value: self.sizeBytes, fieldNumber: 2)
     }
+    if self.change != 0 {
+      try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: ControlSetFence, rhs: ControlSetFence) -> Bool {
     if lhs.epoch != rhs.epoch {return false}
     if lhs.sizeBytes != rhs.sizeBytes {return false}
+    if lhs.change != rhs.change {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2987,7 +3002,7 @@ nonisolated extension ControlPool: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Volume"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}path\0\u{3}size_bytes\0\u{3}stripe_unit_bytes\0\u{3}stripe_count\0\u{1}pool\0\u{3}pool_name\0\u{1}generation\0\u{1}epoch\0\u{3}created_at\0\u{1}holder\0\u{3}deleted_at\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}path\0\u{3}size_bytes\0\u{3}stripe_unit_bytes\0\u{3}stripe_count\0\u{1}pool\0\u{3}pool_name\0\u{1}generation\0\u{1}epoch\0\u{3}created_at\0\u{1}holder\0\u{3}deleted_at\0\u{1}change\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3007,6 +3022,7 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 10: try { try decoder.decodeSingularUInt64Field(value: &self.createdAt) }()
       case 11: try { try decoder.decodeSingularStringField(value: &self.holder) }()
       case 12: try { try decoder.decodeSingularUInt64Field(value: &self.deletedAt) }()
+      case 13: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
       default: break
       }
     }
@@ -3049,6 +3065,9 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if self.deletedAt != 0 {
       try visitor.visitSingularUInt64Field(value: self.deletedAt, fieldNumber: 12)
     }
+    if self.change != 0 {
+      try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 13)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3065,6 +3084,7 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.createdAt != rhs.createdAt {return false}
     if lhs.holder != rhs.holder {return false}
     if lhs.deletedAt != rhs.deletedAt {return false}
+    if lhs.change != rhs.change {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3792,7 +3812,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3802,6 +3822,7 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.sizeBytes) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._addressBook) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
       default: break
       }
     }
@@ -3818,12 +3839,16 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     try { if let v = self._addressBook {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
     } }()
+    if self.change != 0 {
+      try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: ControlRenewLeaseResponse, rhs: ControlRenewLeaseResponse) -> Bool {
     if lhs.sizeBytes != rhs.sizeBytes {return false}
     if lhs._addressBook != rhs._addressBook {return false}
+    if lhs.change != rhs.change {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3955,7 +3980,7 @@ nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ServerStatus"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0\u{1}zone\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3976,6 +4001,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
       case 11: try { try decoder.decodeSingularBoolField(value: &self.lazilyGrown) }()
       case 12: try { try decoder.decodeSingularUInt32Field(value: &self.copysetsLed) }()
       case 13: try { try decoder.decodeSingularStringField(value: &self.health) }()
+      case 14: try { try decoder.decodeSingularStringField(value: &self.zone) }()
       default: break
       }
     }
@@ -4021,6 +4047,9 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.health.isEmpty {
       try visitor.visitSingularStringField(value: self.health, fieldNumber: 13)
     }
+    if !self.zone.isEmpty {
+      try visitor.visitSingularStringField(value: self.zone, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4038,6 +4067,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.lazilyGrown != rhs.lazilyGrown {return false}
     if lhs.copysetsLed != rhs.copysetsLed {return false}
     if lhs.health != rhs.health {return false}
+    if lhs.zone != rhs.zone {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -17,7 +17,7 @@ enum FrameBody {
     static let beatBytes = 32
     static let beatReplyBytes = 28
     /// A volume record without the words of its window.
-    static let volumeBytes = 40
+    static let volumeBytes = 44
     static let windowWordBytes = 8
     static let runBytes = 12
     /// An entry without its checksums or members.
@@ -104,7 +104,7 @@ extension Operation {
 extension LogEntry {
     /// `kind:1 | zero:1 | members:2 | term:4 | key:8 | number:8 | sn:4 | session:4 | blocks:4`, then
     /// checksums or members. `key` is a chunk or a volume, `number` a sequence or a size, `session` also a
-    /// fence's epoch.
+    /// fence's epoch, `sn` its change.
     fileprivate func write(_ writer: inout WireWriter) {
         switch operation {
         case .noop: fixed(.noop, &writer)
@@ -115,8 +115,8 @@ extension LogEntry {
         case .zero(let run, let sn, let tag): fixed(.zero, run, sn, tag, &writer)
         case .fence(let volume, let fence):
             fixed(
-                .fence, key: volume.rawValue, number: fence.size.bytes, session: fence.epoch.rawValue, &writer
-            )
+                .fence, key: volume.rawValue, number: fence.size.bytes, sn: fence.change,
+                session: fence.epoch.rawValue, &writer)
         case .deleteVolume(let volume): fixed(.deleteVolume, key: volume.rawValue, &writer)
         case .configuration(let members):
             invariant(members.count <= WireLimits.membersMax, "\(members.count) members")
@@ -177,13 +177,14 @@ extension VolumeRecord {
         for (index, word) in window.enumerated() where word != 0 { mask |= 1 << UInt64(index) }
         return mask
     }
-    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | deleted:4 | mask:8`, then the words of the mask:
-    /// deleted volumes and those that were hardly written are many, and take little room.
+    /// `volume:8 | size:8 | highestSequence:8 | epoch:4 | change:4 | deleted:4 | mask:8`, then the words of
+    /// the mask: deleted volumes and those that were hardly written are many, and take little room.
     fileprivate func write(_ volume: VolumeID, _ writer: inout WireWriter) {
         writer.put(volume.rawValue)
         writer.put(fence.size.bytes)
         writer.put(highestSequence)
         writer.put(fence.epoch.rawValue)
+        writer.put(fence.change)
         writer.put(UInt32(isDeleted ? 1 : 0))
         writer.put(windowMask)
         for word in window where word != 0 { writer.put(word) }

@@ -128,6 +128,7 @@ struct FrameDraft {
         case .fence(let volume, let fence):
             header = FrameHeader(.fence)
             (header.a, header.b, header.d) = (volume.rawValue, fence.size.bytes, fence.epoch.rawValue)
+            header.c = UInt64(fence.change)
         }
         (header.id, header.copyset) = (id, request.copyset.rawValue)
         header.number = request.epoch.rawValue
@@ -138,7 +139,9 @@ struct FrameDraft {
         (header.id, header.copyset, header.a) = (id, copyset.rawValue, reply.leader?.rawValue ?? 0)
         if let fence = reply.fence {
             header.flags |= FrameFlag.replyHasFence
-            (header.number, header.b) = (fence.epoch.rawValue, fence.size.bytes)
+            (header.number, header.b, header.c) = (
+                fence.epoch.rawValue, fence.size.bytes, UInt64(fence.change)
+            )
         }
         header.d = UInt32(reply.status.rawValue) | UInt32(reply.segments.count) << 8
         var dataBytes = 0

@@ -79,7 +79,8 @@ extension FrameParser {
         }
         if kind == .fence {
             let (volume, size) = (try volume(take(&header.a)), try fenceSize(take(&header.b)))
-            return frame(.fence(volume, VolumeFence(epoch: Epoch(take(&header.d)), size: size)))
+            let (epoch, change) = (Epoch(take(&header.d)), try change(take(&header.c)))
+            return frame(.fence(volume, VolumeFence(epoch: epoch, size: size, change: change)))
         }
         let run = try takeRun()
         if kind == .read {
@@ -105,7 +106,8 @@ extension FrameParser {
         var reply = BlockReply(status: status, leader: leader == 0 ? nil : ServerID(leader))
         if flags & FrameFlag.replyHasFence != 0 {
             reply.fence = VolumeFence(
-                epoch: Epoch(take(&header.number)), size: try fenceSize(take(&header.b)))
+                epoch: Epoch(take(&header.number)), size: try fenceSize(take(&header.b)),
+                change: try change(take(&header.c)))
         }
         let segmentCount = Int(packed >> 8)
         try require(segmentCount <= body.remaining / FrameBody.segmentBytes, "segment count")
@@ -215,8 +217,8 @@ extension FrameParser {
             let (sums, payload) = (try takeChecksums(run.blockCount), try takePayload(run.byteCount))
             return LogEntry(position, .write(run, sn, tag, checksums: sums, payload: payload))
         case .fence:
-            try require(blank(), "entry")
-            let fence = VolumeFence(epoch: Epoch(session), size: try fenceSize(number))
+            try require(blank(false, false) && blocks == 0, "entry")
+            let fence = VolumeFence(epoch: Epoch(session), size: try fenceSize(number), change: sn)
             return LogEntry(position, .fence(try volume(key), fence))
         case .deleteVolume:
             try require(blank() && number == 0 && session == 0, "entry")
@@ -272,7 +274,8 @@ extension FrameParser {
             let (volume, size) = (try volume(try next(UInt64.self)), try fenceSize(try next(UInt64.self)))
             let highest = try next(UInt64.self)
             try require(highest < WireLimits.counterMax, "sequence")
-            let (epoch, isDeleted) = (Epoch(try next(UInt32.self)), try nextBool())
+            let (epoch, change) = (Epoch(try next(UInt32.self)), try next(UInt32.self))
+            let isDeleted = try nextBool()
             var window: [UInt64] = []
             window.reserveCapacity(VolumeRecord.windowWords)
             let mask = try next(UInt64.self)
@@ -283,7 +286,7 @@ extension FrameParser {
             }
             guard
                 let record = VolumeRecord(
-                    fence: VolumeFence(epoch: epoch, size: size), isDeleted: isDeleted,
+                    fence: VolumeFence(epoch: epoch, size: size, change: change), isDeleted: isDeleted,
                     highestSequence: highest, window: window)
             else { throw malformed("volume record") }
             volumes.append((volume, record))
@@ -373,6 +376,10 @@ extension FrameParser {
     private func fenceSize(_ value: UInt64) throws(WireError) -> ByteCount {
         try require(value <= WireLimits.fenceBytesMax, "volume size")
         return ByteCount(bytes: value)
+    }
+    private func change(_ value: UInt64) throws(WireError) -> UInt32 {
+        try require(value <= UInt64(UInt32.max), "change")
+        return UInt32(value)
     }
     private func term(_ value: UInt32) throws(WireError) -> Term {
         try require(value < WireLimits.termMax, "term")

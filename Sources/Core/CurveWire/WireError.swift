@@ -75,7 +75,7 @@ public enum WireError: Error, Hashable, Sendable, CustomStringConvertible {
 /// The numbers that bound what a peer can make us hold.
 public enum WireLimits {
     /// The frame layout's version, a byte of every header.
-    public static let frameVersion: UInt8 = 1
+    public static let frameVersion: UInt8 = 2
     /// Bytes of the header.
     public static let headerBytes = 64
     /// Body of most kinds: the longest list of heartbeats; a control request that reports 20,000 copysets.

@@ -63,6 +63,13 @@ public final class SimDisk: Disk {
             sectorBytes: geometry.sectorBytes, hasVolatileCache: geometry.hasVolatileCache || liesAboutCache)
     }
 
+    /// A copy of what a read of `other` would return now, as `dd` makes one: sound, and of its own fate.
+    public init(copyOf other: SimDisk, name: String) {
+        (world, self.name, geometry, faults) = (other.world, name, other.geometry, .none)
+        number = other.world.takeNumber()
+        medium = other.medium.durableCopy
+    }
+
     // MARK: Owners
 
     /// Gives the disk to a process. The one before must have closed it or be dead.

@@ -59,6 +59,13 @@ struct SimMedium {
         (self.sectorBytes, self.hasVolatileCache) = (sectorBytes, hasVolatileCache)
     }
 
+    /// The same contents, all of them durable.
+    var durableCopy: SimMedium {
+        var copy = SimMedium(sectorBytes: sectorBytes, hasVolatileCache: hasVolatileCache)
+        copy.pages = pages
+        return copy
+    }
+
     // MARK: Requests
 
     func read(at start: ByteOffset, into target: Payload) {

@@ -114,10 +114,12 @@ final class SimPipe {
         let previous = bursts.last?.dueNanoseconds ?? 0
         let due = max(previous, lineFreeNanoseconds + Self.latency(from: from, to: to, world))
         var burst = Burst(end: taken, sentNanoseconds: now, dueNanoseconds: due)
-        if world.chance(oneIn: faults.resetOneIn) {
+        // Nothing breaks or damages what never leaves a machine.
+        let leavesMachine = from !== to
+        if leavesMachine, world.chance(oneIn: faults.resetOneIn) {
             burst.resetAt = taken - Int.random(in: 0...count, using: &world.random)
         }
-        if world.chance(oneIn: faults.flippedBitOneIn) {
+        if leavesMachine, world.chance(oneIn: faults.flippedBitOneIn) {
             let place = taken - Int.random(in: 1...count, using: &world.random)
             flips.append((place, 1 << UInt8.random(in: 0...7, using: &world.random)))
         }

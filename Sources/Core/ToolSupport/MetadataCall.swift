@@ -36,11 +36,30 @@ package struct MetadataOptions: ParsableArguments {
 package struct MetadataCall {
     package let address: SocketAddress
     package var timeout: Duration
+    /// A connection that is not there after this long ends the call: an MDS that is being started again is
+    /// worth a moment, and nobody likes to wait for a wrong address.
+    private static let connectPatience = Duration.seconds(3)
     package init(address: SocketAddress, timeout: Duration = .seconds(10)) {
         (self.address, self.timeout) = (address, timeout)
     }
 
+    /// Asks again while the MDS says that it is not ready for this yet, for `timeout` in all.
+    package func whenReady(_ body: ControlRequest.OneOf_Body) throws -> ControlResponse {
+        let end = ContinuousClock.now + timeout
+        while true {
+            let outcome = try ask(body)
+            guard case .failure(.refused(let failure)) = outcome, failure.code == .notReady,
+                ContinuousClock.now < end
+            else { return try Self.answer(outcome) }
+            Thread.sleep(forTimeInterval: Self.askAgainAfterSeconds)
+        }
+    }
+    private static let askAgainAfterSeconds = 0.3
+
     package func callAsFunction(_ body: ControlRequest.OneOf_Body) throws -> ControlResponse {
+        try Self.answer(ask(body))
+    }
+    private func ask(_ body: ControlRequest.OneOf_Body) throws -> Result<ControlResponse, ControlError> {
         let reactor: Reactor
         do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
         let channel = ControlChannel(
@@ -49,18 +68,35 @@ package struct MetadataCall {
         request.body = body
         var outcome: Result<ControlResponse, ControlError>?
         channel.call(request, timeout: timeout) { result in
-            outcome = result
+            outcome = outcome ?? result
+            channel.close()
+            reactor.stop()
+        }
+        reactor.after(min(Self.connectPatience, timeout)) {
+            let words: String
+            switch channel.state {
+            case .waiting(let why): words = why
+            case .connecting(let address): words = "\(address) does not answer; correct the address"
+            case .idle, .connected, .closed: return
+            }
+            outcome = .failure(
+                .unreachable("no metadata server: \(words)"))
             channel.close()
             reactor.stop()
         }
         reactor.run()
+        guard let outcome else {
+            throw ToolError.failed("the question to the MDS at \(address) was interrupted")
+        }
+        return outcome
+    }
+    private static func answer(_ outcome: Result<ControlResponse, ControlError>) throws -> ControlResponse {
         switch outcome {
         case .success(let response): return response
         case .failure(.refused(let failure)):
             let missing = failure.code == .notFound
             throw missing ? ToolError.notFound(failure.message) : ToolError.failed(failure.message)
         case .failure(let error): throw ToolError.notFound("\(error)")
-        case nil: throw ToolError.failed("the question to the MDS at \(address) was interrupted")
         }
     }
 }

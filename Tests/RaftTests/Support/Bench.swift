@@ -1,5 +1,6 @@
 import BlockTypes
 import CurveWire
+import RaftModel
 import Testing
 
 @testable import Raft

@@ -4,32 +4,8 @@
 /// is NP-complete). What is open at one time is little, so following all orders is cheap in practice.
 /// A write takes effect as late as possible, only when an answer demands it (Lowe, "Testing for
 /// linearizability", 2017); a read takes effect as soon as its value is there, which can hurt nobody.
-private struct OrderState: Hashable {
-    var value: UInt64
-    /// Asked, not answered, and not yet in effect; ascending places in the list of operations.
-    var waiting: [Int]
-    /// Not answered, but in effect already.
-    var done: [Int]
-
-    /// Lets all waiting reads of the present value take effect.
-    mutating func satisfyReads(_ operations: [RegisterOperation]) {
-        for index in waiting where operations[index].kind == .read && operations[index].value == value {
-            finish(index)
-        }
-        waiting.removeAll { operations[$0].kind == .read && operations[$0].value == value }
-    }
-    /// Notes an operation that is in effect before it is answered.
-    mutating func finish(_ index: Int) {
-        done.insert(index, at: done.firstIndex { $0 > index } ?? done.count)
-    }
-}
-
-private struct OrderEvent {
-    let time: UInt64
-    let operation: Int
-    let isAnswer: Bool
-}
-
+///
+/// Operations that are open at the same time have places, bits of a word: a state is three words.
 func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> RegisterVerdict {
     var events: [OrderEvent] = []
     for (index, operation) in operations.enumerated() {
@@ -39,76 +15,176 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
         }
     }
     events.sort { $0.time < $1.time }
-    var states: Set<OrderState> = [OrderState(value: 0, waiting: [], done: [])]
-    var statesLeft = statesMax
+    var search = OrderSearch(statesLeft: statesMax)
+    var places: [Int: Int] = [:]  // Looked up by operation.
     for event in events {
-        if event.isAnswer {
-            guard let next = answer(event.operation, operations, states, &statesLeft) else {
-                return .undecided
-            }
-            states = next
-            if states.isEmpty { return violation(.noOrder, [operations[event.operation].value], event.time) }
-        } else {
-            states = Set(
-                states.map {
-                    var state = $0
-                    state.waiting.append(event.operation)
-                    state.satisfyReads(operations)
-                    return state
-                })
+        let operation = operations[event.operation]
+        guard event.isAnswer else {
+            guard let place = search.ask(operation) else { return .undecided }
+            places[event.operation] = place
+            continue
         }
+        guard let place = places.removeValue(forKey: event.operation), search.answer(place) else {
+            return .undecided
+        }
+        if search.states.isEmpty { return violation(.noOrder, [operation.value], event.time) }
     }
     return .linearizable
 }
 
-/// The states in which `index` has taken effect, with whatever had to take effect before it.
-private func answer(
-    _ index: Int, _ operations: [RegisterOperation], _ states: Set<OrderState>,
-    _ statesLeft: inout Int
-) -> Set<OrderState>? {
-    var reached: Set<OrderState> = []
-    var seen = states
-    var open = Array(states)
-    while let state = open.popLast() {
-        if let position = state.done.firstIndex(of: index) {
-            var settled = state
-            settled.done.remove(at: position)
-            reached.insert(settled)
-            continue
-        }
-        if !operations[index].isCertain {
-            // It did not happen, and now it cannot any more.
-            var without = state
-            without.waiting.removeAll { $0 == index }
-            reached.insert(without)
-        }
-        for next in successors(state, operations) where seen.insert(next).inserted {
-            open.append(next)
-            statesLeft -= 1
-        }
-        if statesLeft < 0 { return nil }
-    }
-    return reached
+private struct OrderEvent {
+    let time: UInt64
+    let operation: Int
+    let isAnswer: Bool
 }
 
-private func successors(_ state: OrderState, _ operations: [RegisterOperation]) -> [OrderState] {
-    var next: [OrderState] = []
-    var triedOpenZero = false
-    // A waiting read wants a value that is not there: only writes can go on.
-    for (position, index) in state.waiting.enumerated() where operations[index].kind == .write {
-        let operation = operations[index]
-        let isOpen = operation.finish == RegisterOperation.never
-        // Unanswered writes of zero are alike once asked: trying the oldest is enough.
-        if isOpen, operation.value == 0 {
-            if triedOpenZero { continue }
-            triedOpenZero = true
+private struct OrderState: Equatable {
+    var value: UInt64
+    /// Asked, not answered, and not yet in effect.
+    var waiting: UInt64
+    /// Not answered, but in effect already.
+    var done: UInt64
+}
+
+/// All states that explain what was seen so far.
+private struct OrderSearch {
+    private(set) var states = [OrderState(value: 0, waiting: 0, done: 0)]
+    /// How many more states may be visited.
+    private(set) var statesLeft: Int
+    private var operations = Array(
+        repeating: RegisterOperation(.read, 0, start: 1, finish: 2), count: Self.placesMax)
+    /// Places of operations that are open, and those of them that are reads.
+    private var taken: UInt64 = 0
+    private var reads: UInt64 = 0
+    private static let placesMax = 64
+    private var seen = OrderStateSet()
+    private var reachedSet = OrderStateSet()
+
+    init(statesLeft: Int) { self.statesLeft = statesLeft }
+
+    /// - Returns: the operation's place; `nil` when too many are open.
+    mutating func ask(_ operation: RegisterOperation) -> Int? {
+        let place = (~taken).trailingZeroBitCount
+        guard place < Self.placesMax else { return nil }
+        let bit = UInt64(1) << UInt64(place)
+        operations[place] = operation
+        taken |= bit
+        if operation.kind == .read { reads |= bit }
+        for index in states.indices {
+            if operation.kind == .read, operation.value == states[index].value {
+                states[index].done |= bit
+            } else {
+                states[index].waiting |= bit
+            }
         }
-        var changed = state
-        changed.waiting.remove(at: position)
-        if !isOpen { changed.finish(index) }
-        changed.value = operation.value
-        changed.satisfyReads(operations)
-        next.append(changed)
+        return place
     }
-    return next
+    /// Leaves the states in which the operation has taken effect, with whatever had to take effect before it.
+    /// - Returns: false when there are too many to visit.
+    mutating func answer(_ place: Int) -> Bool {
+        let bit = UInt64(1) << UInt64(place)
+        defer {
+            taken &= ~bit
+            reads &= ~bit
+        }
+        if states.allSatisfy({ $0.done & bit != 0 }) {
+            for index in states.indices { states[index].done &= ~bit }
+            return true
+        }
+        var reached: [OrderState] = []
+        reachedSet.removeAll()
+        seen.removeAll()
+        for state in states { _ = seen.insert(state) }
+        var open = states
+        while let state = open.popLast() {
+            if state.done & bit != 0 {
+                var settled = state
+                settled.done &= ~bit
+                if reachedSet.insert(settled) { reached.append(settled) }
+                continue
+            }
+            if !operations[place].isCertain {
+                // It did not happen, and now it cannot any more.
+                var without = state
+                without.waiting &= ~bit
+                if reachedSet.insert(without) { reached.append(without) }
+            }
+            addSuccessors(of: state, to: &open)
+            if statesLeft < 0 { return false }
+        }
+        states = reached
+        return true
+    }
+    /// A waiting read wants a value that is not there: only writes can go on.
+    private mutating func addSuccessors(of state: OrderState, to open: inout [OrderState]) {
+        var triedOpenZero = false
+        var writes = state.waiting & ~reads
+        while writes != 0 {
+            let bit = writes & (~writes &+ 1)
+            writes &= ~bit
+            let operation = operations[bit.trailingZeroBitCount]
+            let isOpen = operation.finish == RegisterOperation.never
+            // Unanswered writes of zero are alike once asked: trying one is enough.
+            if isOpen, operation.value == 0 {
+                if triedOpenZero { continue }
+                triedOpenZero = true
+            }
+            var changed = state
+            changed.waiting &= ~bit
+            if !isOpen { changed.done |= bit }
+            changed.value = operation.value
+            satisfyReads(&changed)
+            guard seen.insert(changed) else { continue }
+            open.append(changed)
+            statesLeft -= 1
+        }
+    }
+    /// Lets all waiting reads of the present value take effect.
+    private func satisfyReads(_ state: inout OrderState) {
+        var left = state.waiting & reads
+        while left != 0 {
+            let bit = left & (~left &+ 1)
+            left &= ~bit
+            guard operations[bit.trailingZeroBitCount].value == state.value else { continue }
+            state.waiting &= ~bit
+            state.done |= bit
+        }
+    }
+}
+
+/// States that were met; emptied for each answer, so emptying must cost nothing.
+private struct OrderStateSet {
+    private var slots: [(state: OrderState, round: Int)] = []
+    private var round = 1
+    private var count = 0
+
+    mutating func removeAll() {
+        round += 1
+        count = 0
+    }
+    /// - Returns: false when it is there already.
+    mutating func insert(_ state: OrderState) -> Bool {
+        if 2 * count >= slots.count { grow() }
+        var place = Self.place(of: state) & (slots.count - 1)
+        while slots[place].round == round {
+            if slots[place].state == state { return false }
+            place = (place + 1) & (slots.count - 1)
+        }
+        slots[place] = (state, round)
+        count += 1
+        return true
+    }
+    private mutating func grow() {
+        let kept = slots.filter { $0.round == round }.map(\.state)
+        let empty = (OrderState(value: 0, waiting: 0, done: 0), 0)
+        slots = Array(repeating: empty, count: max(16, 2 * slots.count))
+        count = 0
+        for state in kept { _ = insert(state) }
+    }
+    private static func place(of state: OrderState) -> Int {
+        var mixed = state.value &* 0x9E37_79B9_7F4A_7C15
+        mixed = (mixed ^ state.waiting) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 29) ^ state.done) &* 0x94D0_49BB_1331_11EB
+        return Int(truncatingIfNeeded: mixed >> 20)
+    }
 }

@@ -16,6 +16,8 @@ public struct ScenarioOutcome: Sendable {
     public var traceHash: UInt64 = 0
     /// Happenings performed.
     public var steps: UInt64 = 0
+    /// How often what happened, by name: shows that runs reach what they should.
+    public var tally: [String: Int] = [:]  // Sorted where it is shown.
     /// The last lines of the trace, when they were kept.
     public var trace: [String] = []
 }

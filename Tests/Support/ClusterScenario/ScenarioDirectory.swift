@@ -69,7 +69,7 @@ public final class ScenarioDirectory {
                 return refusal(.fenced, "another client has taken over")
             }
             var answer = ControlRenewLeaseResponse()
-            answer.sizeBytes = state.size.bytes
+            (answer.sizeBytes, answer.change) = (state.size.bytes, state.epoch)
             if renewal.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }
             response.body = .renewLease(answer)
         case .getAddressBook:
@@ -103,7 +103,7 @@ public final class ScenarioDirectory {
         volume.sizeBytes = state.size.bytes
         volume.stripeUnitBytes = state.stripeUnitBytes
         volume.stripeCount = state.stripeCount
-        volume.epoch = state.epoch
+        (volume.epoch, volume.change) = (state.epoch, state.epoch)
         var answer = ControlAttachVolumeResponse()
         answer.volume = volume
         answer.epoch = state.epoch

@@ -19,8 +19,27 @@ public final class LoadRecord {
     /// Writes whose outcome nobody knows, of clients that were fenced or died: a new attachment settles them.
     private var limbo: [(id: UInt64, session: UInt32)] = []
 
+    /// Which sizes the volume may have, when somebody changes it; without, no end is ever in the way.
+    public var sizes: VolumeSizes?
+    /// True when growth may be refused because the stores are nearly full.
+    public var mayLackSpace = false
+    /// Requests refused for lack of space, and because they reached past the end.
+    public private(set) var refusedForSpace = 0, refusedPastEnd = 0
+    func noteRefusal(forSpace: Bool) {
+        if forSpace { refusedForSpace += 1 } else { refusedPastEnd += 1 }
+    }
+    /// Blocks that requests have ever put bytes into.
+    public private(set) var writtenBlocks: Set<Int> = []  // Counted, never iterated.
+    /// Bytes of the writes asked for, as whole blocks.
+    public private(set) var writtenBytes = 0
+
     /// Nothing done yet.
     public init() {}
+    func noteWritten(_ start: Int, _ count: Int) {
+        let blocks = (start / Geometry.blockBytes)..<((start + count - 1) / Geometry.blockBytes + 1)
+        writtenBlocks.formUnion(blocks)
+        writtenBytes += blocks.count * Geometry.blockBytes
+    }
     func newID() -> UInt64 {
         nextID += 1
         return nextID
@@ -76,10 +95,12 @@ public final class VolumeLoad {
         open.removeAll()
     }
     /// Reads every register that the load may have touched, outside of the plan.
-    public func readEverything() {
+    /// - Parameter blocks: how many blocks the volume has; `nil` for enough.
+    public func readEverything(upTo blocks: Int? = nil) {
         for spot in plan.hotSpots {
-            for start in stride(from: spot.lowerBound, to: spot.upperBound, by: 32) {
-                let count = min(32, spot.upperBound - start)
+            let end = min(spot.upperBound, blocks ?? spot.upperBound)
+            for start in stride(from: spot.lowerBound, to: max(end, spot.lowerBound), by: 32) {
+                let count = min(32, end - start)
                 read(start * Geometry.blockBytes, count * Geometry.blockBytes)
             }
         }
@@ -105,7 +126,7 @@ public final class VolumeLoad {
         if falls(plan.zeroes) { return change(start, count, 0, .writeZeroes(start: at, length: length)) }
         volume.submit(.flush) { [self] result in
             if seesNothing { return }
-            note(result, "flush")
+            note(result, "flush", 0, since: record.sizes?.mark)
             proceed()
         }
     }
@@ -136,6 +157,7 @@ public final class VolumeLoad {
                 payload.slice(0, cut * Geometry.sectorBytes),
                 payload.slice(cut * Geometry.sectorBytes, count - cut * Geometry.sectorBytes),
             ]
+        record.noteWritten(start, count)
         change(start, count, value, .write(start: ByteOffset(bytes: UInt64(start)), payloads: pieces))
     }
     private func change(_ start: Int, _ count: Int, _ value: UInt64, _ request: VolumeRequest) {
@@ -143,10 +165,11 @@ public final class VolumeLoad {
         open.insert(id)
         record.history.startWrite(id, registers(start, count), value: value)
         host.traceLine { "asks \(id): \(value == 0 ? "zero" : "write \(value)") \(start)+\(count)" }
+        let mark = record.sizes?.mark
         volume.submit(request) { [self] result in
             guard open.remove(id) != nil else { return unexpected(id) }
             host.traceLine { "told \(id): \(result.isSuccess ? "done" : "\(result)")" }
-            note(result, "change of \(start)+\(count)")
+            note(result, "change of \(start)+\(count)", start + count, since: mark)
             if case .success = result {
                 record.history.finishWrite(id)
             } else {
@@ -159,9 +182,10 @@ public final class VolumeLoad {
         let id = record.newID()
         open.insert(id)
         record.history.startRead(id, registers(start, count))
+        let mark = record.sizes?.mark
         volume.submit(.read(start: ByteOffset(bytes: UInt64(start)), byteCount: count)) { [self] result in
             guard open.remove(id) != nil else { return unexpected(id) }
-            note(result, "read of \(start)+\(count)")
+            note(result, "read of \(start)+\(count)", start + count, since: mark)
             if case .success(let segments) = result, let values = values(segments, start, count) {
                 host.traceLine { "read \(id): \(start)+\(count) gave \(Self.short(values))" }
                 record.history.finishRead(id, values: values)
@@ -174,13 +198,29 @@ public final class VolumeLoad {
     private func unexpected(_ id: UInt64) {
         if !seesNothing { record.complain("request \(id) was answered twice") }
     }
-    private func note(_ result: VolumeResult, _ what: String) {
+    /// - Parameter end: where on the volume the request ends.
+    private func note(_ result: VolumeResult, _ what: String, _ end: Int, since mark: Int?) {
         switch result {
-        case .success: record.succeeded += 1
+        case .success:
+            record.succeeded += 1
+            if let mark, let sizes = record.sizes, UInt64(end) > sizes.highest(since: mark) {
+                record.complain("\(what) was served past the end, \(sizes.highest(since: mark))")
+            }
         case .failure(let error):
             record.failed += 1
-            if !isExpected(error) { record.complain("\(what) failed: \(error)") }
+            guard !isExpected(error), !isRightlyRefused(error, end, since: mark) else { return }
+            record.complain("\(what) failed: \(error)")
         }
+    }
+    private func isRightlyRefused(_ error: VolumeError, _ end: Int, since mark: Int?) -> Bool {
+        guard error == .outOfRange || error == .noSpace else { return false }
+        if let mark, let sizes = record.sizes, UInt64(end) > sizes.lowest(since: mark) {
+            record.noteRefusal(forSpace: false)
+            return true
+        }
+        guard error == .noSpace, record.mayLackSpace else { return false }
+        record.noteRefusal(forSpace: true)
+        return true
     }
     private func proceed() {
         guard isIssuing else { return }

@@ -14,6 +14,8 @@ package final class CrashDisk {
     package private(set) var flushes = 0
     /// Answers writes of these device blocks with an error.
     package var failing: [UInt64: DiskError] = [:]
+    /// Flushes fail, and nobody knows what is durable.
+    package var failsFlushes = false
 
     package init(_ geometry: DiskGeometry) {
         self.geometry = geometry
@@ -60,6 +62,7 @@ package final class CrashDisk {
                 start += payload.byteCount
             }
         case .flush:
+            guard !failsFlushes else { return .failure(.io(errno: 5)) }
             flushes += 1
             undo = [:]
         case .discard: break

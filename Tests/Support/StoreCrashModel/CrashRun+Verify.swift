@@ -12,6 +12,7 @@ extension CrashRun {
         case .openFailed(let error): fail("open failed: \(error)")
         case .closed: isClosed = true
         case .failStop(let why): fail("fail-stop: \(why)")
+        case .copysetRefused(let id, let why): fail("copyset \(id) refused: \(why)")
         case .copysetCreated(let id): model[place(id)].isCreated = true
         case .stored(let id, let through): stored(place(id), through)
         case .voteStored(let id, let term):
@@ -45,6 +46,7 @@ extension CrashRun {
         else {
             return fail("stored \(through), which was never sent")
         }
+        model[number].reachedTerm = max(model[number].reachedTerm, through.term)
         // What a replica stores while it is copied does not count.
         if !model[number].isSyncing { model[number].acknowledged = max(model[number].acknowledged, index) }
     }
@@ -129,7 +131,7 @@ extension CrashRun {
                 let wanted = contents.volumes[UInt64(volume)]
                 let record = store.volumeRecord(model[number].id, VolumeID(UInt64(volume)))
                 if wanted?.epoch != record?.fence.epoch.rawValue || wanted?.isDeleted != record?.isDeleted
-                    || wanted?.size != record?.fence.size.bytes
+                    || wanted?.size != record?.fence.size.bytes || wanted?.change != record?.fence.change
                 {
                     fail("copyset \(number) volume \(volume): \(String(describing: record?.fence))")
                 }

@@ -8,7 +8,6 @@ import ChunkStore
 /// for.
 package final class CrashRun {
     package struct Options: Sendable {
-        package var rules = StoreRules()
         package var steps = 220
         /// The two others are always ahead: what is committed is often not on this device yet.
         package var commitsAhead = false
@@ -34,12 +33,15 @@ package final class CrashRun {
     var now = Duration.zero
     let hasFaults: Bool
     let journalBytes: UInt64
+    /// A copyset that lost its quorum: nothing of it is committed before the end.
+    let stuck: Int?
     var isOpen = false
     var isClosed = false
     var failure: String?
     var source: SyncSource?
     package private(set) var crashes = 0
     package private(set) var checkpointBytes: UInt64 = 0
+    private var incarnation = Incarnation(0)
 
     enum Expectation {
         case read(copyset: Int, BlockRun, [UInt64?])
@@ -53,12 +55,12 @@ package final class CrashRun {
         let journal = UInt64([128, 160, 192].randomElement(using: &random) ?? 128) << 10
         journalBytes = journal
         hasFaults = random.oneIn(4)
+        stuck = random.oneIn(6) ? 1 : nil
         let size = UInt64([2816, 3072, 3584].randomElement(using: &random) ?? 3072) << 10
         let geometry = DiskGeometry(
             size: ByteCount(bytes: size), sectorBytes: random.oneIn(2) ? 512 : 4096,
             hasVolatileCache: !random.oneIn(3))
         disk = CrashDisk(geometry)
-        settings.rules = options.rules
         settings.retainedEntriesMax = [24, 200, 65_536].randomElement(using: &random) ?? 200
         settings.discardsFreedSpace = random.oneIn(4)
         settings.checkpointEvery = .seconds([1, 4, 30].randomElement(using: &random) ?? 4)
@@ -167,8 +169,15 @@ package final class CrashRun {
             let fenced = VolumeID(UInt64(1 + model[number].log.count % 2))
             if random.oneIn(4) { model[number].epoch += 1 }
             let size = random.oneIn(8) ? UInt64(1 << 20) : Self.volumeBytes
+            // Now and then a late copy of a fence that something newer has replaced, with another size.
+            let isLate = random.oneIn(6)
+            if !isLate { model[number].change += 1 }
+            let change = isLate ? UInt32.random(in: 0...model[number].change, using: &random) : nil
             return .fence(
-                fenced, VolumeFence(epoch: Epoch(model[number].epoch), size: ByteCount(bytes: size)))
+                fenced,
+                VolumeFence(
+                    epoch: Epoch(model[number].epoch), size: ByteCount(bytes: size),
+                    change: change ?? model[number].change))
         }
         if random.oneIn(150) { return .delete(volume) }
         if random.oneIn(20) { return .noop }
@@ -230,6 +239,7 @@ package final class CrashRun {
         }
     }
     private func commit(_ number: Int) {
+        guard number != stuck else { return }
         let top = model[number].log.count
         // The two others may have what this one does not have on disk yet.
         let reach =
@@ -361,6 +371,10 @@ package final class CrashRun {
             }
         } while failure == nil && !isOpen && tries < 6
         if failure == nil && !isOpen { failure = "opening did not end" }
+        if failure == nil && store.identity.incarnation <= incarnation {
+            failure = "incarnation \(store.identity.incarnation) was used before"
+        }
+        incarnation = store.identity.incarnation
         if failure == nil { verify() }
     }
     private func finish() {

@@ -10,6 +10,8 @@ struct ModelCopyset {
     var committed = 0
     var nextTag: UInt64 = 1
     var epoch: UInt32 = 1
+    /// Of the volumes' fences, both counted together.
+    var change: UInt32 = 0
 
     // What the store has been told and what it has answered.
     var sent: [ModelEntry] = []
@@ -21,6 +23,8 @@ struct ModelCopyset {
     var sync = ModelSync.none
     /// The term of the leader that the copy comes from.
     var sourceTerm = Term(0)
+    /// The highest term up to which its log was durable since then.
+    var reachedTerm = Term(0)
     var isSyncing: Bool { if case .none = sync { false } else { true } }
 }
 
@@ -62,6 +66,7 @@ struct ModelState {
     struct ModelVolume {
         var epoch: UInt32
         var size: UInt64
+        var change: UInt32
         var done: Set<UInt64> = []
         var isDeleted = false
     }
@@ -81,7 +86,7 @@ struct ModelState {
             }
         case .fence(let volume, let fence): apply(volume, fence)
         case .delete(let volume):
-            volumes[volume.rawValue, default: ModelVolume(epoch: 0, size: 0)].isDeleted = true
+            volumes[volume.rawValue, default: ModelVolume(epoch: 0, size: 0, change: 0)].isDeleted = true
             content = content.filter { ChunkKey(rawValue: $0.key.chunk).volume != volume }
         }
     }
@@ -98,12 +103,17 @@ struct ModelState {
     }
     private mutating func apply(_ id: VolumeID, _ fence: VolumeFence) {
         guard var volume = volumes[id.rawValue] else {
-            volumes[id.rawValue] = ModelVolume(epoch: fence.epoch.rawValue, size: fence.size.bytes)
+            volumes[id.rawValue] = ModelVolume(
+                epoch: fence.epoch.rawValue, size: fence.size.bytes, change: fence.change)
             return
         }
-        guard fence.epoch.rawValue >= volume.epoch else { return }
-        if fence.epoch.rawValue > volume.epoch { volume.done = [] }
+        let isSameEpoch = fence.epoch.rawValue == volume.epoch
+        guard fence.epoch.rawValue > volume.epoch || isSameEpoch && fence.change > volume.change else {
+            return
+        }
+        if !isSameEpoch { volume.done = [] }
         (volume.epoch, volume.size) = (fence.epoch.rawValue, fence.size.bytes)
+        volume.change = fence.change
         volumes[id.rawValue] = volume
         content = content.filter { place, _ in
             let key = ChunkKey(rawValue: place.chunk)

@@ -31,7 +31,7 @@ final class WriteCost {
         openFromDisk()
         store.createCopyset(copyset, members: [ServerID(1)])
         answerAtOnce()
-        let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30))
+        let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30), change: 1)
         store.append(
             copyset, [LogEntry(LogPosition(term: Term(1), index: LogIndex(1)), .fence(VolumeID(1), fence))])
         answerAtOnce()

@@ -9,22 +9,38 @@ final class Campaign: @unchecked Sendable {
     private var done: UInt64 = 0
     private var answered = 0
     private var undecided = 0
-    /// Of each seed's first run, when all are run twice.
-    private var traces: [UInt64: String] = [:]
+    private var traces: [UInt64: String] = [:]  // Looked up by seed.
+    private var tally: [String: Int] = [:]  // Sorted where it is shown.
+    /// Memory of the first worker after each of its first seeds and of its last ones.
+    private var earlyKiB: [Int] = []
+    private var lateKiB: [Int] = []
     private let began = Date()
+    /// The least of so many seeds is compared: single seeds may need much for a moment.
+    private static let memorySeeds = 20
 
     init(_ options: Options) { self.options = options }
 
     /// - Returns: true when every seed was clean.
     func run() -> Bool {
-        // In other processes the second time: what differs between them, such as the order of sets, shows.
-        for _ in 0..<(options.twice ? 2 : 1) {
-            DispatchQueue.concurrentPerform(iterations: options.jobs) { job in self.follow(job) }
+        DispatchQueue.concurrentPerform(iterations: options.jobs) { job in
+            self.follow(job)
+            // Another process has other hash seeds: an order that depends on them shows.
+            if self.options.isTwice { self.follow(job) }
         }
         let seconds = Int(Date().timeIntervalSince(began))
+        var used = rusage()
+        getrusage(__rusage_who_t(RUSAGE_CHILDREN.rawValue), &used)
+        let cpuMinutes =
+            (Double(used.ru_utime.tv_sec + used.ru_stime.tv_sec)
+                + Double(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6) / 60
         print(
-            "\(done) \(options.twice ? "runs, each seed twice" : "seeds"), \(failureCount) failed, "
-                + "\(answered) requests answered, \(undecided) block histories undecided, \(seconds) s")
+            "\(done) seeds, \(failureCount) failed, \(answered) requests answered, "
+                + "\(undecided) block histories undecided, \(seconds) s")
+        if options.showsTally { for name in tally.keys.sorted() { print("  \(tally[name] ?? 0) \(name)") } }
+        print(
+            "memory of a worker, least of \(Self.memorySeeds) seeds: \((earlyKiB.min() ?? 0) >> 10) MiB "
+                + "at first, \((lateKiB.min() ?? 0) >> 10) MiB at last")
+        print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
         return failureCount == 0
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
@@ -32,17 +48,18 @@ final class Campaign: @unchecked Sendable {
         var next = options.first + UInt64(job)
         let end = options.first + options.seeds
         while next < end {
-            let crashed = runWorker(from: next, to: end)
+            let crashed = runWorker(job, from: next, to: end)
             guard let crashed else { return }
             next = crashed + UInt64(options.jobs)
         }
     }
     /// - Returns: the seed that ended the process before its time.
-    private func runWorker(from first: UInt64, to end: UInt64) -> UInt64? {
+    private func runWorker(_ job: Int, from first: UInt64, to end: UInt64) -> UInt64? {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         process.arguments = [
             "--worker", "--first", "\(first)", "--seeds", "\(end - first)", "--stride", "\(options.jobs)",
+            "--scenario", options.scenario.rawValue,
         ]
         var environment = ProcessInfo.processInfo.environment
         environment["SWIFT_BACKTRACE"] = "enable=no"
@@ -55,13 +72,24 @@ final class Campaign: @unchecked Sendable {
             return nil
         }
         var current: UInt64?
+        var seeds = 0
         let tail = Tail(errors.fileHandleForReading)
         for line in Lines(output.fileHandleForReading) {
-            let words = line.split(separator: " ", maxSplits: 5).map(String.init)
+            let words = line.split(separator: " ", maxSplits: 4).map(String.init)
             if words.first == "start", words.count == 2 { current = UInt64(words[1]) }
-            if words.first == "end", words.count == 6, let seed = UInt64(words[1]) {
+            if words.first == "memory", words.count == 2 {
+                seeds += 1
+                if job == 0 { noteMemory(Int(words[1]) ?? 0, afterSeeds: seeds) }
+            }
+            if words.first == "trace", words.count == 3, let seed = UInt64(words[1]) {
+                compare(seed, words[2])
+            }
+            if words.first == "tally", words.count >= 3 {
+                count(words[2...].joined(separator: " "), Int(words[1]) ?? 0)
+            }
+            if words.first == "end", words.count == 5, let seed = UInt64(words[1]) {
                 current = nil
-                finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, trace: words[4], words[5])
+                finished(seed, Int(words[2]) ?? 0, Int(words[3]) ?? 0, words[4])
             }
         }
         process.waitUntilExit()
@@ -70,17 +98,28 @@ final class Campaign: @unchecked Sendable {
         note(current, "the process stopped: \(last.isEmpty ? "no word" : last)")
         return current
     }
-    private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, trace: String, _ cause: String) {
+    private func noteMemory(_ kib: Int, afterSeeds seeds: Int) {
+        lock.withLock {
+            if seeds <= Self.memorySeeds { earlyKiB.append(kib) }
+            if lateKiB.count == Self.memorySeeds { lateKiB.removeFirst() }
+            lateKiB.append(kib)
+        }
+    }
+    private func compare(_ seed: UInt64, _ trace: String) {
+        guard options.isTwice else { return }
+        lock.withLock {
+            if let first = traces.updateValue(trace, forKey: seed), first != trace {
+                report(seed, "a second run of the same seed went another way")
+            }
+        }
+    }
+    private func count(_ name: String, _ number: Int) { lock.withLock { tally[name, default: 0] += number } }
+    private func finished(_ seed: UInt64, _ answered: Int, _ undecided: Int, _ cause: String) {
         lock.withLock {
             done += 1
             self.answered += answered
             self.undecided += undecided
             if cause != "clean" { report(seed, cause) }
-            guard options.twice else { return }
-            if let other = traces[seed], other != trace {
-                report(seed, "two runs differ: \(other), \(trace)")
-            }
-            traces[seed] = trace
         }
     }
     private func note(_ seed: UInt64, _ cause: String) {
@@ -92,7 +131,8 @@ final class Campaign: @unchecked Sendable {
     /// Said at once: a campaign may be stopped before its end. Called under `lock`.
     private func report(_ seed: UInt64, _ cause: String) {
         failureCount += 1
-        let text = "seed \(seed): \(cause)\n    tools/sim --replay \(seed) --trace\n"
+        let kind = options.scenario == .cluster ? "" : " --scenario \(options.scenario.rawValue)"
+        let text = "seed \(seed): \(cause)\n    tools/sim\(kind) --replay \(seed) --trace\n"
         FileHandle.standardOutput.write(Data(text.utf8))
     }
 }

@@ -5,8 +5,13 @@ import Foundation
 @main struct CurveSim {
     static let usage = """
         usage: curve-sim [--seeds N] [--first S] [--jobs J]   runs N seeds from S, in J processes
-               ... --twice                                    runs each twice: both runs must be the same
                curve-sim --replay SEED [--trace]              runs one seed again; --trace shows what happened
+               --scenario cluster    three chunkservers and a volume, everything about the I/O path (default)
+               --scenario world      metadata server, 3 to 9 chunkservers, volumes, gateways and people
+               --scenario full       the same, and clients write more than the stores can hold
+               --scenario restored   the same as world, and an older copy of the metadata takes its place
+               --tally               says at the end how often what happened
+               --twice               runs each seed in two processes and compares the traces
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
 
@@ -14,7 +19,7 @@ import Foundation
         do {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
             if options.wantsHelp { return print(usage) }
-            if let seed = options.replay { exit(replay(seed, traced: options.traced) ? 0 : 1) }
+            if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
             exit(Campaign(options).run() ? 0 : 1)
         } catch {
@@ -22,12 +27,15 @@ import Foundation
             exit(2)
         }
     }
-    private static func replay(_ seed: UInt64, traced: Bool) -> Bool {
-        let outcome = Scenario(ScenarioPlan(seed: seed), traceLinesMax: traced ? 200_000 : 0).run()
-        if traced { print(ScenarioPlan(seed: seed)) }
+    private static func replay(_ seed: UInt64, _ options: Options) -> Bool {
+        let traced = options.traced
+        let outcome = options.scenario.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        if traced { print(options.scenario.describe(seed)) }
         for line in outcome.trace { print(line) }
+        for name in outcome.tally.keys.sorted() { print("\(outcome.tally[name] ?? 0) \(name)") }
         print(
-            "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, \(outcome.steps) steps, "
+            "seed \(seed): \(outcome.cause ?? "clean"); \(outcome.requests) requests, "
+                + "\(outcome.steps) steps, "
                 + "\(outcome.undecided) blocks undecided, trace \(String(outcome.traceHash, radix: 16))")
         return outcome.cause == nil
     }
@@ -35,12 +43,43 @@ import Foundation
     private static func work(_ options: Options) {
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
-            let outcome = Scenario(ScenarioPlan(seed: seed)).run()
-            let trace = String(outcome.traceHash, radix: 16)
-            say("end \(seed) \(outcome.answered) \(outcome.undecided) \(trace) \(outcome.cause ?? "clean")")
+            let outcome = options.scenario.run(seed)
+            say("trace \(seed) \(outcome.traceHash)")
+            say("memory \(residentKiB)")
+            for name in outcome.tally.keys.sorted() { say("tally \(outcome.tally[name] ?? 0) \(name)") }
+            say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
     }
+    /// Memory that this process holds, as the kernel counts it.
+    private static var residentKiB: Int {
+        let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
+        let words = text.split(separator: " ")
+        return words.count > 1 ? (Int(words[1]) ?? 0) * 4 : 0
+    }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
+}
+
+/// Which kind of world.
+enum ScenarioKind: String {
+    case cluster, world, full, restored
+
+    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+        switch self {
+        case .cluster: Scenario(ScenarioPlan(seed: seed), traceLinesMax: traceLinesMax).run()
+        case .world, .full, .restored: WorldScenario(worldPlan(seed), traceLinesMax: traceLinesMax).run()
+        }
+    }
+    func describe(_ seed: UInt64) -> String {
+        switch self {
+        case .cluster: "\(ScenarioPlan(seed: seed))"
+        case .world, .full, .restored: "\(worldPlan(seed))"
+        }
+    }
+    private func worldPlan(_ seed: UInt64) -> WorldPlan {
+        var plan = WorldPlan(seed: seed, fillsStores: self == .full)
+        plan.restoresMetadata = self == .restored
+        return plan
+    }
 }
 
 /// What the command line says.
@@ -51,8 +90,10 @@ struct Options {
     var jobs = 1
     var replay: UInt64?
     var traced = false
-    var twice = false
     var isWorker = false
+    var isTwice = false
+    var showsTally = false
+    var scenario = ScenarioKind.cluster
     var wantsHelp = false
 
     struct BadUsage: Error, CustomStringConvertible { let description: String }
@@ -73,8 +114,14 @@ struct Options {
             case "--stride": stride = max(1, Int(try value(of: argument)))
             case "--replay": replay = try value(of: argument)
             case "--trace": traced = true
-            case "--twice": twice = true
             case "--worker": isWorker = true
+            case "--twice": isTwice = true
+            case "--tally": showsTally = true
+            case "--scenario":
+                guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
+                    throw BadUsage(description: "--scenario needs cluster, world, full or restored")
+                }
+                scenario = kind
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
             }

@@ -1,0 +1,260 @@
+import BlockTypes
+import ChunkStore
+import Simulation
+
+/// Everything that a run of the whole world depends on, chosen by its seed.
+public struct WorldPlan: Sendable {
+    /// The run's number.
+    public let seed: UInt64
+    /// What goes wrong while the load runs.
+    public var faults: SimFaults
+    /// What the metadata server's database suffers.
+    public var metadata: MetadataFaults
+    /// What is done to machines, processes and network; one named twice happens more often.
+    public var deeds: [WorldDeed]
+    /// Longest time between two deeds.
+    public var restMax: Duration
+    /// What people do with volumes.
+    public var acts: [WorldAct]
+    /// Longest time between two acts.
+    public var actRestMax: Duration
+    /// Chunkservers, each on its own machine.
+    public var servers: Int
+    /// Copysets of the pool, three members each.
+    public var copysets: Int
+    /// Volumes that exist at the beginning; people may make more.
+    public var volumes: [WorldVolumePlan] = []
+    /// How many of them are used by clients at a time.
+    public var clientsMax: Int
+    /// The disks' sectors.
+    public var sectorBytes: Int
+    /// True when the disks may lose unflushed sectors.
+    public var hasVolatileCache: Bool
+    /// Size of each store.
+    public var storeBytes: UInt64
+    /// In the middle of the run the metadata server's database is replaced by an older copy. Never in a plan
+    /// made by seed: see the room's page.
+    public var restoresMetadata = false
+    /// The stores' sizes differ a little, as disks do.
+    public var storeSizesDiffer: Bool
+    /// Journal of each store: small ones wrap and make checkpoints.
+    public var journalBytes: UInt64
+    /// How much log the stores keep, how often they make checkpoints.
+    public var store = StoreSettings()
+    /// A refused connection counts as proof that a process is gone.
+    public var refusalProvesDeath: Bool
+    /// The disks say that they have no volatile cache, and have one. Never in a plan made by seed; shows that
+    /// the judge sees it.
+    public var disksLie = false
+    /// Somebody copies a running chunkserver's store and starts the copy on another machine.
+    public var clonesStore: Bool
+    /// The one chunkserver whose disk damages what it keeps, if any.
+    public var damagedServer: Int?
+
+    /// Simulated time that load, nemesis and people have together.
+    public static let turmoil: Duration = .seconds(15)
+    /// Time in which everything must finish once faults have stopped.
+    public static let calm: Duration = .seconds(90)
+    /// Volumes of a run, deleted ones included.
+    public static let volumesMax = 8
+
+    /// The plan of run `seed`.
+    /// - Parameter fillsStores: clients write more than the stores can hold.
+    public init(seed: UInt64, fillsStores: Bool = false) {
+        var random = SeededRandom(seed: seed ^ 0x0DD5_ED00_0000_0000)
+        self.seed = seed
+        faults = random.oneIn(5) ? .none : .swarm(&random)
+        if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 20...5_000, using: &random) }
+        metadata = random.oneIn(2) ? .none : .swarm(&random)
+        deeds = random.oneIn(6) ? [] : WorldDeed.allCases.filter { _ in random.oneIn(2) }
+        if deeds.contains(where: { [.isolate, .blockOneWay, .slow].contains($0) }), !deeds.contains(.heal) {
+            deeds.append(.heal)
+        }
+        restMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
+        clonesStore = random.oneIn(10)
+        acts = random.oneIn(3) ? [] : WorldAct.allCases.filter { _ in random.oneIn(2) }
+        actRestMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
+        servers = random.oneIn(2) ? 3 : Int.random(in: 4...9, using: &random)
+        copysets = Int.random(in: 1...(servers + 1), using: &random)
+        clientsMax = Int.random(in: 1...4, using: &random)
+        sectorBytes = random.oneIn(2) ? 512 : 4096
+        hasVolatileCache = !random.oneIn(3)
+        journalBytes = random.oneIn(2) ? 256 << 10 : 2 << 20
+        refusalProvesDeath = random.oneIn(2)
+        storeBytes = random.oneIn(3) || fillsStores ? 8 << 20 : 256 << 20
+        storeSizesDiffer = random.oneIn(2)
+        if random.oneIn(2) {
+            store.retainedEntriesMax = Int.random(in: 400...800, using: &random)
+            store.retainedBytesMax = Int.random(in: 4...400, using: &random) << 12
+        }
+        if random.oneIn(2) {
+            store.checkpointEvery = .milliseconds(Int.random(in: 50...5000, using: &random))
+        }
+        store.discardsFreedSpace = random.oneIn(3)
+        if !fillsStores, random.oneIn(6) { damage(&random) }
+        let count = Int.random(in: 1...6, using: &random)
+        let operations = Int.random(in: 300...1500, using: &random)
+        for _ in 0..<count {
+            volumes.append(
+                WorldVolumePlan(
+                    operations: operations / min(count, clientsMax),
+                    isResized: acts.contains(where: \.resizes),
+                    isLarge: storeBytes > 64 << 20, fillsStores: fillsStores, &random))
+        }
+    }
+    /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
+    /// replicas left: whatever takes another one away, or makes it copy everything, is left out.
+    private mutating func damage(_ random: inout SeededRandom) {
+        damagedServer = Int.random(in: 0..<servers, using: &random)
+        deeds.removeAll {
+            [.powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores].contains($0)
+        }
+        store.retainedEntriesMax = StoreSettings().retainedEntriesMax
+        store.retainedBytesMax = StoreSettings().retainedBytesMax
+        (storeBytes, clonesStore) = (256 << 20, false)
+    }
+    /// The plan of run `seed` with nothing going wrong and nobody interfering.
+    public static func quiet(seed: UInt64) -> WorldPlan {
+        var plan = WorldPlan(seed: seed)
+        (plan.faults, plan.metadata, plan.deeds, plan.acts) = (.none, .none, [], [])
+        (plan.storeBytes, plan.clonesStore, plan.damagedServer) = (256 << 20, false, nil)
+        return plan
+    }
+}
+
+/// One volume of a run.
+public struct WorldVolumePlan: Sendable {
+    /// The sizes that it may have; the first one is its size at the beginning.
+    public var sizes: [UInt64]
+    /// Consecutive bytes in one chunk.
+    public var stripeUnitBytes: UInt32
+    /// Chunks that they go round; 1 is plain.
+    public var stripeCount: UInt32
+    /// What its clients do.
+    public var load: LoadPlan
+    /// True when its clients use it over NBD.
+    public var isServedOverNBD: Bool
+    /// NBD connections of each client.
+    public var connections: Int
+
+    init(
+        operations: Int, isResized: Bool, isLarge: Bool, fillsStores: Bool, _ random: inout SeededRandom
+    ) {
+        stripeCount = [1, 1, 2, 4][Int.random(in: 0..<4, using: &random)]
+        let units: [UInt32] = [4 << 10, 64 << 10, 1 << 20]
+        stripeUnitBytes =
+            stripeCount == 1 ? UInt32(Geometry.chunkBytes) : units[Int.random(in: 0..<3, using: &random)]
+        let first = UInt64(Int.random(in: 256...(isLarge ? 20_000 : 9_000), using: &random)) << 12
+        sizes = [first]
+        load = LoadPlan(
+            volumeBlocks: Int(first) / Geometry.blockBytes, operations: operations, random: &random)
+        isServedOverNBD = random.oneIn(2)
+        connections = random.oneIn(2) ? 1 : 2
+        if fillsStores { fillStore(&random) }
+        guard isResized else { return }
+        // Other ends, near enough that a run of blocks straddles them.
+        let width = Int.random(in: 8...160, using: &random)
+        let end = Int(first) / Geometry.blockBytes
+        let spot = max(0, end - width)..<(end + width)
+        for _ in 0..<2 {
+            let other = Int.random(in: max(256, spot.lowerBound)...max(256, spot.upperBound), using: &random)
+            sizes.append(UInt64(other) << 12)
+        }
+        // What a shrink cuts off is zeroes: few requests may be open on one block at the same time.
+        load.inFlightMax = min(load.inFlightMax, 4)
+        load.hotSpots = [spot]
+    }
+    /// A load that puts more into the volume than a small store can hold.
+    private mutating func fillStore(_ random: inout SeededRandom) {
+        load.registerBytes = Geometry.blockBytes
+        load.hotSpots = [0..<min(Int(sizes[0]) / Geometry.blockBytes, 4_096)]
+        load.blocksMax = 300
+        load.writes = 10
+        load.trims = random.oneIn(2) ? 2 : 0
+        load.inFlightMax = min(load.inFlightMax, 8)
+    }
+}
+
+/// What is done to machines, processes and network while the load runs.
+public enum WorldDeed: CaseIterable, Sendable {
+    /// A chunkserver's machine loses power and comes back.
+    case powerLoss
+    /// All chunkservers' machines at once.
+    case powerLossOfAll
+    /// A chunkserver's process dies and is started again.
+    case kill
+    /// A chunkserver dies, or its machine loses power, in the middle of some request of its disk; that may
+    /// be during its recovery.
+    case breakDuringIO
+    /// A process stands still and goes on, perhaps long after its lease.
+    case pause
+    /// A chunkserver comes back with another address.
+    case move
+    /// Two chunkservers' disks change machines.
+    case swapStores
+    /// A disk answers nothing for a while.
+    case hangDisk
+    /// A machine is cut off.
+    case isolate
+    /// One direction between two machines is blocked.
+    case blockOneWay
+    /// One direction between two machines becomes slow.
+    case slow
+    /// The network is whole again.
+    case heal
+    /// Somebody's wall clock jumps.
+    case wallJump
+    /// The metadata server dies and comes back.
+    case metadataDown
+    /// The metadata server stands still.
+    case metadataPause
+    /// A client stands still, perhaps long after its lease, and goes on as if nothing had happened.
+    case clientPauses
+    /// A client dies; a new one attaches.
+    case clientDies
+    /// A second client takes a volume over from a living one.
+    case takeOver
+    /// Two clients take the same volume over at once.
+    case twoTakers
+    /// A client's NBD connection ends.
+    case gatewayBreaks
+}
+
+/// What people do with volumes while clients use them.
+public enum WorldAct: CaseIterable, Sendable {
+    /// A new volume.
+    case create
+    /// The holder makes its volume larger or smaller.
+    case resizeHeld
+    /// Somebody else makes a volume larger.
+    case growElsewhere
+    /// Somebody else tries to delete a volume that may be in use.
+    case deleteInUse
+    /// A volume is given back, deleted, restored and used again.
+    case deleteAndRestore
+    /// A volume is given back and deleted for good.
+    case purge
+    /// A volume gets another name.
+    case rename
+
+    /// True for acts that change sizes.
+    var resizes: Bool { self == .resizeHeld || self == .growElsewhere }
+}
+
+extension WorldPlan: CustomStringConvertible {
+    /// The plan in a few lines, for whoever looks at a failure.
+    public var description: String {
+        """
+        seed \(seed): \(servers) chunkservers of \(storeBytes >> 20) MiB, \(copysets) copysets, sectors of \
+        \(sectorBytes), \(hasVolatileCache ? "volatile cache" : "write-through"), \
+        journal \(journalBytes >> 10) KiB, \
+        \(store.retainedEntriesMax) entries and \(store.retainedBytesMax >> 10) KiB kept, \
+        \(damagedServer.map { "disk\($0 + 1) damages" } ?? "sound disks"), \(clientsMax) clients
+        volumes: \(volumes.map { "\n    \($0)" }.joined())
+        deeds: \(deeds) every \(restMax)
+        acts: \(acts) every \(actRestMax)
+        metadata: \(metadata)
+        faults: \(faults)
+        """
+    }
+}

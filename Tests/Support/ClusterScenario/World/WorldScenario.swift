@@ -1,0 +1,276 @@
+import BlockTypes
+import Checkers
+import ControlMessages
+import Environment
+import Simulation
+
+/// One seeded run of the whole world: metadata server, chunkservers, clients, gateways and people.
+///
+/// First anything may happen, and whatever a client is told must be true. Then all faults stop: every request
+/// must finish, every volume that was not deleted must be readable, and the replicas must agree.
+public final class WorldScenario {
+    let plan: WorldPlan
+    let world: SimWorld
+    let pool = BufferPool(keptBytesPerClassMax: 1 << 20)
+    let metadata: WorldMetadata
+    let servers: WorldServers
+    let desk: WorldDesk
+    var volumes: [WorldVolume] = []
+    var isStriking = true
+    /// Nothing bad is to happen for a while.
+    var isPeace = false
+    var tally: [String: Int] = [:]  // Sorted where it is shown.
+    private(set) var copysets: [(id: CopysetID, members: [ServerID])] = []
+    private var clientCount = 0
+    private var volumeRandom: SeededRandom
+
+    /// - Parameter traceLinesMax: lines kept for a person to read.
+    public init(_ plan: WorldPlan, traceLinesMax: Int = 0) {
+        self.plan = plan
+        // Clocks drift from the beginning: a machine keeps the clock that it was made with.
+        var faults = SimFaults.none
+        faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
+        world = SimWorld(seed: plan.seed, faults: faults, traceLinesMax: traceLinesMax)
+        metadata = WorldMetadata(world, pool: pool)
+        servers = WorldServers(world, plan, pool: pool)
+        desk = WorldDesk(world, name: "desk", pool: pool)
+        volumeRandom = SeededRandom(seed: plan.seed ^ 0xB00C_0000_0000_0000)
+    }
+    /// Runs it to the end.
+    public func run() -> ScenarioOutcome {
+        var outcome = ScenarioOutcome()
+        outcome.cause = perform(&outcome)
+        for volume in volumes {
+            outcome.requests += volume.record.issued
+            outcome.answered += volume.record.history.answeredCount
+        }
+        outcome.tally = finalTally
+        outcome.traceHash = world.trace.hash
+        outcome.steps = world.stepCount
+        outcome.trace = world.trace.lines
+        for volume in volumes { for client in volume.clients { client.end() } }
+        desk.close()
+        metadata.stop()
+        world.run(for: .milliseconds(1))
+        world.end()
+        servers.forgetEverything()
+        for volume in volumes { volume.clients.removeAll() }
+        return outcome
+    }
+    private func perform(_ outcome: inout ScenarioOutcome) -> String? {
+        if let wrong = boot() { return wrong }
+        turmoil()
+        if let wrong = complaint ?? calm() { return wrong }
+        for volume in volumes {
+            let (violation, undecided) = volume.record.history.check()
+            outcome.undecided += undecided
+            if let violation { return describe(violation, of: volume) }
+        }
+        let judge = WorldJudge(self)
+        if let wrong = judge.weighTraffic() { return wrong }
+        guard servers.stopAll() else { return "the chunkservers do not stop" }
+        return complaint ?? judge.compareReplicas()
+    }
+    private var finalTally: [String: Int] {
+        var tally = tally
+        for volume in volumes {
+            let record = volume.record
+            tally["refused for lack of space", default: 0] += record.refusedForSpace
+            tally["refused past the end", default: 0] += record.refusedPastEnd
+            tally["volumes"] = volumes.count
+            tally["volumes purged", default: 0] += volume.isPurged ? 1 : 0
+            tally["attachments", default: 0] += volume.clients.count { $0.isAttached }
+        }
+        tally["metadata server started"] = metadata.startCount
+        tally["chunkservers started"] = servers.startCount
+        return tally
+    }
+    var complaint: String? {
+        for volume in volumes {
+            if let wrong = volume.client?.violation { return "volume \(volume.number) over NBD: \(wrong)" }
+            if let wrong = volume.record.complaint { return "volume \(volume.number): \(wrong)" }
+        }
+        return servers.complaint ?? metadata.complaint
+    }
+
+    // MARK: The beginning
+
+    private func boot() -> String? {
+        metadata.start()
+        if let wrong = servers.format(asking: desk) { return wrong }
+        servers.startAll()
+        guard world.run(within: .seconds(60), until: { servers.allServe || servers.complaint != nil }) else {
+            return "the chunkservers do not come up"
+        }
+        if let wrong = servers.complaint { return wrong }
+        var request = ControlCreatePoolRequest()
+        (request.name, request.replicas) = ("pool", 3)
+        (request.copysets, request.failureDomain) = (UInt32(plan.copysets), .server)
+        guard desk.answer(to: .createPool(request)) != nil else { return "no pool: \(desk.refusal)" }
+        guard case .getStatus(let status) = desk.answer(to: .getStatus(ControlGetStatusRequest())) else {
+            return "no status: \(desk.refusal)"
+        }
+        copysets = status.copysets.map { (CopysetID($0.copyset), $0.members.map { ServerID($0) }) }
+        for volumePlan in plan.volumes {
+            let volume = newVolume(volumePlan)
+            guard desk.answer(to: creation(of: volume)) != nil else {
+                return "volume \(volume.number) cannot be made: \(desk.refusal)"
+            }
+        }
+        for volume in volumes.prefix(plan.clientsMax) { newClient(for: volume, takesOver: false) }
+        guard world.run(within: .seconds(60), until: { volumes.contains { $0.client?.isAttached == true } })
+        else {
+            return "no client can attach: \(volumes.first?.client?.trouble ?? "no answer")"
+        }
+        return complaint
+    }
+    func newVolume(_ plan: WorldVolumePlan) -> WorldVolume {
+        let volume = WorldVolume(number: volumes.count + 1, plan)
+        volumes.append(volume)
+        return volume
+    }
+    func creation(of volume: WorldVolume) -> ControlRequest.OneOf_Body {
+        var request = ControlCreateVolumeRequest()
+        (request.path, request.sizeBytes) = (volume.path, volume.plan.sizes[0])
+        (request.stripeUnitBytes, request.stripeCount) = (
+            volume.plan.stripeUnitBytes, volume.plan.stripeCount
+        )
+        return .createVolume(request)
+    }
+    func newClient(for volume: WorldVolume, takesOver: Bool) {
+        clientCount += 1
+        let client = WorldClient(world, number: clientCount, volume, takesOver: takesOver)
+        volume.clients.append(client)
+        client.attach()
+    }
+
+    // MARK: Turmoil
+
+    private func turmoil() {
+        world.faults = plan.faults
+        metadata.faults = plan.metadata
+        for index in 0..<servers.count { servers.disk(index).faults = plan.faults.disk }
+        if let index = plan.damagedServer {
+            servers.disk(index).faults = damagedDisk()
+        }
+        let end = world.trueNow + WorldPlan.turmoil
+        strikeLater(until: end)
+        actLater(until: end)
+        cloneLater()
+        restoreMetadataLater()
+        lackSpaceLater(until: end)
+        _ = world.run(within: WorldPlan.turmoil) { complaint != nil || isQuiet }
+        isStriking = false
+    }
+    private func damagedDisk() -> SimDiskFaults {
+        var faults = SimDiskFaults.damagedSwarm(&world.random)
+        if world.random.oneIn(3) {
+            faults.writeErrorOneIn = Int.random(in: 200...5_000, using: &world.random)
+        }
+        if world.random.oneIn(3) {
+            faults.flushErrorOneIn = Int.random(in: 200...5_000, using: &world.random)
+        }
+        return faults
+    }
+    /// Nobody has anything left to ask.
+    private var isQuiet: Bool {
+        guard plan.acts.isEmpty, !plan.clonesStore else { return false }
+        return volumes.prefix(plan.clientsMax).allSatisfy { !$0.isBusy && $0.openCount == 0 }
+    }
+    private func strikeLater(until end: Duration) {
+        guard !plan.deeds.isEmpty else { return }
+        let most = max(1, plan.restMax.milliseconds)
+        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+            guard let self, isStriking, world.trueNow < end else { return }
+            if !isPeace { strike(plan.deeds[Int.random(in: 0..<plan.deeds.count, using: &world.random)]) }
+            strikeLater(until: end)
+        }
+    }
+    private func actLater(until end: Duration) {
+        guard !plan.acts.isEmpty else { return }
+        let most = max(1, plan.actRestMax.milliseconds)
+        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+            guard let self, isStriking, world.trueNow < end else { return }
+            act(plan.acts[Int.random(in: 0..<plan.acts.count, using: &world.random)])
+            actLater(until: end)
+        }
+    }
+    /// Growth may be refused once what was ever written could fill a good part of the smallest store.
+    private func lackSpaceLater(until end: Duration) {
+        let blocks = volumes.reduce(0) { $0 + $1.record.writtenBlocks.count }
+        let isNearlyFull = UInt64(blocks * Geometry.blockBytes) > plan.storeBytes / 8
+        for volume in volumes where isNearlyFull { volume.record.mayLackSpace = true }
+        world.after(.milliseconds(50)) { [weak self] in
+            guard let self, world.trueNow < end else { return }
+            lackSpaceLater(until: end)
+        }
+    }
+
+    // MARK: Calm
+
+    private func calm() -> String? {
+        world.note { "calm" }
+        (world.faults, metadata.faults) = (.none, .none)
+        world.healNetwork()
+        servers.mendDisks()
+        servers.resumeAll()
+        metadata.process?.resume()
+        metadata.start()
+        servers.startAll()
+        for volume in volumes {
+            for client in volume.clients where client !== volume.client && !client.isAttached { client.die() }
+            for client in volume.clients {
+                client.process.resume()
+                client.stopAsking()
+            }
+            volume.client?.insist()
+        }
+        for volume in volumes where !volume.isPurged {
+            if volume.isRecycled { _ = desk.answer(to: restoration(of: volume)) }
+            if volume.client?.isUsable != true { newClient(for: volume, takesOver: true) }
+            volume.client?.stopAsking()
+        }
+        if let wrong = waitForClients() { return wrong }
+        for volume in readable where volume.client?.readEverything() != true {
+            return "volume \(volume.number) has nobody who could read it"
+        }
+        guard world.run(within: WorldPlan.calm, until: { openCount == 0 || complaint != nil }) else {
+            return "\(openCount) reads never finish after the faults have stopped: \(trouble)"
+        }
+        for volume in readable { volume.client?.detach {} }
+        // Followers learn of the last commits by heartbeats and catch up; deleted volumes are freed.
+        world.run(for: .seconds(20))
+        return complaint
+    }
+    private func waitForClients() -> String? {
+        guard
+            world.run(
+                within: WorldPlan.calm,
+                until: { complaint != nil || readable.allSatisfy { $0.client?.canBeRead == true } })
+        else { return "a volume cannot be attached after the faults have stopped: \(trouble)" }
+        for volume in volumes { volume.client?.stopAsking() }
+        guard world.run(within: WorldPlan.calm, until: { openCount == 0 || complaint != nil }) else {
+            return "\(openCount) requests never finish after the faults have stopped: \(trouble)"
+        }
+        return complaint
+    }
+    /// Volumes that must be readable in calm: a deletion that nobody has heard of may have come true.
+    private var readable: [WorldVolume] {
+        volumes.filter { !$0.isPurged && !($0.isDeletionAsked && $0.client?.isUsable != true) }
+    }
+    private var openCount: Int { volumes.reduce(0) { $0 + $1.openCount } }
+    private var trouble: String {
+        for volume in volumes where volume.openCount > 0 || volume.client?.canBeRead != true {
+            return "volume \(volume.number): \(volume.client?.trouble ?? "no client")"
+        }
+        return "nobody says why"
+    }
+    private func describe(
+        _ found: (register: UInt64, what: RegisterViolation), of volume: WorldVolume
+    ) -> String {
+        let load = volume.plan.load
+        let block = found.register * UInt64(load.registerBytes) / UInt64(Geometry.blockBytes)
+        for line in volume.record.history.story(of: found.register) { world.note { "history: \(line)" } }
+        return "volume \(volume.number) block \(block): \(found.what)"
+    }
+}

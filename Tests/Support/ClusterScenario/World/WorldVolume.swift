@@ -1,0 +1,68 @@
+import BlockTypes
+import Checkers
+
+/// One volume of a world, as the judge knows it: what was done to it, by whom, and what may have become of
+/// it.
+final class WorldVolume {
+    let number: Int
+    let plan: WorldVolumePlan
+    let record = LoadRecord()
+    /// Its newest name. No name is ever used for two volumes.
+    var path: String
+    /// A name that somebody has asked for without hearing what came of it.
+    var rumouredPath: String?
+    /// Counts what happened to its name.
+    var nameChanges = 0
+    /// Somebody has asked to delete or purge it: from then on it may be gone.
+    var isDeletionAsked = false
+    /// When the metadata server said that it was deleted for good.
+    var purgedAt: Duration?
+    var isPurged: Bool { purgedAt != nil }
+    /// It lies in the recycle bin, as far as its owner knows.
+    var isRecycled = false
+    /// Somebody resized it without holding it: that fences whoever held it last.
+    var isShrunkUnheld = false
+    /// The clients that ever tried to attach it, in order.
+    var clients: [WorldClient] = []
+
+    init(number: Int, _ plan: WorldVolumePlan) {
+        (self.number, self.plan) = (number, plan)
+        path = "/v\(number)"
+        record.sizes = VolumeSizes(bytes: plan.sizes[0])
+    }
+    /// The newest client that may still be of use.
+    var client: WorldClient? { clients.last }
+    var openCount: Int { clients.reduce(0) { $0 + $1.openCount } }
+    var isBusy: Bool { !isPurged && !isRecycled && record.issued < plan.load.operations }
+    /// Where a client may find it.
+    var paths: [String] { [path] + (rumouredPath.map { [$0] } ?? []) }
+
+    // MARK: Sizes
+
+    /// The registers of the load that lie in these bytes.
+    private func registers(in bytes: Range<UInt64>) -> [Range<UInt64>] {
+        let unit = UInt64(plan.load.registerBytes)
+        return plan.load.hotSpots.compactMap { spot in
+            let touched =
+                UInt64(spot.lowerBound * Geometry.blockBytes)..<UInt64(spot.upperBound * Geometry.blockBytes)
+            let both = touched.clamped(to: bytes)
+            return both.isEmpty ? nil : (both.lowerBound / unit)..<(both.upperBound / unit)
+        }
+    }
+    /// Somebody asks for another size. What a smaller one cuts off reads as zeroes when it is grown again.
+    /// - Returns: the writes of zeroes that this means, for ``sizeSettled(_:_:isDone:session:)``.
+    func sizeAsked(_ size: UInt64) -> [UInt64] {
+        record.sizes?.ask(size)
+        return registers(in: size..<max(size, plan.sizes.max() ?? size)).map { range in
+            let id = record.newID()
+            record.history.startWrite(id, range, value: 0)
+            return id
+        }
+    }
+    func sizeSettled(_ size: UInt64, _ writes: [UInt64], isDone: Bool, session: UInt32) {
+        record.sizes?.settle(size, isDone: isDone)
+        for id in writes {
+            if isDone { record.history.finishWrite(id) } else { record.leaveOpen(id, session: session) }
+        }
+    }
+}
