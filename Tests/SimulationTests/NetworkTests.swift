@@ -75,6 +75,19 @@ import Testing
         world.run(for: .seconds(1))
         #expect(near.closed == .reset && near.closings == 1)
     }
+    @Test("a sender learns that nobody is there any more, however long the answer to it is lost")
+    func lostReset() {
+        let pair = Pair(seed: 6)
+        defer { pair.world.end() }
+        pair.world.block(from: "b", to: "a")
+        pair.b.crash()
+        pair.nearEnd.send([.payload(Payload(copying: pattern(3 << 20)))])
+        pair.world.run(for: .seconds(10))
+        #expect(pair.near.closed == nil)
+        pair.world.unblock(from: "b", to: "a")
+        pair.world.run(for: .seconds(5))
+        #expect(pair.near.closed == .reset)
+    }
     @Test("nobody listening is refused, a cut-off machine is silent until the time is up")
     func refusedOrSilent() {
         let world = SimWorld(seed: 3)

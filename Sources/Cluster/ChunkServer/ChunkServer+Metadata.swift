@@ -160,6 +160,7 @@ extension ChunkServer {
                 registration.incarnations[server] = incarnation
             }
             if let addresses = registration.addresses[server] { peers[server]?.update(addresses) }
+            peers[server]?.isProcess(incarnation)
         }
     }
 

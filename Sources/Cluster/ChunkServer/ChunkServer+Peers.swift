@@ -104,6 +104,7 @@ extension ChunkServer {
         }
         guard incarnation > known else { return }
         registration.incarnations[server] = incarnation
+        peers[server]?.isProcess(incarnation)
         tellReplicas(of: server, .disconnected(server, provenDead: true))
     }
 

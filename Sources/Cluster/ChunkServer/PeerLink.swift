@@ -57,6 +57,17 @@ final class PeerLink {
         return true
     }
 
+    /// The peer's process has this incarnation now. A connection to an older one is of no use, and when its
+    /// host lost power it may take very long until anything says so.
+    func isProcess(_ incarnation: Incarnation) {
+        guard let link, let old = link.peerHello?.incarnation, old < incarnation else { return }
+        generation += 1
+        link.close()
+        self.link = nil
+        (isReady, isDialling) = (false, false)
+        dial()
+    }
+
     func close() {
         isClosed = true
         generation += 1

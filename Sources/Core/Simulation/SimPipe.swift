@@ -151,7 +151,9 @@ final class SimPipe {
     }
     /// Reschedules the arrival when the way is blocked, and gives up when that lasts.
     private func getsThrough() -> Bool {
-        if Self.reaches(from: from, to: to) {
+        // Where nobody is any more, the answer is a reset; while that gets lost, the sender repeats itself.
+        let isAnswered = receiver?.takesBytes == true || Self.reaches(from: to, to: from)
+        if isAnswered, Self.reaches(from: from, to: to) {
             blockedSinceNanoseconds = nil
             retryNanoseconds = Self.retryNanosecondsMin
             return true
