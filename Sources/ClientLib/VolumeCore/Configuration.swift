@@ -42,11 +42,11 @@ public struct VolumeLimits: Hashable, Sendable {
     /// The same for a server that was silent before and that others still take for the leader; doubles with
     /// each silence up to the above. Until they have elected another one, asking it is in vain.
     public var suspectTimeout = Duration.milliseconds(125)
-    /// How many `attemptTimeout` an attempt may take in all at a server that answers others meanwhile.
+    /// How many `attemptTimeout` an attempt may take in all at a server that answers others.
     public var attemptExtensionsMax = 10
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
-    /// The longest while a leader is looked for: one sub-request of a copyset does so, and users wait.
+    /// The longest while a leader is looked for: one sub-request of a copyset looks for all of them.
     public var searchPauseMax = Duration.milliseconds(100)
     /// Hints followed at once before a pause: two replicas that name each other must not be asked in a
     /// circle.
@@ -78,6 +78,8 @@ extension VolumeCore {
         public var copysets: [CopysetMembers]
         /// The attachment's number.
         public var epoch: Epoch
+        /// The volume's change that began it.
+        public var change: UInt32
         /// The volume's snapshot number.
         public var snapshot: SnapshotNumber
         /// Refuses changes.
@@ -92,11 +94,12 @@ extension VolumeCore {
         /// An attachment of these properties.
         public init(
             volume: VolumeID, size: ByteCount, stripes: StripeMap, copysets: [CopysetMembers], epoch: Epoch,
-            snapshot: SnapshotNumber = SnapshotNumber(0), isReadOnly: Bool = false,
+            change: UInt32, snapshot: SnapshotNumber = SnapshotNumber(0), isReadOnly: Bool = false,
             policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits(), seed: UInt64
         ) {
             (self.volume, self.size, self.stripes) = (volume, size, stripes)
             (self.copysets, self.epoch, self.snapshot) = (copysets, epoch, snapshot)
+            self.change = change
             (self.isReadOnly, self.policy, self.limits, self.seed) = (isReadOnly, policy, limits, seed)
         }
     }
