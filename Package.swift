@@ -142,6 +142,7 @@ let package = Package(
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("ToolSupportTests", ["ToolSupport"]),
         tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
         tests(
             "CurveClientTests",
@@ -168,3 +169,10 @@ let package = Package(
         tests("TidyTests", []),
     ]
 )
+
+// tools/fuzz builds this one alone: libFuzzer brings its own `main` and wants every module instrumented.
+if Context.environment["CURVE_FUZZ_BUILD"] != nil {
+    package.targets.append(
+        testProgram(
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "NBDProtocol"]))
+}

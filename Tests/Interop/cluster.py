@@ -58,7 +58,8 @@ class Cluster:
             self.curve("chunkserver", "format", "--store", store, "--size", f"{store_mib}M", "--lazy")
         self.chunkservers = [self.serve_store(store) for store in self.stores]
         self.ports = [server.ready()[0] for server in self.chunkservers]
-        self.curve("pool", "create", "default", "--copysets", str(copysets), "--failure-domain", "device")
+        if copysets:
+            self.curve("pool", "create", "default", "--copysets", str(copysets), "--failure-domain", "device")
 
     def start(self, name, *command, server=None):
         inside = self.wires.inside(server) if self.wires else []
@@ -66,11 +67,11 @@ class Cluster:
         self.daemons.append(daemon)
         return daemon
 
-    def serve_store(self, store):
+    def serve_store(self, store, *options):
         command = [CURVE, "chunkserver", "serve", "--store", store, "--mds", self.address]
         server = self.stores.index(store) if self.wires else None
         listen = ["--listen", self.wires.address(server) + ":0"] if self.wires else []
-        return self.start(os.path.basename(store), *command, *listen, server=server)
+        return self.start(os.path.basename(store), *command, *listen, *options, server=server)
 
     def serve_volume(self, name, *options, socket_name="nbd"):
         path = f"{self.folder}/{socket_name}.sock"

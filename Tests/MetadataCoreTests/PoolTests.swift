@@ -97,7 +97,7 @@ import Testing
         let onOne = refusal(.server)
         #expect(onOne?.code == .notReady)
         #expect(onOne?.message.contains("failure domain \"device\"") == true)
-        #expect(refusal(.zone)?.message.contains("3 different zones") == true)
+        #expect(refusal(.zone)?.message.contains("1, 2 and 3 named none") == true)
         #expect(refusal(.device, replicas: 2)?.code == .badRequest)
         #expect(refusal(.device, name: "a/b")?.code == .badRequest)
         #expect(refusal(.device, name: "")?.code == .badRequest)
@@ -109,6 +109,29 @@ import Testing
         try bench.ask(.createPool(name: "p", replicas: 3, copysets: 0, domain: .device))
         #expect(refusal(.device)?.code == .alreadyExists)
         #expect(refusal(.device, name: "q")?.message.contains("0 online and in no pool") == true)
+    }
+
+    @Test("a pool over zones refuses a chunkserver without one, and fewer zones than replicas")
+    func zonesMissing() throws {
+        let bench = try Bench()
+        func register(_ zones: [String]) throws {
+            for (index, zone) in zones.enumerated() {
+                let number = UInt64(index + 1)
+                var registration = Bench.registration(number, host: "h\(number)")
+                registration.zone = zone
+                try bench.ask(.registerServer(registration), session: 1000 + number)
+            }
+        }
+        for number in UInt64(1)...3 {
+            try bench.ask(.allocateServer(device: Bench.device(number), host: "h\(number)"))
+        }
+        let pool = MetadataRequest.createPool(name: "p", replicas: 3, copysets: 0, domain: .zone)
+        try register(["a", "", "c"])
+        #expect(bench.refusal(pool)?.message.contains("; 2 named none") == true)
+        try register(["a", "a", "c"])
+        #expect(bench.refusal(pool)?.message.contains("3 different zones") == true)
+        try register(["a", "b", "c"])
+        try bench.ask(pool)
     }
 
     @Test("zones keep replicas apart")

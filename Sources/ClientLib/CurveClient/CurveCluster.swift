@@ -104,22 +104,36 @@ public final class CurveCluster: Sendable {
         do throws(ControlError) { return try result.get() } catch { throw CurveError(error) }
     }
 
-    /// Creates a volume with the cluster's default striping.
-    /// - Parameter sizeBytes: a multiple of 4096 from 1 MiB to 1 PiB.
-    public func createVolume(_ path: String, sizeBytes: UInt64) async throws(CurveError) {
+    /// Creates a volume.
+    /// - Parameters:
+    ///   - path: `/databases/orders`, with or without the first slash; the directory must exist.
+    ///   - sizeBytes: a multiple of 4096 from 1 MiB to 1 PiB.
+    ///   - stripeUnitBytes: how much stays together before the next chunk's turn, a power of two from 4 KiB
+    ///     to 16 MiB; 0 for the cluster's default.
+    ///   - stripeCount: chunks that take turns, 1 to 64; 0 for the cluster's default.
+    ///   - pool: where its data go; empty for the only pool.
+    public func createVolume(
+        _ path: String, sizeBytes: UInt64, stripeUnitBytes: UInt32 = 0, stripeCount: UInt32 = 0,
+        pool: String = ""
+    ) async throws(CurveError) {
         var request = ControlCreateVolumeRequest()
-        (request.path, request.sizeBytes) = (path, sizeBytes)
+        (request.path, request.sizeBytes, request.pool) = (Self.rooted(path), sizeBytes, pool)
+        (request.stripeUnitBytes, request.stripeCount) = (stripeUnitBytes, stripeCount)
         _ = try await call(ControlRequest(.createVolume(request)))
     }
 
+    private static func rooted(_ path: String) -> String { path.hasPrefix("/") ? path : "/" + path }
+
     /// Attaches a volume.
     /// - Parameters:
+    ///   - path: `/databases/orders`, with or without the first slash.
     ///   - takeOver: takes it from another holder, whose requests fail from then on.
     ///   - isReadOnly: refuses writes; the attachment is exclusive all the same.
     ///   - policy: what to do when replicas are out of reach.
     public func open(
         _ path: String, takeOver: Bool = false, isReadOnly: Bool = false, policy: UnavailablePolicy = .queue
     ) async throws(CurveError) -> Volume {
+        let path = Self.rooted(path)
         let options = AttachOptions(
             path: path, metadataServers: addresses, holder: name, takeOver: takeOver, isReadOnly: isReadOnly,
             policy: policy)

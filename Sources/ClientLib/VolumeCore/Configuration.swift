@@ -42,11 +42,13 @@ public struct VolumeLimits: Hashable, Sendable {
     /// The same for a server that was silent before and that others still take for the leader; doubles with
     /// each silence up to the above. Until they have elected another one, asking it is in vain.
     public var suspectTimeout = Duration.milliseconds(125)
-    /// How many `attemptTimeout` an attempt may take in all at a server that answers others.
+    /// How many `attemptTimeout` an attempt may take in all at a server that answers other requests
+    /// meanwhile.
     public var attemptExtensionsMax = 10
     /// First pause before a copyset is asked again, and the longest.
     public var backoffMin = Duration.milliseconds(10), backoffMax = Duration.milliseconds(250)
-    /// The longest while a leader is looked for: one sub-request of a copyset looks for all of them.
+    /// The longest while a leader is looked for: one sub-request of a copyset does so for all, and users
+    /// wait.
     public var searchPauseMax = Duration.milliseconds(100)
     /// Hints followed at once before a pause: two replicas that name each other must not be asked in a
     /// circle.

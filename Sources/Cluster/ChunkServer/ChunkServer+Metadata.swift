@@ -84,7 +84,7 @@ extension ChunkServer {
         request.server = store.identity.server.rawValue
         request.incarnation = store.identity.incarnation.rawValue
         request.addresses = advertised
-        request.host = options.host
+        (request.host, request.zone) = (options.host, options.zone)
         request.capacityBytes = UInt64(store.usage.capacityBytes)
         request.lazilyGrown = store.usage.isLazilyGrown
         call(.registerServer(request)) { [weak self] result in

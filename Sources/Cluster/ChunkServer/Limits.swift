@@ -51,6 +51,8 @@ public struct ChunkServerOptions: Sendable {
     public var advertise: [String]
     /// This machine's name, for people.
     public var host: String
+    /// Machines that may fail together, by a name of the operator's choice; empty: unknown.
+    public var zone = ""
     /// A refused connection proves that the peer's process is gone, so an election need not wait for the
     /// end of its lease. Only for peers that are reached directly: a packet filter or a proxy may refuse in
     /// a living peer's name.

@@ -242,7 +242,11 @@ extension ChunkStore {
             previousChecksum: journal.previousChecksum, durableLSN: durableLSN(before: lsn),
             device: identity.device.low)
         journal.previousChecksum = header.seal(batch.page)
-        for case .truncated(let copyset, _, _) in batch.completions { copyset.truncationIsWritten() }
+        for case .truncated(let copyset, _, _) in batch.completions {
+            copyset.truncationIsWritten()
+            // A root that lets the tail pass it must not speak of it any more.
+            markDirty(copyset)
+        }
         noteBoundary(lsn)
         journal.head = lsn + UInt64(byteCount)
         journal.inFlight.append(batch)

@@ -103,10 +103,6 @@ extension ChunkStore {
         let isNews = lsn >= recovery.stateLSN[id] ?? 0
         var log = recovery.logs[id] ?? RecoveredLog()
         recovery.logs[id] = nil
-        // What the root says was cut was cut before what follows the root.
-        if isNews, let from = recovery.queuedCuts.removeValue(forKey: id) {
-            log.truncate(from: from.rawValue)
-        }
         switch decoded.record {
         case .entry(var slot, let index):
             // History is a courtesy to peers and must not cost more memory here than it may while running.
@@ -114,7 +110,10 @@ extension ChunkStore {
             guard index.rawValue + UInt64(kept) > copyset.applied.rawValue else { break }
             slot.lsn = lsn
             log.add(slot, at: index.rawValue)
-        case .truncate(let from): log.truncate(from: from.rawValue)
+        case .truncate(let from):
+            log.truncate(from: from.rawValue)
+            // The truncation that the root stood in for has found its place.
+            if isNews, let cut = recovery.queuedCuts[id], from <= cut { recovery.queuedCuts[id] = nil }
         case .vote(let term, let votedFor):
             guard isNews else { break }
             (copyset.term, copyset.votedFor) = (term, votedFor)
@@ -144,6 +143,7 @@ extension ChunkStore {
         for id in copysetIDs {
             guard let copyset = copysetsByID[id] else { continue }
             var log = recovery.logs[id] ?? RecoveredLog()
+            // Nothing that came after that truncation can be in the ring without it.
             if let from = recovery.queuedCuts[id] { log.truncate(from: from.rawValue) }
             rebuild(copyset, log, recovery)
         }

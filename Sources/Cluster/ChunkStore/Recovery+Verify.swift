@@ -32,7 +32,14 @@ extension ChunkStore {
         guard let recovery else { return }
         recovery.stage = .superblock
         for id in copysetIDs {
-            guard let copyset = copysetsByID[id], let index = recovery.cuts[id] else { continue }
+            guard let copyset = copysetsByID[id] else { continue }
+            guard let index = recovery.cuts[id] else {
+                // The next root will not know of it, and what it cut may still be in the ring then.
+                if let from = recovery.queuedCuts[id] {
+                    journal.urgent.append(.record(copyset, .truncate(from: from), .nothing))
+                }
+                continue
+            }
             if copyset.log[index].lsn < recovery.durableLSN && !isPlanted(.lostTakenForTorn) {
                 // Not torn by a crash: it was durable, and may have been acknowledged (rule R4).
                 let floor = max(copyset.voteFloor, copyset.log.last)

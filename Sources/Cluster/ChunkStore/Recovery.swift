@@ -378,7 +378,10 @@ extension ChunkStore {
         copyset.voteFloor = record.voteFloor
         copysetsByID[record.id] = copyset
         recovery?.stateLSN[record.id] = record.stateLSN
-        if record.cutFrom > LogIndex(0) { recovery?.queuedCuts[record.id] = record.cutFrom }
+        guard record.cutFrom > LogIndex(0) else { return }
+        recovery?.queuedCuts[record.id] = record.cutFrom
+        // A root that lets the tail pass the truncation must not speak of it any more.
+        markDirty(copyset)
     }
     private func adopt(_ node: NodeRecord, _ slot: Int) -> Bool {
         guard let copyset = copysetsByID[node.copyset],

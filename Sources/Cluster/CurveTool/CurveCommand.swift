@@ -8,7 +8,7 @@ import ToolSupport
         abstract: "Volumes on three durable replicas: the tool and the daemons.",
         discussion: """
             Examples:
-              curve playground up                 a whole cluster on this machine, in the background
+              curve playground up                 a whole cluster on this machine
               curve status                        what runs, what is full, what is wrong
               curve volume create db --size 20G   a thin volume
               curve-nbd map db                    ... as /dev/nbd0

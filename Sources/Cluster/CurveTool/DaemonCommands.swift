@@ -12,7 +12,10 @@ import Reactor
 struct MDSCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mds", abstract: "Run the metadata server.",
-        discussion: "Example: curve mds --data /var/lib/curve/mds --listen 10.0.0.5:6700")
+        discussion: """
+            Example:
+              curve mds --data /var/lib/curve/mds --listen 10.0.0.5:6700
+            """)
     @Option(help: "Folder of its database; made if missing.") var data: String
     @Option(help: "Address to listen on, host:port; port 0 lets the system choose.") var listen =
         "127.0.0.1:6700"
@@ -21,6 +24,7 @@ struct MDSCommand: ParsableCommand {
         guard let address = SocketAddress(listen) else {
             throw ToolError.failed("--listen '\(listen)' is not an address; write HOST:PORT")
         }
+        daemon.parent.apply()  // First: an orphan must not make a folder that was just cleared up.
         try makeFolder(data, for: "the MDS's database")
         let reactor = try daemon.reactor(name: "mds")
         var failure: ToolError?
@@ -34,6 +38,8 @@ struct MDSCommand: ParsableCommand {
                 reactor.stop()
             }
             reactor.run()
+        } catch MetadataServerError.network(let error) {
+            failure = .failed(words(for: error))
         } catch { failure = .failed("\(error)") }
         if let failure { throw failure }
     }
@@ -48,14 +54,16 @@ struct ChunkserverCommand: ParsableCommand {
 struct ChunkserverServe: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Serve a formatted store.",
-        discussion:
-            "Example: curve chunkserver serve --store /dev/nvme1n1 --mds 10.0.0.5:6700 --listen 10.0.0.6:6800"
-    )
+        discussion: """
+            Example:
+              curve chunkserver serve --store /dev/nvme1n1 --listen 10.0.0.6:6800 --zone rack7
+            """)
     @Option(help: "Block device or file that 'curve chunkserver format' made.") var store: String
     @Option(help: "Address to listen on; port 0 lets the system choose. May change at every start.")
     var listen = "127.0.0.1:0"
     @Option(help: "Address others should connect to (default: the one listened on).") var advertise:
         [String] = []
+    @Option(help: "Machines that may fail together, by a name of your choice: a rack, a room.") var zone = ""
     @Flag(
         help: ArgumentHelp(
             "Peers are on this machine and reached directly: when nobody listens there, take the peer for dead.",
@@ -75,7 +83,7 @@ struct ChunkserverServe: ParsableCommand {
         var options = ChunkServerOptions(
             metadataServers: [mds.description], listen: listen, advertise: advertise,
             host: ProcessInfo.processInfo.hostName)
-        options.refusalProvesDeath = localPeers
+        (options.refusalProvesDeath, options.zone) = (localPeers, zone)
         let server = ChunkServer(environment: reactor, disk: disk, options: options, pool: BufferPool())
         var failure: ToolError?
         server.serving = { announceReady([$0]) }

@@ -5,19 +5,28 @@ import Foundation
 import Reactor
 import ToolSupport
 
-/// What `curve chunkserver format` writes to. Everything that can refuse is asked before anything changes.
-final class FormatTarget {
+/// What `curve chunkserver format` writes to. Everything that can refuse is asked before anything changes,
+/// and a file is made under another name, so that whoever sees its own name sees a whole store.
+final class FormatTarget: @unchecked Sendable {
+    // SAFETY: nothing changes after init; an interrupt only removes the unfinished file.
     private let path: String
     private let wantedBytes: UInt64?
     private let isLazy: Bool
     private let mayOverwrite: Bool
-    private var hasMadeFile = false
+    /// Of a file: its name until it is whole.
+    private let unfinished: String
+    private static let unfinishedSuffix = ".formatting-"
     /// How much of a device is looked at for data: superblocks and partition tables of everybody lie there.
     private static let probeBytes = 1 << 20
 
     init(path: String, sizeBytes: UInt64?, isLazy: Bool, mayOverwrite: Bool) {
         (self.path, wantedBytes) = (path, sizeBytes)
         (self.isLazy, self.mayOverwrite) = (isLazy, mayOverwrite)
+        unfinished = "\(path)\(Self.unfinishedSuffix)\(getpid())"
+    }
+    private var folder: String {
+        let parent = (path as NSString).deletingLastPathComponent
+        return parent.isEmpty ? "." : parent
     }
 
     private var isDevice: Bool {
@@ -27,7 +36,14 @@ final class FormatTarget {
 
     /// Refuses what already holds data, and sizes that cannot be.
     func check() throws {
-        let exists = FileManager.default.fileExists(atPath: path)
+        var isFolder: ObjCBool = false
+        let exists = FileManager.default.fileExists(atPath: path, isDirectory: &isFolder)
+        guard !isFolder.boolValue else {
+            throw ToolError.failed("\(path) is a folder; name a file in it, for example \(path)/store")
+        }
+        guard FileManager.default.fileExists(atPath: folder) else {
+            throw ToolError.failed("the folder \(folder) does not exist; make it first")
+        }
         if isDevice {
             if !mayOverwrite, try holdsData() {
                 throw ToolError.failed("\(path) holds data; add --force to overwrite it for good")
@@ -64,26 +80,63 @@ final class FormatTarget {
         return start.contains { $0 != 0 }
     }
 
-    /// Makes the file. A device is there already.
+    /// Makes the file, if it is one, and sees that a store fits.
     func prepare() throws {
-        guard !isDevice, let wantedBytes else { return }
-        if FileManager.default.fileExists(atPath: path) { try FileManager.default.removeItem(atPath: path) }
-        do {
-            let progress = FormatProgress(path: path, total: wantedBytes)
-            try ReactorDisk.create(
-                path: path, size: ByteCount(bytes: wantedBytes), provisioning: isLazy ? .lazy : .prewritten,
-                progress: { progress.show($0.bytes) })
-            progress.end()
-            hasMadeFile = true
-        } catch { throw ToolError.failed("\(error)") }
+        if !isDevice, let wantedBytes {
+            removeLeftovers()
+            do {
+                let progress = FormatProgress(path: path, total: wantedBytes)
+                try ReactorDisk.create(
+                    path: unfinished, size: ByteCount(bytes: wantedBytes),
+                    provisioning: isLazy ? .lazy : .prewritten, progress: { progress.show($0.bytes) })
+                progress.end()
+            } catch { throw failure(error) }
+        }
+        let nobody = StoreIdentity(
+            cluster: UniqueID(high: 0, low: 0), device: UniqueID(high: 0, low: 0), server: ServerID(0),
+            incarnation: Incarnation(0))
+        let reactor = try Self.makeReactor()
+        let disk = try open(reactor)
+        defer { disk.close() }
+        try reserve(try format(nobody, disk.geometry).journalBytes)
+    }
+    /// Takes the room that an empty store needs, so that a full file system says so before the store has a
+    /// number.
+    private func reserve(_ journalBytes: UInt64) throws {
+        guard !isDevice, isLazy else { return }
+        let file = Glibc.open(unfinished, O_WRONLY | O_CLOEXEC)
+        guard file >= 0 else { return }
+        defer { close(file) }
+        let frontBytes = off_t(journalBytes) + Self.frontBytes
+        guard posix_fallocate(file, 0, frontBytes) != ENOSPC else { throw noRoom }
+    }
+    /// What lies before a store's journal, rounded up.
+    private static let frontBytes: off_t = 2 << 20
+    private var noRoom: ToolError {
+        .failed("no room for a store at \(path); free space or choose another folder")
+    }
+    /// What killed processes left of earlier attempts.
+    private func removeLeftovers() {
+        let prefix = (path as NSString).lastPathComponent + Self.unfinishedSuffix
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        for name in names where name.hasPrefix(prefix) {
+            guard let process = Int32(name.dropFirst(prefix.count)), kill(process, 0) != 0, errno == ESRCH
+            else { continue }
+            try? FileManager.default.removeItem(atPath: folder + "/" + name)
+        }
     }
 
-    /// Writes the empty store and makes it durable.
-    func write(_ identity: StoreIdentity) throws {
-        let reactor = try Self.makeReactor()
-        let disk: ReactorDisk
-        do { disk = try ReactorDisk.open(reactor, path: path) } catch { throw ToolError.failed("\(error)") }
-        var geometry = disk.geometry
+    private func open(_ reactor: Reactor) throws -> ReactorDisk {
+        do { return try ReactorDisk.open(reactor, path: isDevice ? path : unfinished) } catch {
+            throw failure(error)
+        }
+    }
+    /// The user's words for an error: without the name that a file has only meanwhile.
+    private func failure(_ error: any Error) -> ToolError {
+        .failed("\(error)".replacingOccurrences(of: unfinished, with: path))
+    }
+    private func format(_ identity: StoreIdentity, _ wholeDisk: DiskGeometry) throws -> StoreFormat {
+        var geometry = wholeDisk
         if isDevice, let wantedBytes {
             guard wantedBytes <= geometry.size.bytes else {
                 throw ToolError.failed(
@@ -93,15 +146,20 @@ final class FormatTarget {
                 size: ByteCount(bytes: wantedBytes), sectorBytes: geometry.sectorBytes,
                 hasVolatileCache: geometry.hasVolatileCache)
         }
-        let format: StoreFormat
         do {
-            format = try StoreFormat(
+            return try StoreFormat(
                 identity: identity, geometry: geometry,
                 journalBytes: StoreFormat.defaultJournalBytes(for: geometry.size),
                 isLazilyGrown: isLazy && !isDevice)
         } catch { throw ToolError.failed("\(path): \(error)") }
+    }
+
+    /// Writes the empty store and makes it durable.
+    func write(_ identity: StoreIdentity) throws {
+        let reactor = try Self.makeReactor()
+        let disk = try open(reactor)
         var failure: ToolError?
-        let formatter = StoreFormatter(format)
+        let formatter = StoreFormatter(try format(identity, disk.geometry))
         var effects: [StoreFormatter.Effect] = []
         func pump() {
             effects.removeAll(keepingCapacity: true)
@@ -110,8 +168,14 @@ final class FormatTarget {
                 switch effect {
                 case .disk(let request): disk.submit(request)
                 case .formatted: reactor.stop()
-                case .failed(let why):
-                    failure = .failed("formatting \(path) failed: \(why)")
+                case .failed(.full):
+                    failure = noRoom
+                    reactor.stop()
+                case .failed(.io(let errno)):
+                    failure = .failed("\(path) cannot be written: \(systemWords(errno)); look at the device")
+                    reactor.stop()
+                case .failed(.short):
+                    failure = .failed("\(path) ends before its size; look at the device")
                     reactor.stop()
                 }
             }
@@ -126,10 +190,31 @@ final class FormatTarget {
         if let failure { throw failure }
     }
 
-    /// Leaves nothing half-made.
-    func undo() {
-        if hasMadeFile { try? FileManager.default.removeItem(atPath: path) }
+    /// Gives a file its name.
+    func publish() throws {
+        guard !isDevice else { return }
+        // A link never replaces anything, not even what somebody made there a moment ago.
+        var code = mayOverwrite ? rename(unfinished, path) : link(unfinished, path)
+        if code != 0, [EPERM, EOPNOTSUPP].contains(errno), !FileManager.default.fileExists(atPath: path) {
+            code = rename(unfinished, path)  // A file system without links.
+        }
+        guard code == 0 else {
+            let why = errno
+            throw ToolError.failed(
+                why == EEXIST
+                    ? "\(path) exists already; add --force to overwrite it for good"
+                    : "cannot give the store its name \(path): \(systemWords(why))")
+        }
+        undo()
+        // Or a power failure might forget the name.
+        let parent = Glibc.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard parent >= 0 else { return }
+        fsync(parent)
+        close(parent)
     }
+
+    /// Leaves nothing half-made.
+    func undo() { unlink(unfinished) }
 }
 
 /// How far the writing of a large file has come, on a terminal.

@@ -10,13 +10,18 @@ final class Playground: @unchecked Sendable {
     static let chunkservers = 3
     static let copysets: UInt32 = 12
     static let volumeName = "demo"
+    static let volumeBytesDefault: UInt64 = 4 << 30
+    /// Every usual file system takes a file of this size.
+    static let storeBytesMax: UInt64 = 8 << 40
     /// The port that NBD clients try by default; another one is chosen when it is taken.
     static let preferredPort: UInt16 = 10809
 
     let folder: PlaygroundFolder
-    let volumeBytes: UInt64
+    /// What the user asked for; `nil` when nothing.
+    let wantedBytes: UInt64?
     let storeBytes: UInt64
-    let isThrowAway: Bool
+    var isThrowAway: Bool { sweeper != nil }
+    private let sweeper: Sweeper?
     let isPrewritten: Bool
     let supervisor: Supervisor
     private(set) var state: PlaygroundState?
@@ -24,13 +29,15 @@ final class Playground: @unchecked Sendable {
     private var chunkserverMembers: [Member] = []
     private var nbd: Member?
 
-    init(folder: PlaygroundFolder, volumeBytes: UInt64, isThrowAway: Bool, isPrewritten: Bool) throws {
-        (self.folder, self.volumeBytes) = (folder, volumeBytes)
-        (self.isThrowAway, self.isPrewritten) = (isThrowAway, isPrewritten)
+    /// - Parameter sweeper: clears up behind a playground that is thrown away at its end.
+    init(folder: PlaygroundFolder, volumeBytes: UInt64?, isPrewritten: Bool, sweeper: Sweeper? = nil) throws {
+        (self.folder, wantedBytes, self.sweeper) = (folder, volumeBytes, sweeper)
+        self.isPrewritten = isPrewritten
         // Room for the volume written in full, its journal and metadata, and a second volume to try things
-        // with.
-        storeBytes = max(2 * volumeBytes, 4 << 30)
+        // with; as much as one file may have.
+        storeBytes = min(max(2 * (volumeBytes ?? Self.volumeBytesDefault), 4 << 30), Self.storeBytesMax)
         supervisor = try Supervisor(logPath: folder.logFile)
+        if let sweeper { (supervisor.processBegan, supervisor.processEnded) = (sweeper.began, sweeper.ended) }
         let data = folder.metadata
         // A restarted MDS comes back where everybody knows it.
         mds = Member(name: "MDS", program: "curve") {
@@ -44,8 +51,10 @@ final class Playground: @unchecked Sendable {
             switch result {
             case .failure(let error): done(.failure(error))
             case .success(let address):
-                do { try format(mds: address) } catch { return done(.failure(Self.toolError(error))) }
-                startChunkservers(mds: address, done: done)
+                format(mds: address) { [self] failure in
+                    if let failure { return done(.failure(failure)) }
+                    startChunkservers(mds: address, done: done)
+                }
             }
         }
     }
@@ -54,29 +63,29 @@ final class Playground: @unchecked Sendable {
         error as? ToolError ?? .failed("\(error)")
     }
 
-    /// Makes the stores that are missing, all at once.
-    private func format(mds: String) throws {
-        var running: [(Process, Pipe, String)] = []
-        for number in 1...Self.chunkservers
-        where !FileManager.default.fileExists(atPath: folder.store(number)) {
-            try makeFolder(folder.chunkserver(number), for: "a chunkserver")
-            let process = Process()
-            process.executableURL = URL(fileURLWithPath: Supervisor.programFolder + "/curve")
-            process.arguments =
+    /// Makes the stores that are missing, all at once; `done` runs once, with the first failure if there is
+    /// one.
+    private func format(mds: String, done: @escaping (ToolError?) -> Void) {
+        let missing = (1...Self.chunkservers).filter {
+            !FileManager.default.fileExists(atPath: folder.store($0))
+        }
+        var (waiting, failure) = (missing.count, ToolError?.none)
+        if missing.isEmpty { return done(nil) }
+        for number in missing {
+            do { try makeFolder(folder.chunkserver(number), for: "a chunkserver") } catch {
+                return done(Self.toolError(error))
+            }
+        }
+        for number in missing {
+            let arguments =
                 [
                     "chunkserver", "format", "--store", folder.store(number), "--size", "\(storeBytes)",
                     "--mds", mds,
                 ] + (isPrewritten ? [] : ["--lazy"])
-            let errors = Pipe()
-            (process.standardOutput, process.standardError) = (FileHandle.nullDevice, errors)
-            try process.run()
-            running.append((process, errors, folder.store(number)))
-        }
-        for (process, errors, store) in running {
-            let text = errors.fileHandleForReading.readDataToEndOfFile()
-            process.waitUntilExit()
-            guard process.terminationStatus == 0 else {
-                throw ToolError.failed("formatting \(store) failed: \(String(decoding: text, as: UTF8.self))")
+            supervisor.runOnce("format of store \(number)", program: "curve", arguments: arguments) { error in
+                waiting -= 1
+                failure = failure ?? error
+                if waiting == 0 { done(failure) }
             }
         }
     }
@@ -119,10 +128,18 @@ final class Playground: @unchecked Sendable {
         var question = ControlGetVolumeRequest()
         question.path = "/" + Self.volumeName
         do {
-            _ = try call(.getVolume(question))
+            let volume = try call(.getVolume(question)).volume.volume
+            if let wantedBytes, wantedBytes != volume.sizeBytes {
+                let name = Self.volumeName
+                ToolExit.say(
+                    "the volume '\(name)' is there already, with \(Text.size(volume.sizeBytes)); change it "
+                        + "by 'curve volume resize \(name) --size \(ByteSize(bytes: wantedBytes))'")
+            }
         } catch let error as ToolError where error.status == 1 {
             var request = ControlCreateVolumeRequest()
-            (request.path, request.sizeBytes) = ("/" + Self.volumeName, volumeBytes)
+            (request.path, request.sizeBytes) = (
+                "/" + Self.volumeName, wantedBytes ?? Self.volumeBytesDefault
+            )
             _ = try call(.createVolume(request))
         }
     }
@@ -186,7 +203,7 @@ final class Playground: @unchecked Sendable {
     func stop(done: @escaping () -> Void) {
         supervisor.stopAll { [self] in
             try? FileManager.default.removeItem(atPath: folder.stateFile)
-            if isThrowAway { try? FileManager.default.removeItem(atPath: folder.path) }
+            sweeper?.finish()
             done()
         }
     }

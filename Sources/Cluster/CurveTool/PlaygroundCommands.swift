@@ -16,21 +16,28 @@ struct PlaygroundCommand: ParsableCommand {
               curve playground status      where it listens and how it is
               curve playground down        stop it; its data stays
             """,
-        subcommands: [PlaygroundRun.self, PlaygroundUp.self, PlaygroundDown.self, PlaygroundStatus.self])
+        subcommands: [
+            PlaygroundRun.self, PlaygroundUp.self, PlaygroundDown.self, PlaygroundStatus.self,
+            PlaygroundSweep.self,
+        ])
 }
 
 /// Where the data is and how large the volume is.
 struct PlaygroundOptions: ParsableArguments {
     @Option(help: "Folder of the data (default: ${XDG_STATE_HOME:-~/.local/state}/curve).") var data: String?
-    @Option(help: "Size of the volume 'demo' when it is made.") var size = ByteSize(bytes: 4 << 30)
+    @Option(help: "Size of the volume 'demo' when it is made (default: 4G).") var size: ByteSize?
     @Flag(help: "Write the stores in full instead of letting them grow, as a bench wants.") var prewritten =
         false
     @Flag(help: "Throw the data of an earlier playground away first.") var fresh = false
     @Flag(help: "Do not ask before throwing data away.") var yes = false
 
-    var folder: PlaygroundFolder {
-        data.map { PlaygroundFolder(path: URL(fileURLWithPath: $0).standardizedFileURL.path) } ?? .standard
+    func validate() throws {
+        guard let size else { return }
+        guard size.bytes % 4096 == 0, (1 << 20...1 << 50).contains(size.bytes) else {
+            throw ValidationError("--size is a multiple of 4096 bytes from 1M to 1P, for example 8G")
+        }
     }
+    func folder() throws -> PlaygroundFolder { try PlaygroundFolder(data: data) }
 
     func eraseIfAsked(_ folder: PlaygroundFolder) throws {
         guard fresh, FileManager.default.fileExists(atPath: folder.marker) else { return }
@@ -54,10 +61,12 @@ struct PlaygroundRun: ParsableCommand {
         commandName: "run",
         abstract: "Run a playground in the foreground until Ctrl-C, or around one command.",
         discussion: """
-            With a command after '--': a throw-away playground, the command with CURVE_NBD_URI,
-            CURVE_NBD_SOCKET and CURVE_MDS in its environment, everything stopped and removed, the
-            command's exit status.
-            Example: curve playground run -- nbdinfo --json '$CURVE_NBD_URI'
+            With a command after '--': a throw-away playground, the command with CURVE_NBD_URI, \
+            CURVE_NBD_SOCKET and CURVE_MDS in its environment, everything stopped and removed, \
+            the command's exit status.
+            Examples:
+              curve playground run
+              curve playground run -- sh -c 'nbdinfo "$CURVE_NBD_URI"'
             """)
     @OptionGroup var options: PlaygroundOptions
     @Flag(help: .hidden) var detached = false
@@ -74,108 +83,98 @@ struct PlaygroundRun: ParsableCommand {
     }
 
     private func runForeground() throws {
-        let folder = options.folder
+        let folder = try options.folder()
+        let session = PlaygroundSession()
         try folder.prepare()
         let lock = try FolderLock(folder)
         try options.eraseIfAsked(folder)
         let playground = try Playground(
-            folder: folder, volumeBytes: options.size.bytes, isThrowAway: false,
-            isPrewritten: options.prewritten)
-        try checkPath(folder)
-        let session = PlaygroundSession(playground: playground)
+            folder: folder, volumeBytes: options.size?.bytes, isPrewritten: options.prewritten)
         session.onReady = { state in
             if !detached {
                 PlaygroundText.welcome(state, folder: folder)
                 StatusLine(playground: playground).start()
             }
         }
-        session.begin()
-        withExtendedLifetime(lock) { dispatchMain() }
+        session.begin(playground)
+        withExtendedLifetime(lock) { mainLoop() }
     }
 
     private func runAround(_ command: [String]) throws {
         let base = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
-        var template = Array((base + "/curve-XXXXXX").utf8CString)
-        guard unsafe mkdtemp(&template) != nil else {
-            throw ToolError.failed("cannot make a folder in \(base); set TMPDIR to one that is writable")
-        }
-        let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        let folder = PlaygroundFolder(path: path)
+        let name = String(UInt64.random(in: .min ... .max), radix: 36)
+        let folder = PlaygroundFolder(path: "\(base)/curve-\(name)")
+        let session = PlaygroundSession()
+        // Before the folder, so that there is no moment in which a kill would leave it behind.
+        let sweeper = try Sweeper(folder: folder)
+        let lock: FolderLock
         do {
+            guard mkdir(folder.path, 0o700) == 0 else {
+                throw ToolError.failed(
+                    "cannot make a folder in \(base): \(systemWords(errno)); set TMPDIR to another one")
+            }
             try folder.prepare()
-            try checkPath(folder)
+            lock = try FolderLock(folder)
             let playground = try Playground(
-                folder: folder, volumeBytes: options.size.bytes, isThrowAway: true,
-                isPrewritten: options.prewritten)
-            let session = PlaygroundSession(playground: playground)
+                folder: folder, volumeBytes: options.size?.bytes, isPrewritten: options.prewritten,
+                sweeper: sweeper)
             session.onReady = { session.run(command, $0) }
-            session.begin()
+            session.begin(playground)
         } catch {
-            try? FileManager.default.removeItem(atPath: path)
+            sweeper.finish()
             throw error
         }
-        dispatchMain()
+        withExtendedLifetime(lock) { mainLoop() }
     }
 
-    /// A Unix socket's path has room for 107 bytes.
-    private func checkPath(_ folder: PlaygroundFolder) throws {
-        guard folder.nbdSocket.utf8.count < 108 else {
-            throw ToolError.failed(
-                "\(folder.nbdSocket) is too long for a socket's path; choose a shorter folder")
-        }
+    /// Runs the main queue on this thread for ever. The queue's own threads come and go, and the kernel takes
+    /// the end of a thread that started a process for the end of its parent.
+    private func mainLoop() -> Never {
+        while true { RunLoop.main.run() }
     }
 }
 
 /// Signals, the way up, the way down and the exit status of one playground.
 final class PlaygroundSession: @unchecked Sendable {
     // SAFETY: used only on the main queue.
-    private let playground: Playground
-    private var signals: [any DispatchSourceSignal] = []
+    private var playground: Playground?
     private var command: Process?
     private var isEnding = false
     var onReady: (PlaygroundState) -> Void = { _ in }
 
-    init(playground: Playground) { self.playground = playground }
-
-    func begin() {
+    /// From here on signals are taken; what they ask for happens when the main queue runs.
+    init() {
         signal(SIGPIPE, SIG_IGN)
-        for number in [SIGINT, SIGTERM, SIGHUP] {
-            signal(number, SIG_IGN)
-            let source = DispatchSource.makeSignalSource(signal: number, queue: .main)
-            source.setEventHandler { [self] in
-                if let command, command.isRunning {
-                    kill(command.processIdentifier, number)
-                } else {
-                    end(status: number == SIGINT ? 0 : 128 + number)
-                }
-            }
-            source.resume()
-            signals.append(source)
+        SignalThread.start { [self] signal in DispatchQueue.main.async { [self] in take(signal) } }
+    }
+    private func take(_ signal: SignalThread.Signal) {
+        guard let command, command.isRunning else {
+            return end(status: signal.number == SIGINT ? 0 : 128 + signal.number)
         }
+        if !signal.isFromTerminal { kill(command.processIdentifier, signal.number) }
+    }
+
+    func begin(_ playground: Playground) {
+        self.playground = playground
         playground.supervisor.died = { [self] member, how in
             FileHandle.standardError.write(Data("\ncurve: \(member.name) \(how); starting it again\n".utf8))
-            DispatchQueue.main.asyncAfter(deadline: .now() + 1) { [self] in playground.writeState() }
+            DispatchQueue.main.asyncAfter(deadline: .now() + 1) { [self] in self.playground?.writeState() }
         }
         playground.start { [self] result in
             switch result {
+            case _ where isEnding: break  // What ends was asked to.
             case .success(let state): onReady(state)
             case .failure(let error):
-                let log = playground.isThrowAway ? "" : " (\(playground.folder.logFile))"
-                FileHandle.standardError.write(Data("curve: \(error.description)\(log)\n".utf8))
-                if playground.isThrowAway { showLog() }
+                let log = playground.isThrowAway ? "" : " (log: \(playground.folder.logFile))"
+                ToolExit.say("\(error.description)\(log)")
                 end(status: 2)
             }
         }
     }
 
-    private func showLog() {
-        let text = (try? String(contentsOfFile: playground.folder.logFile, encoding: .utf8)) ?? ""
-        let tail = text.split(separator: "\n").suffix(10).joined(separator: "\n")
-        FileHandle.standardError.write(Data((tail + "\n").utf8))
-    }
-
     /// Runs the user's command; its end ends the playground.
     func run(_ words: [String], _ state: PlaygroundState) {
+        guard let playground else { return }
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
         process.arguments = words
@@ -186,16 +185,23 @@ final class PlaygroundSession: @unchecked Sendable {
         environment["CURVE_PLAYGROUND"] = playground.folder.path
         process.environment = environment
         process.terminationHandler = { [self] process in
+            let pid = process.processIdentifier
             let signalled = process.terminationReason == .uncaughtSignal
             let status = signalled ? 128 + process.terminationStatus : process.terminationStatus
-            DispatchQueue.main.async { [self] in end(status: status) }
+            DispatchQueue.main.async { [self] in
+                playground.supervisor.processEnded(pid)
+                end(status: status)
+            }
         }
         do {
+            // The command gets signals as if nobody stood between it and its caller.
+            signal(SIGPIPE, SIG_DFL)
+            defer { signal(SIGPIPE, SIG_IGN) }
             try process.run()
             command = process
+            playground.supervisor.processBegan(process.processIdentifier)
         } catch {
-            FileHandle.standardError.write(
-                Data("curve: cannot run \(words[0]): \(error.localizedDescription)\n".utf8))
+            ToolExit.say("cannot run \(words[0]): \(error.localizedDescription)")
             end(status: 127)
         }
     }
@@ -203,6 +209,6 @@ final class PlaygroundSession: @unchecked Sendable {
     private func end(status: Int32) {
         guard !isEnding else { return }
         isEnding = true
-        playground.stop { exit(status) }
+        if let playground { playground.stop { exit(status) } } else { exit(status) }
     }
 }

@@ -107,7 +107,7 @@ struct PlaygroundUp: ParsableCommand {
     static let startTimeoutSeconds = 30.0
 
     func run() throws {
-        let folder = options.folder
+        let folder = try options.folder()
         try folder.prepare()
         if FolderLock.holder(of: folder) != nil {
             throw ToolError.failed(
@@ -119,8 +119,8 @@ struct PlaygroundUp: ParsableCommand {
         process.arguments =
             [
                 Supervisor.programFolder + "/curve", "playground", "run", "--detached", "--data", folder.path,
-                "--size", "\(options.size.bytes)",
-            ] + (options.prewritten ? ["--prewritten"] : [])
+            ] + (options.size.map { ["--size", "\($0.bytes)"] } ?? [])
+            + (options.prewritten ? ["--prewritten"] : [])
         _ = FileManager.default.createFile(atPath: folder.path + "/up.log", contents: nil)
         let log = FileHandle(forWritingAtPath: folder.path + "/up.log") ?? .nullDevice
         (process.standardInput, process.standardOutput, process.standardError) = (
@@ -130,18 +130,27 @@ struct PlaygroundUp: ParsableCommand {
         let deadline = Date().addingTimeInterval(Self.startTimeoutSeconds)
         while Date() < deadline {
             if let state = folder.state, state.pid == FolderLock.holder(of: folder) {
+                for line in said(folder) { ToolExit.say(line) }
                 print(
                     "playground is up; the volume '\(state.volume)' is served at\n\(PlaygroundText.uris(state))"
                 )
                 return
             }
             if !process.isRunning {
-                let text = (try? String(contentsOfFile: folder.path + "/up.log", encoding: .utf8)) ?? ""
-                throw ToolError.failed("the playground did not start: \(text)see \(folder.logFile)")
+                let words = said(folder).joined(separator: "\n")
+                throw ToolError.failed(
+                    words.isEmpty ? "the playground did not start; see \(folder.logFile)" : words)
             }
             usleep(20_000)
         }
         throw ToolError.failed("the playground was not ready in time; see \(folder.logFile)")
+    }
+    /// What the process in the background had to say, without its name.
+    private func said(_ folder: PlaygroundFolder) -> [String] {
+        let text = (try? String(contentsOfFile: folder.path + "/up.log", encoding: .utf8)) ?? ""
+        return text.split(separator: "\n").map {
+            String($0.hasPrefix("curve: ") ? $0.dropFirst("curve: ".count) : $0)
+        }
     }
 }
 
@@ -150,7 +159,7 @@ struct PlaygroundDown: ParsableCommand {
         commandName: "down", abstract: "Stop the playground; its data stays.")
     @Option(help: "Folder of the data (default: ${XDG_STATE_HOME:-~/.local/state}/curve).") var data: String?
     func run() throws {
-        let folder = data.map { PlaygroundFolder(path: $0) } ?? .standard
+        let folder = try PlaygroundFolder(data: data)
         guard let pid = FolderLock.holder(of: folder) else {
             throw ToolError.notFound("no playground runs in \(folder.path)")
         }
@@ -172,7 +181,7 @@ struct PlaygroundStatus: ParsableCommand {
     @Option(help: "Folder of the data (default: ${XDG_STATE_HOME:-~/.local/state}/curve).") var data: String?
     @Option(help: "table or json.") var format = OutputFormat.table
     func run() throws {
-        let folder = data.map { PlaygroundFolder(path: $0) } ?? .standard
+        let folder = try PlaygroundFolder(data: data)
         guard let pid = FolderLock.holder(of: folder), let state = folder.state, state.pid == pid else {
             throw ToolError.notFound(
                 "no playground runs in \(folder.path); start one with 'curve playground up'")

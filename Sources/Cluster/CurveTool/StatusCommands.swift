@@ -23,7 +23,7 @@ struct StatusCommand: ParsableCommand {
 struct StatusJSON: Encodable {
     struct Server: Encodable {
         let id: UInt64, device: String, host: String, addresses: [String], incarnation: UInt64, online: Bool
-        let capacityBytes: UInt64, usedBytes: UInt64, freeBytes: UInt64, lazilyGrown: Bool
+        let zone: String?, capacityBytes: UInt64, usedBytes: UInt64, freeBytes: UInt64, lazilyGrown: Bool
         let copysetsLed: UInt32, health: String
     }
     struct Pool: Encodable {
@@ -41,7 +41,8 @@ struct StatusJSON: Encodable {
             Server(
                 id: $0.server, device: UniqueID(controlBytes: $0.deviceID)?.description ?? "", host: $0.host,
                 addresses: $0.addresses, incarnation: $0.incarnation, online: $0.online,
-                capacityBytes: $0.capacityBytes, usedBytes: $0.usedBytes, freeBytes: $0.freeBytes,
+                zone: $0.zone.isEmpty ? nil : $0.zone, capacityBytes: $0.capacityBytes,
+                usedBytes: $0.usedBytes, freeBytes: $0.freeBytes,
                 lazilyGrown: $0.lazilyGrown, copysetsLed: $0.copysetsLed, health: $0.health)
         }
         pools = status.pools.map {
@@ -66,20 +67,25 @@ enum StatusText {
         let whole = status.copysets.filter { Int($0.membersInStep) == $0.members.count }.count
         var lines = [
             "cluster \(UniqueID(controlBytes: status.clusterID)?.description ?? "?")  MDS \(address)  "
-                + (status.warnings.isEmpty ? "healthy" : "\(status.warnings.count) warnings"),
+                + (status.warnings.isEmpty
+                    ? "healthy"
+                    : status.warnings.count == 1 ? "1 warning" : "\(status.warnings.count) warnings"),
             "volumes \(status.volumes), attached \(status.attachedVolumes), in the recycle bin "
                 + "\(status.recycledVolumes)   copysets \(status.copysets.count), with a leader \(led), "
                 + "all replicas in step \(whole)", "",
         ]
-        var rows = [["CHUNKSERVER", "STATE", "ADDRESS", "USED", "FREE", "CAPACITY", "LEADS", "STORE"]]
+        let zones = status.servers.contains { !$0.zone.isEmpty }
+        let head = ["STATE", "ADDRESS", "USED", "FREE", "CAPACITY", "LEADS", "STORE"]
+        var rows = [["CHUNKSERVER"] + (zones ? ["ZONE"] : []) + head]
         for server in status.servers {
-            rows.append([
-                "\(server.server)", server.online ? "online" : "offline \(server.secondsSinceHeartbeat) s",
-                server.addresses.joined(separator: ","), Text.size(server.usedBytes),
-                Text.size(server.freeBytes), Text.size(server.capacityBytes), "\(server.copysetsLed)",
-                (server.lazilyGrown ? "grows lazily" : "prewritten")
-                    + (server.health == "ok" || server.health.isEmpty ? "" : ", \(server.health)"),
-            ])
+            rows.append(
+                ["\(server.server)"] + (zones ? [server.zone.isEmpty ? "-" : server.zone] : []) + [
+                    server.online ? "online" : "offline \(server.secondsSinceHeartbeat) s",
+                    server.addresses.joined(separator: ","), Text.size(server.usedBytes),
+                    Text.size(server.freeBytes), Text.size(server.capacityBytes), "\(server.copysetsLed)",
+                    (server.lazilyGrown ? "grows lazily" : "prewritten")
+                        + (server.health == "ok" || server.health.isEmpty ? "" : ", \(server.health)"),
+                ])
         }
         lines.append(Text.table(rows))
         if !status.pools.isEmpty {
@@ -94,6 +100,9 @@ enum StatusText {
         }
         if status.pendingTasks > 0 { lines += ["", "freeing space: \(status.pendingTasks) tasks to go"] }
         for warning in status.warnings { lines += ["", "warning: \(warning)"] }
+        if status.servers.contains(where: \.lazilyGrown) {
+            lines += ["", "Stores that grow lazily are for trials: their file systems may be full one day."]
+        }
         return lines.joined(separator: "\n")
     }
 }
@@ -118,11 +127,16 @@ enum FailureDomainName: String, ExpressibleByArgument, CaseIterable {
 struct PoolCreate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "create", abstract: "Create a pool over all chunkservers that are online.",
-        discussion: "Example: curve pool create default --copysets 12 --failure-domain device")
+        discussion: """
+            Examples:
+              curve pool create default
+              curve pool create trial --failure-domain device     all on one machine
+            """)
     @Argument(help: "Name of the pool.") var name: String
     @Option(help: "Copies of every chunk.") var replicas: UInt32 = 3
-    @Option(help: "Raft groups; more of them spread load and recovery wider.") var copysets: UInt32 = 12
-    @Option(help: "What may fail without losing more than one copy: zone, server or device (one machine).")
+    @Option(help: "Raft groups (default: four for each chunkserver); more spread load and recovery wider.")
+    var copysets: UInt32 = 0
+    @Option(help: "What may fail without taking more than one copy along.")
     var failureDomain = FailureDomainName.server
     @OptionGroup var metadata: MetadataOptions
     func run() throws {

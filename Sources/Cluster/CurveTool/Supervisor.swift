@@ -28,6 +28,13 @@ private struct Later: @unchecked Sendable {
     let run: () -> Void
 }
 
+/// What waits for the end of a program that runs once.
+private final class Answer: @unchecked Sendable {
+    // SAFETY: made and used on the main queue; another thread only passes the reference on.
+    let give: (ToolError?) -> Void
+    init(_ give: @escaping (ToolError?) -> Void) { self.give = give }
+}
+
 /// One start of a member: what it says until it is ready, and who waits for that.
 private final class Launch: @unchecked Sendable {
     // SAFETY: used only on the main queue.
@@ -66,13 +73,19 @@ final class Supervisor: @unchecked Sendable {
     // SAFETY: used only on the main queue.
     private(set) var members: [Member] = []
     private let log: FileHandle
+    private let logPath: String
     /// Called when a daemon died and is being started again.
     var died: ((Member, String) -> Void)?
+    /// Called with the number of each process that begins, and of each that has ended.
+    var processBegan: (Int32) -> Void = { _ in }
+    var processEnded: (Int32) -> Void = { _ in }
+    private var jobs: [Process] = []
     private var isStopping = false
     static let stopTimeout = 10.0
 
     /// - Parameter logPath: file that all daemons' standard error goes to.
     init(logPath: String) throws {
+        self.logPath = logPath
         if !FileManager.default.fileExists(atPath: logPath),
             !FileManager.default.createFile(atPath: logPath, contents: nil)
         {
@@ -95,13 +108,12 @@ final class Supervisor: @unchecked Sendable {
 
     /// Starts the member; `ready` gets the addresses it announced, or why it did not.
     func start(_ member: Member, ready: @escaping (Result<String, ToolError>) -> Void) {
+        guard !isStopping else { return ready(.failure(.failed("the playground stops"))) }
         if !members.contains(where: { $0 === member }) { members.append(member) }
         let launch = Launch(member, ready)
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: Self.programFolder + "/" + member.program)
-        process.arguments = member.arguments(member) + ["--exit-with-parent"]
-        process.standardInput = FileHandle.nullDevice
+        let process = prepared(member.program, member.arguments(member))
         process.standardError = log
+        let logStart = (try? log.seekToEnd()) ?? 0
         let output = Pipe()
         process.standardOutput = output
         // A thread that reads until the end: a dispatch source on a pipe that closes under it brings the
@@ -115,19 +127,68 @@ final class Supervisor: @unchecked Sendable {
             }
         }
         process.terminationHandler = { [weak self] process in
-            let how = Self.words(for: process)
+            let (how, pid) = (Self.words(for: process), process.processIdentifier)
             DispatchQueue.main.async {
                 // Its last words may still wait in the pipe, in front of this in the queue.
+                self?.processEnded(pid)
                 if launch.isReady { self?.ended(member, how: how) }
-                launch.answer(.failure(.failed("\(member.name) \(how) before it was ready; see the log")))
+                let why = self?.lastWords(of: member.program, since: logStart)
+                launch.answer(.failure(.failed("\(member.name): \(why ?? "\(how) before it was ready")")))
             }
         }
         do {
             try process.run()
             member.process = process
+            processBegan(process.processIdentifier)
         } catch {
             launch.answer(.failure(.failed("cannot start \(member.program): \(error.localizedDescription)")))
         }
+    }
+
+    /// A process of ours that ends with this one, however that ends.
+    private func prepared(_ program: String, _ arguments: [String]) -> Process {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: Self.programFolder + "/" + program)
+        process.arguments = arguments + ["--exit-with-parent", "--parent-pid", "\(getpid())"]
+        process.standardInput = FileHandle.nullDevice
+        return process
+    }
+
+    /// Runs a program that ends by itself; `done` gets why it failed, if it did.
+    func runOnce(
+        _ name: String, program: String, arguments: [String], done: @escaping (ToolError?) -> Void
+    ) {
+        guard !isStopping else { return done(.failed("the playground stops")) }
+        let done = Answer(done)
+        let process = prepared(program, arguments)
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = log
+        let logStart = (try? log.seekToEnd()) ?? 0
+        process.terminationHandler = { [weak self] process in
+            let how = process.terminationStatus == 0 ? nil : Self.words(for: process)
+            let pid = process.processIdentifier
+            DispatchQueue.main.async {
+                self?.processEnded(pid)
+                self?.jobs.removeAll { $0.processIdentifier == pid }
+                let why = how.map { self?.lastWords(of: program, since: logStart) ?? "\(name) \($0)" }
+                done.give(why.map { .failed($0) })
+            }
+        }
+        do {
+            try process.run()
+            jobs.append(process)
+            processBegan(process.processIdentifier)
+        } catch { done.give(.failed("cannot start \(program): \(error.localizedDescription)")) }
+    }
+
+    /// The last line on its own account that a program wrote to the log after `start`.
+    private func lastWords(of program: String, since start: UInt64) -> String? {
+        guard let file = FileHandle(forReadingAtPath: logPath) else { return nil }
+        defer { try? file.close() }
+        guard (try? file.seek(toOffset: start)) != nil, let data = try? file.readToEnd() else { return nil }
+        let lines = String(decoding: data, as: UTF8.self).split(separator: "\n")
+        let line = lines.last { $0.hasPrefix("\(program): ") }
+        return line.map { String($0.dropFirst(program.count + 2)) }
     }
 
     private static func words(for process: Process) -> String {
@@ -165,6 +226,7 @@ final class Supervisor: @unchecked Sendable {
     /// Asks every member to end, newest first; ends the deaf by force; then calls `done`.
     func stopAll(done: @escaping () -> Void) {
         isStopping = true
+        for job in jobs { job.terminate() }
         stopNext(members.reversed().filter { $0.process?.isRunning == true }[...], done: done)
     }
 

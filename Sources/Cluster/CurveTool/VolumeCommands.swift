@@ -33,7 +33,11 @@ struct VolumeJSON: Encodable {
 struct VolumeCreate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "create", abstract: "Create a thin volume.",
-        discussion: "Example: curve volume create databases/orders --size 100G")
+        discussion: """
+            Examples:
+              curve volume create db --size 20G
+              curve volume create databases/orders --size 1.5T --stripe-unit 1M --stripe-count 8
+            """)
     @Argument(help: "Path of the volume, for example db or databases/orders.") var path: String
     @Option(help: "Size, for example 20G; a multiple of 4096 bytes from 1M to 1P.") var size: ByteSize
     @Option(help: "Pool (default: the only one).") var pool = ""

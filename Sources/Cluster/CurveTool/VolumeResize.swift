@@ -11,8 +11,11 @@ struct VolumeResize: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "resize", abstract: "Grow or shrink a volume, attached or not.",
         discussion: """
-            An attached volume changes under its holder within a lease renewal, without an interruption.
-            Example: curve volume resize db --size 40G
+            An attached volume grows under its holder within a lease renewal, without an interruption; \
+            it shrinks when nobody holds it.
+            Examples:
+              curve volume resize db --size 40G
+              curve volume resize db --size 10G --shrink
             """)
     @Argument(help: "Path of the volume.") var path: String
     @Option(help: "New size, for example 40G; a multiple of 4096 bytes from 1M to 1P.") var size: ByteSize
@@ -25,6 +28,11 @@ struct VolumeResize: ParsableCommand {
         var question = ControlGetVolumeRequest()
         question.path = volumePath(path)
         let before = try call(.getVolume(question)).volume.volume
+        guard size.bytes >= before.sizeBytes || shrink else {
+            throw ToolError.failed(
+                "\(before.path) has \(Text.size(before.sizeBytes)); what lies past \(Text.size(size.bytes)) "
+                    + "would be lost for good; add --shrink to agree")
+        }
         let group = UInt64(max(before.stripeCount, 1)) * UInt64(Geometry.chunkBytes)
         let isUneven = before.stripeCount > 1 && before.sizeBytes % group != 0
         if before.holder.isEmpty, size.bytes < before.sizeBytes ? shrink : isUneven {

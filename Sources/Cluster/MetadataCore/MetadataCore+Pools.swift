@@ -62,6 +62,13 @@ extension MetadataCore {
     ) throws(MetadataRefusal) -> [ServerRow] {
         let taken = Set(state.pools.values.flatMap(\.servers))
         let free = state.serversInOrder.filter { !taken.contains($0.id) && isOnline($0.id, now: now) }
+        let homeless = domain == .zone ? free.filter(\.zone.isEmpty).map(\.id) : []
+        guard homeless.isEmpty else {
+            throw MetadataRefusal(
+                .notReady,
+                "a pool over zones needs to know the zone of each chunkserver; \(enumerated(homeless)) named"
+                    + " none: start them again with a zone")
+        }
         let domains = Set(free.map { Self.domainName($0, domain) })
         guard domains.count >= replicas else {
             let offline = state.servers.count { !taken.contains($0.key) && !isOnline($0.key, now: now) }

@@ -46,13 +46,6 @@ extension MetadataCore {
         }
         warnings += copysetWarnings(copysets, offline: Set(servers.filter { !$0.isOnline }.map(\.row.id)))
         for server in servers { warnings += serverWarnings(server) }
-        let lazy = servers.filter(\.row.lazilyGrown).map(\.row.id)
-        if !lazy.isEmpty {
-            warnings.append(
-                "the stores of \(lazy.count) chunkservers grow inside their file systems, which may be full"
-                    + " one day (\(enumerated(lazy))); for anything but a trial format them with all space"
-                    + " allocated")
-        }
         return warnings
     }
     private func serverWarnings(_ server: ServerStatus) -> [String] {

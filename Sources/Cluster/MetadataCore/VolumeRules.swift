@@ -51,8 +51,9 @@ struct VolumeShape: Hashable {
         }
         guard sizeBytes <= largest else {
             throw refuse(
-                stripeCount == 1 ? "more than 1 PiB" : "more than \(stripeCount) stripes can address", largest
-            )
+                stripeCount == 1
+                    ? "more than 1 PiB" : "more than a volume of \(stripeCount) stripes can have",
+                largest)
         }
         guard sizeBytes % block == 0 else {
             let below = sizeBytes / block * block

@@ -196,6 +196,6 @@ extension ControlServerStatus {
         (online, secondsSinceHeartbeat) = (status.isOnline, status.secondsSinceHeartbeat)
         (capacityBytes, usedBytes, freeBytes) = (status.capacityBytes, status.usedBytes, status.freeBytes)
         (lazilyGrown, copysetsLed) = (row.lazilyGrown, UInt32(clamping: status.copysetsLed))
-        health = status.health
+        (health, zone) = (status.health, row.zone)
     }
 }

@@ -27,7 +27,7 @@ public struct ByteCount: Hashable, Comparable, Sendable, CustomStringConvertible
     /// The count with the largest binary unit that divides it.
     public var description: String {
         let units: [(UInt64, String)] = [
-            (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"),
+            (1 << 50, "PiB"), (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"),
         ]
         for (size, name) in units where bytes >= size && bytes % size == 0 {
             return "\(bytes / size) \(name)"

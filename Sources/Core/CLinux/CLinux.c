@@ -32,11 +32,11 @@ void curve_name_thread(const char *name) {
 
 const char *curve_program_name(void) { return program_invocation_short_name; }
 
-int curve_signal_at_parent_end(int signal) {
-    pid_t parent = getppid();
+int curve_signal_at_parent_end(int signal, int expected) {
+    pid_t parent = expected ? expected : getppid();
     if (prctl(PR_SET_PDEATHSIG, signal) != 0) return -errno;
     // The parent may have ended before the request took hold.
-    return getppid() == parent && parent != 1 ? 0 : -ESRCH;
+    return getppid() == parent && (expected || parent != 1) ? 0 : -ESRCH;
 }
 
 int curve_block_signals(const int *signals, int count) {

@@ -1401,6 +1401,9 @@ public nonisolated struct ControlServerStatus: Sendable {
 
   public var health: String = String()
 
+  /// Empty: none known.
+  public var zone: String = String()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -3977,7 +3980,7 @@ nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ServerStatus"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0\u{1}zone\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3998,6 +4001,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
       case 11: try { try decoder.decodeSingularBoolField(value: &self.lazilyGrown) }()
       case 12: try { try decoder.decodeSingularUInt32Field(value: &self.copysetsLed) }()
       case 13: try { try decoder.decodeSingularStringField(value: &self.health) }()
+      case 14: try { try decoder.decodeSingularStringField(value: &self.zone) }()
       default: break
       }
     }
@@ -4043,6 +4047,9 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.health.isEmpty {
       try visitor.visitSingularStringField(value: self.health, fieldNumber: 13)
     }
+    if !self.zone.isEmpty {
+      try visitor.visitSingularStringField(value: self.zone, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4060,6 +4067,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.lazilyGrown != rhs.lazilyGrown {return false}
     if lhs.copysetsLed != rhs.copysetsLed {return false}
     if lhs.health != rhs.health {return false}
+    if lhs.zone != rhs.zone {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -3,9 +3,26 @@ import Environment
 import Foundation
 import Reactor
 
+/// What programs take that a supervisor starts.
+package struct ParentOptions: ParsableArguments {
+    @Flag(help: "End when the process that started this one ends.") package var exitWithParent = false
+    /// Tells a daemon whose parent is process 1, as in a container, from one that lost its parent.
+    @Option(help: .hidden) package var parentPid: Int32?
+
+    package init() {}
+
+    /// Ties this process to its parent, if that is wanted.
+    package func apply() {
+        guard exitWithParent else { return }
+        // Ctrl-C in a terminal is for the parent, who ends its children in order.
+        setpgid(0, 0)
+        ProcessSetup.exitWithParent(parentPid)
+    }
+}
+
 /// What every daemon takes.
 package struct DaemonOptions: ParsableArguments {
-    @Flag(help: "End when the process that started this one ends.") package var exitWithParent = false
+    @OptionGroup package var parent: ParentOptions
     @Option(help: "Least weighty lines to log: debug, info, notice, warning or error.")
     package var logLevel = LogLevelName.info
 
@@ -13,7 +30,7 @@ package struct DaemonOptions: ParsableArguments {
 
     /// The loop of a daemon, set up for signals and logging.
     package func reactor(name: String) throws -> Reactor {
-        if exitWithParent { ProcessSetup.exitWithParent() }
+        parent.apply()
         do {
             let reactor = try Reactor()
             reactor.programName = name
@@ -55,12 +72,33 @@ package func onTermination(of reactor: Reactor, _ action: @escaping () -> Void) 
     } catch { throw ToolError.failed("\(error)") }
 }
 
+/// The system's words for an errno.
+package func systemWords(_ errno: Int32) -> String {
+    unsafe strerror(errno).map { unsafe String(cString: $0) } ?? "error \(errno)"
+}
+
+/// An error in the user's words; the errno of a network call by its name.
+package func words(for error: any Error) -> String {
+    guard case NetworkError.system(let address?, let errno, let call) = error else { return "\(error)" }
+    return "\(address): \(call) failed: \(systemWords(errno)); correct the address"
+}
+
 /// Makes a folder, or says why it cannot be used.
 package func makeFolder(_ path: String, for purpose: String) throws {
-    do {
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    } catch {
-        throw ToolError.failed("cannot make the folder \(path) for \(purpose): \(error.localizedDescription)")
+    var made = ""
+    for part in path.split(separator: "/") {
+        made += (made.isEmpty && !path.hasPrefix("/") ? "" : "/") + part
+        guard mkdir(made, 0o755) != 0, errno != EEXIST else { continue }
+        let why = systemWords(errno)
+        var isFolder: ObjCBool = false
+        // A read-only file system, for one, refuses folders that exist already.
+        guard !FileManager.default.fileExists(atPath: made, isDirectory: &isFolder) || !isFolder.boolValue
+        else { continue }
+        throw ToolError.failed("cannot make the folder \(path) for \(purpose): \(why); choose another")
+    }
+    var isFolder: ObjCBool = false
+    guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder), isFolder.boolValue else {
+        throw ToolError.failed("\(path), wanted for \(purpose), is not a folder; choose another")
     }
     guard FileManager.default.isWritableFile(atPath: path) else {
         throw ToolError.failed(

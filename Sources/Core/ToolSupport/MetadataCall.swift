@@ -36,6 +36,9 @@ package struct MetadataOptions: ParsableArguments {
 package struct MetadataCall {
     package let address: SocketAddress
     package var timeout: Duration
+    /// A connection that is not there after this long ends the call: an MDS that is being started again is
+    /// worth a moment, and nobody likes to wait for a wrong address.
+    private static let connectPatience = Duration.seconds(3)
     package init(address: SocketAddress, timeout: Duration = .seconds(10)) {
         (self.address, self.timeout) = (address, timeout)
     }
@@ -65,7 +68,19 @@ package struct MetadataCall {
         request.body = body
         var outcome: Result<ControlResponse, ControlError>?
         channel.call(request, timeout: timeout) { result in
-            outcome = result
+            outcome = outcome ?? result
+            channel.close()
+            reactor.stop()
+        }
+        reactor.after(min(Self.connectPatience, timeout)) {
+            let words: String
+            switch channel.state {
+            case .waiting(let why): words = why
+            case .connecting(let address): words = "\(address) does not answer; correct the address"
+            case .idle, .connected, .closed: return
+            }
+            outcome = .failure(
+                .unreachable("no metadata server: \(words)"))
             channel.close()
             reactor.stop()
         }

@@ -7,23 +7,51 @@ package enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
     case table, json
 }
 
-/// A number of bytes as people write it: `4G`, `512MiB`, `1073741824`.
-package struct ByteSize: ExpressibleByArgument {
+/// A number of bytes as people write it: `4G`, `1.5T`, `512MiB`, `1073741824`.
+package struct ByteSize: ExpressibleByArgument, Hashable, CustomStringConvertible {
     package let bytes: UInt64
     package init(bytes: UInt64) { self.bytes = bytes }
     package init?(argument: String) {
-        var digits = argument.lowercased()
+        var digits = argument.lowercased()[...]
         for suffix in ["ib", "b"] where digits.hasSuffix(suffix) {
-            digits = String(digits.dropLast(suffix.count))
+            digits = digits.dropLast(suffix.count)
             break
         }
-        var shift = 0
-        if let last = digits.last, let index = "kmgtp".firstIndex(of: last) {
-            shift = 10 * ("kmgtp".distance(from: "kmgtp".startIndex, to: index) + 1)
+        var shift: UInt64 = 0
+        if let last = digits.last, let index = Self.units.firstIndex(of: last) {
+            shift = 10 * UInt64(index + 1)
             digits.removeLast()
         }
-        guard let value = UInt64(digits), value <= UInt64.max >> UInt64(shift) else { return nil }
-        bytes = value << UInt64(shift)
+        let parts = digits.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let first = parts.first, Self.isNumber(first), let whole = UInt64(first),
+            whole <= UInt64.max >> shift
+        else { return nil }
+        guard parts.count == 2 else {
+            bytes = whole << shift
+            return
+        }
+        // `1.5G` is fine, `1.3G` is no whole number of bytes and nobody's intention.
+        guard Self.isNumber(parts[1]), parts[1].count <= Self.decimalsMax, let part = UInt64(parts[1]) else {
+            return nil
+        }
+        let scale = (0..<parts[1].count).reduce(UInt64(1)) { product, _ in product * 10 }
+        let (unit, isTooLarge) = part.multipliedReportingOverflow(by: 1 << shift)
+        guard !isTooLarge, unit % scale == 0 else { return nil }
+        bytes = whole << shift + unit / scale
+    }
+    private static let units: [Character] = ["k", "m", "g", "t", "p"]
+    private static let decimalsMax = 3
+    private static func isNumber(_ text: Substring) -> Bool {
+        !text.isEmpty && text.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+    }
+
+    /// The largest unit that gives a whole number: `4G`.
+    package var description: String {
+        var (value, unit) = (bytes, "")
+        for next in Self.units where value > 0 && value % 1024 == 0 {
+            (value, unit) = (value / 1024, "\(next)")
+        }
+        return "\(value)\(unit.uppercased())"
     }
 }
 

@@ -5,12 +5,24 @@ import Foundation
 package struct PlaygroundFolder {
     package let path: String
     package init(path: String) { self.path = path }
+    /// The folder that `--data` names, or the usual one.
+    package init(data: String?) throws {
+        guard let data else {
+            self = .standard
+            return
+        }
+        guard !data.isEmpty else { throw ToolError.failed("--data names no folder") }
+        path = URL(fileURLWithPath: data).standardizedFileURL.path
+    }
 
     /// `${XDG_STATE_HOME:-~/.local/state}/curve`.
     package static var standard: PlaygroundFolder {
         let environment = ProcessInfo.processInfo.environment
-        let state = environment["XDG_STATE_HOME"].flatMap { $0.isEmpty ? nil : $0 }
-        return PlaygroundFolder(path: (state ?? NSHomeDirectory() + "/.local/state") + "/curve")
+        func folder(_ name: String) -> String? {
+            environment[name].flatMap { $0.hasPrefix("/") ? $0 : nil }  // Others do not count, says XDG.
+        }
+        let state = folder("XDG_STATE_HOME") ?? (folder("HOME") ?? NSHomeDirectory()) + "/.local/state"
+        return PlaygroundFolder(path: state + "/curve")
     }
 
     package var metadata: String { path + "/mds" }
@@ -22,6 +34,8 @@ package struct PlaygroundFolder {
     /// What runs here now; present only while it runs.
     package var stateFile: String { path + "/playground.json" }
     package var nbdSocket: String { path + "/nbd.sock" }
+    /// What a Unix socket's address has room for.
+    private static let socketPathBytesMax = 107
     /// Marks a folder as a playground's, so that `--fresh` never removes anything else.
     package var marker: String { path + "/.curve-playground" }
 
@@ -29,10 +43,19 @@ package struct PlaygroundFolder {
         guard let data = FileManager.default.contents(atPath: stateFile) else { return nil }
         return try? JSONDecoder().decode(PlaygroundState.self, from: data)
     }
-    package var knownMetadataAddress: String? { state?.metadataAddress }
+    /// Where the MDS of the playground listens that runs here, if one does. The file alone may be the last
+    /// word of one that was killed.
+    package var knownMetadataAddress: String? {
+        guard let state, state.pid == FolderLock.holder(of: self) else { return nil }
+        return state.metadataAddress
+    }
 
     /// Makes the folder, or checks that an existing one is a playground's.
     package func prepare() throws {
+        guard nbdSocket.utf8.count <= Self.socketPathBytesMax else {
+            throw ToolError.failed(
+                "\(nbdSocket) is too long for a socket's path; choose a shorter folder with --data")
+        }
         var isFolder: ObjCBool = false
         if FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) {
             let entries = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
@@ -46,6 +69,22 @@ package struct PlaygroundFolder {
             throw ToolError.failed("cannot write in \(path); choose another folder with --data")
         }
     }
+
+    /// Removes the folder of a throw-away playground, again and again while somebody's last file appears in
+    /// it.
+    package func removeThrowAway() throws {
+        let isOurs = FileManager.default.fileExists(atPath: marker)
+        var attempts = 0
+        while FileManager.default.fileExists(atPath: path) {
+            // A folder of ours is marked, or so young that it is empty.
+            if rmdir(path) == 0 || !isOurs { return }
+            do {
+                try FileManager.default.removeItem(atPath: path)
+            } catch  where attempts < Self.retriesMax { usleep(50_000) }
+            attempts += 1
+        }
+    }
+    private static let retriesMax = 20
 
     /// Removes the playground's own files and nothing else.
     package func erase() throws {

@@ -38,14 +38,15 @@ package enum ToolExit {
         }
         if let code = error as? ExitCode { exit(code.rawValue) }
         let isUsage = command.exitCode(for: error) != .success
-        let text = command.fullMessage(for: error)
+        var text = command.fullMessage(for: error)
+        if isUsage, text.hasPrefix("Error: ") { text = programName + ": " + text.dropFirst("Error: ".count) }
         (isUsage ? FileHandle.standardError : FileHandle.standardOutput).write(Data((text + "\n").utf8))
         exit(isUsage ? 2 : 0)
     }
 
     /// One line on standard error, with the program's name.
     package static func say(_ text: String) {
-        let name = (CommandLine.arguments[0] as NSString).lastPathComponent
-        FileHandle.standardError.write(Data("\(name): \(text)\n".utf8))
+        FileHandle.standardError.write(Data("\(programName): \(text)\n".utf8))
     }
+    private static var programName: String { (CommandLine.arguments[0] as NSString).lastPathComponent }
 }

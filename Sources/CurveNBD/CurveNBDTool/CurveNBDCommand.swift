@@ -8,8 +8,8 @@ import ToolSupport
         abstract: "Serve volumes over NBD, or map them to /dev/nbdX.",
         discussion: """
             Examples:
-              curve-nbd serve db --listen unix:/run/db.sock   for QEMU, libnbd, other machines
-              curve-nbd map db                                as a device of this machine's kernel
+              curve-nbd serve db --listen unix:/run/db.sock   for QEMU, libnbd
+              curve-nbd map db                                as /dev/nbd0 here
               curve-nbd list                                  mapped devices
               curve-nbd unmap /dev/nbd0
 

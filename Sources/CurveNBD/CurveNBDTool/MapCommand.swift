@@ -11,10 +11,11 @@ struct MapCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "map", abstract: "Make a volume a block device of this machine, /dev/nbdX.",
         discussion: """
-            Example: curve-nbd map db && mkfs.ext4 /dev/nbd0
-            Prints the device once it is usable. A daemon of its own serves it until 'curve-nbd unmap'.
-            When the daemon is killed, the device waits: map the volume again, and its users notice
-            nothing but a pause.
+            Prints the device once it is usable. A daemon of its own serves it until \
+            'curve-nbd unmap'. When the daemon is killed, the device waits: map the volume \
+            again, and its users notice nothing but a pause.
+            Example:
+              mkfs.ext4 "$(curve-nbd map db)"
             """, aliases: ["attach"])
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "The device, /dev/nbdN or N (default: the kernel chooses).") var device: String?
@@ -63,6 +64,11 @@ struct MapCommand: ParsableCommand {
     }
     private func startDaemon() throws {
         try refuseSecondMapping()
+        guard geteuid() == 0 || FileManager.default.isWritableFile(atPath: DaemonMark.defaultFolder) else {
+            throw ToolError.failed(
+                "mapping devices is for root; run it by sudo, with --mds if the MDS is this user's playground"
+            )
+        }
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
         let name = String(path.dropFirst().map { $0 == "/" ? "-" : $0 })
         let log = logFile ?? "\(DaemonMark.defaultFolder)/\(name).log"

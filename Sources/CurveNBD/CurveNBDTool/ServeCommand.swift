@@ -11,8 +11,9 @@ struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Serve a volume over NBD until Ctrl-C.",
         discussion: """
-            Example: curve-nbd serve db --listen unix:/run/db.sock --listen 0.0.0.0:10809
             One program at a time serves a volume. --takeover ends the other one's access for good.
+            Example:
+              curve-nbd serve db --listen unix:/run/db.sock --listen 0.0.0.0:10809
             """)
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "Address to listen on, host:port or unix:/path; may be given several times.")
@@ -80,6 +81,7 @@ final class Gateway {
 
     func run(_ options: AttachOptions) throws {
         try onTermination(of: reactor) { [self] in stop() }
+        if options.takeOver { try checkAddresses() }
         RemoteVolume.attach(environment: reactor, options: options) { [self] result in
             switch result {
             case .failure(let error): end(error.isNotFound ? .notFound("\(error)") : .failed("\(error)"))
@@ -88,6 +90,15 @@ final class Gateway {
         }
         reactor.run()
         if let failure { throw failure }
+    }
+
+    /// Nobody is to lose a volume to a gateway that then cannot serve it.
+    private func checkAddresses() throws {
+        for address in addresses {
+            do { try reactor.listen(on: address) { $0.close() }.close() } catch {
+                throw ToolError.failed("cannot serve: \(words(for: error))")
+            }
+        }
     }
 
     private func attached(_ volume: RemoteVolume) {
@@ -106,7 +117,7 @@ final class Gateway {
             server.exportResized = { [self] _, size in resized?(size) }
             announce(try addresses.map { try server.listen(on: $0) })
         } catch {
-            failure = .failed("cannot serve: \(error)")
+            failure = .failed("cannot serve: \(words(for: error))")
             return stop()
         }
         if printsStats { printStats() }

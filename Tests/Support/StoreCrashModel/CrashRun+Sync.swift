@@ -99,7 +99,7 @@ extension CrashRun {
         // A leader that has just been elected has applied nothing of its own term yet.
         let sourceTerm =
             random.oneIn(2) ? base.term : model[number].log.last.map { Term($0.term) } ?? base.term
-        model[number].sourceTerm = sourceTerm
+        (model[number].sourceTerm, model[number].reachedTerm) = (sourceTerm, base.term)
         store.beginSync(id, base: base, sourceTerm: sourceTerm, voteFloor: floor, volumes: volumes)
     }
     func stepSync(_ number: Int) {
@@ -126,9 +126,9 @@ extension CrashRun {
     }
     func syncFinished(_ number: Int) {
         guard case .finishing = model[number].sync else { return }
-        let durable = Int(store.state(of: model[number].id)?.durable.rawValue ?? 0)
-        let reached = durable == 0 ? 0 : model[number].sent[durable - 1].term
-        if reached < model[number].sourceTerm.rawValue {
+        // A newer leader may have cut the log again since: what was committed is below that cut.
+        let reached = model[number].reachedTerm
+        if reached < model[number].sourceTerm {
             fail(
                 "copyset \(number) is complete at term \(reached), its source's is \(model[number].sourceTerm)"
             )

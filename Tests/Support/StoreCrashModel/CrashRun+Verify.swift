@@ -46,6 +46,7 @@ extension CrashRun {
         else {
             return fail("stored \(through), which was never sent")
         }
+        model[number].reachedTerm = max(model[number].reachedTerm, through.term)
         // What a replica stores while it is copied does not count.
         if !model[number].isSyncing { model[number].acknowledged = max(model[number].acknowledged, index) }
     }

@@ -23,6 +23,8 @@ struct ModelCopyset {
     var sync = ModelSync.none
     /// The term of the leader that the copy comes from.
     var sourceTerm = Term(0)
+    /// The highest term up to which its log was durable since then.
+    var reachedTerm = Term(0)
     var isSyncing: Bool { if case .none = sync { false } else { true } }
 }
 

@@ -42,8 +42,9 @@ int64_t curve_wall_nanoseconds(void);
 // Threads and the process.
 void curve_name_thread(const char *name);
 const char *curve_program_name(void);
-// Asks for `signal` when the parent ends; 0, or -ESRCH when it has ended already.
-int curve_signal_at_parent_end(int signal);
+// Asks for `signal` when the parent ends; 0, or -ESRCH when it has ended already. `expected`: the parent's number,
+// or 0 when it is not known.
+int curve_signal_at_parent_end(int signal, int expected);
 int curve_block_signals(const int *signals, int count);
 
 // Sockets.

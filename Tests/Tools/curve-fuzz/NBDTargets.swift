@@ -1,0 +1,115 @@
+import BlockTypes
+import NBDProtocol
+
+let nbdTargets = [
+    FuzzTarget(name: "nbd-handshake", feed: feedHandshake),
+    FuzzTarget(name: "nbd-transmission", feed: feedTransmission),
+    FuzzTarget(name: "nbd-client", feed: feedClient),
+]
+
+/// A server's session with a volume that answers at once, or later, or never.
+private struct Session {
+    var session = NBDSession(pool: BufferPool(keptBytesPerClassMax: 1 << 20))
+    let exports = [NBDExportDescription(name: "vol", size: ByteCount(bytes: 1 << 20))]
+    var waiting: [(NBDRequestToken, VolumeRequest)] = []
+    var isClosed = false
+    let answersLate: Bool
+
+    init(answersLate: Bool) {
+        self.answersLate = answersLate
+        var effects: [NBDSession.Effect] = []
+        session.opened(effects: &effects)
+        perform(effects)
+    }
+
+    mutating func feed(_ bytes: [UInt8], pieceBytes: Int) {
+        var start = 0
+        while start < bytes.count, !isClosed {
+            let end = min(bytes.count, start + pieceBytes)
+            var effects: [NBDSession.Effect] = []
+            bytes[start..<end].withUnsafeBytes {
+                session.received($0, exports: exports, queuedReplyBytes: 0, effects: &effects)
+            }
+            perform(effects)
+            start = end
+        }
+        answerAll()
+    }
+
+    private mutating func perform(_ effects: [NBDSession.Effect]) {
+        for effect in effects {
+            require(!isClosed, "an effect after close")
+            switch effect {
+            case .submit(let token, let request):
+                waiting.append((token, request))
+            case .close: isClosed = true
+            case .send, .sendPayload, .enter, .pauseReceiving, .resumeReceiving: break
+            }
+        }
+        require(session.inFlightRequests >= waiting.count, "a request is in flight and not counted")
+        if !answersLate { answerAll() }
+    }
+
+    private mutating func answerAll() {
+        while let (token, request) = waiting.popLast() {
+            var effects: [NBDSession.Effect] = []
+            session.completed(
+                token, answer(to: request), exports: exports, queuedReplyBytes: 0, effects: &effects)
+            perform(effects)
+        }
+    }
+
+    private func answer(to request: VolumeRequest) -> VolumeResult {
+        switch request {
+        case .read(_, let byteCount): .success([.zeroes(byteCount)])
+        default: .success([])
+        }
+    }
+}
+
+private func feedHandshake(_ input: [UInt8]) {
+    var bytes = input
+    let steering = bytes.takeByte()
+    var session = Session(answersLate: steering & 1 == 1)
+    session.feed(bytes, pieceBytes: 1 + steering / 2)
+}
+
+/// The handshake is done properly first, so that all of the input reaches the transmission phase. Every
+/// request's magic number is made right.
+private func feedTransmission(_ input: [UInt8]) {
+    var bytes = input
+    let steering = bytes.takeByte()
+    var session = Session(answersLate: steering & 1 == 1)
+    let isStructured = steering & 2 == 2
+    var handshake: [UInt8] = [0, 0, 0, 3]
+    func option(_ number: UInt8, _ data: [UInt8]) -> [UInt8] {
+        Array("IHAVEOPT".utf8) + [0, 0, 0, number, 0, 0, 0, UInt8(data.count)] + data
+    }
+    if isStructured { handshake += option(8, []) }
+    handshake += option(7, [0, 0, 0, 3] + Array("vol".utf8) + [0, 0])
+    session.feed(handshake, pieceBytes: 4096)
+    require(!session.isClosed && !session.session.isInHandshake, "a proper handshake fails")
+    var start = 0
+    while start + 28 <= bytes.count {
+        bytes.replaceSubrange(start..<(start + 4), with: [0x25, 0x60, 0x95, 0x13])
+        let isWrite = bytes[start + 6] == 0 && bytes[start + 7] == 1
+        let length = bytes[(start + 24)..<(start + 28)].reduce(0) { $0 << 8 | Int($1) }
+        start += 28 + (isWrite ? length : 0)
+    }
+    session.feed(bytes, pieceBytes: 1 + steering * 8)
+}
+
+/// Our client's side of the handshake, against a server that says anything.
+private func feedClient(_ input: [UInt8]) {
+    var client = ClientHandshake(exportName: "vol")
+    var start = 0
+    while start + client.wantedBytes <= input.count {
+        let end = start + client.wantedBytes
+        do throws(NBDClientError) {
+            if case .ready = try client.received(Array(input[start..<end])) { return }
+        } catch {
+            return
+        }
+        start = end
+    }
+}
