@@ -22,7 +22,7 @@ public final class LoadRecord {
     /// Which sizes the volume may have, when somebody changes it; without, no end is ever in the way.
     public var sizes: VolumeSizes?
     /// True when growth may be refused because the stores are nearly full.
-    public var mayLackSpace = false
+    public var mayLackSpace: () -> Bool = { false }
     /// Requests refused for lack of space, and because they reached past the end.
     public private(set) var refusedForSpace = 0, refusedPastEnd = 0
     func noteRefusal(forSpace: Bool) {
@@ -218,7 +218,7 @@ public final class VolumeLoad {
             record.noteRefusal(forSpace: false)
             return true
         }
-        guard error == .noSpace, record.mayLackSpace else { return false }
+        guard error == .noSpace, record.mayLackSpace() else { return false }
         record.noteRefusal(forSpace: true)
         return true
     }

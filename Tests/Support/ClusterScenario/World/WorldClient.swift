@@ -71,7 +71,8 @@ final class WorldClient {
         }
         if error.isNotFound, volume.isDeletionAsked || volume.isPurged { return isLost = true }
         pathsNotFound = error.isNotFound && isNameSteady ? pathsNotFound.union([path]) : []
-        if !pathsNotFound.isEmpty, pathsNotFound.isSuperset(of: volume.paths) {
+        // A renaming that nobody has heard of may come true between two attempts.
+        if volume.rumouredPath == nil, pathsNotFound.contains(volume.path) {
             volume.record.complain("\(volume.path) is not found: \(error)")
         }
         // A superseded client's attach may be fenced by the newer one: it gives up.

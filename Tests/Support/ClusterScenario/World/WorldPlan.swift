@@ -81,7 +81,7 @@ public struct WorldPlan: Sendable {
         hasVolatileCache = !random.oneIn(3)
         journalBytes = random.oneIn(2) ? 256 << 10 : 2 << 20
         refusalProvesDeath = random.oneIn(2)
-        storeBytes = random.oneIn(3) || fillsStores ? 8 << 20 : 256 << 20
+        storeBytes = random.oneIn(3) ? 8 << 20 : 256 << 20
         storeSizesDiffer = random.oneIn(2)
         if random.oneIn(2) {
             store.retainedEntriesMax = Int.random(in: 400...800, using: &random)
@@ -94,6 +94,7 @@ public struct WorldPlan: Sendable {
         if !fillsStores, random.oneIn(6) { damage(&random) }
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
+        if fillsStores { makeStoresFillUp() }
         for _ in 0..<count {
             volumes.append(
                 WorldVolumePlan(
@@ -101,6 +102,12 @@ public struct WorldPlan: Sendable {
                     isResized: acts.contains(where: \.resizes),
                     isLarge: storeBytes > 64 << 20, fillsStores: fillsStores, &random))
         }
+    }
+    /// Every store holds the same, and what is in flight is small beside the room that leaders keep free:
+    /// a leader judges growth by its own store alone.
+    private mutating func makeStoresFillUp() {
+        (servers, clientsMax, copysets) = (3, min(clientsMax, 2), min(copysets, 4))
+        (storeBytes, storeSizesDiffer) = (32 << 20, false)
     }
     /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
     /// replicas left: whatever takes another one away, or makes it copy everything, is left out.
@@ -144,7 +151,8 @@ public struct WorldVolumePlan: Sendable {
         let units: [UInt32] = [4 << 10, 64 << 10, 1 << 20]
         stripeUnitBytes =
             stripeCount == 1 ? UInt32(Geometry.chunkBytes) : units[Int.random(in: 0..<3, using: &random)]
-        let first = UInt64(Int.random(in: 256...(isLarge ? 20_000 : 9_000), using: &random)) << 12
+        let first =
+            UInt64(Int.random(in: 256...(isLarge || fillsStores ? 20_000 : 9_000), using: &random)) << 12
         sizes = [first]
         load = LoadPlan(
             volumeBlocks: Int(first) / Geometry.blockBytes, operations: operations, random: &random)
@@ -167,11 +175,12 @@ public struct WorldVolumePlan: Sendable {
     /// A load that puts more into the volume than a small store can hold.
     private mutating func fillStore(_ random: inout SeededRandom) {
         load.registerBytes = Geometry.blockBytes
-        load.hotSpots = [0..<min(Int(sizes[0]) / Geometry.blockBytes, 4_096)]
-        load.blocksMax = 300
-        load.writes = 10
+        load.hotSpots = [0..<min(Int(sizes[0]) / Geometry.blockBytes, 16_384)]
+        load.blocksMax = 32
+        load.writes = 20
         load.trims = random.oneIn(2) ? 2 : 0
-        load.inFlightMax = min(load.inFlightMax, 8)
+        load.inFlightMax = min(load.inFlightMax, 4)
+        load.restMax = .zero
     }
 }
 

@@ -126,6 +126,7 @@ public final class WorldScenario {
     }
     func newVolume(_ plan: WorldVolumePlan) -> WorldVolume {
         let volume = WorldVolume(number: volumes.count + 1, plan)
+        volume.record.mayLackSpace = { [weak self] in self?.mayLackSpace ?? true }
         volumes.append(volume)
         return volume
     }
@@ -158,7 +159,6 @@ public final class WorldScenario {
         actLater(until: end)
         cloneLater()
         restoreMetadataLater()
-        lackSpaceLater(until: end)
         _ = world.run(within: WorldPlan.turmoil) { complaint != nil || isQuiet }
         isStriking = false
     }
@@ -196,14 +196,10 @@ public final class WorldScenario {
         }
     }
     /// Growth may be refused once what was ever written could fill a good part of the smallest store.
-    private func lackSpaceLater(until end: Duration) {
+    private var mayLackSpace: Bool {
         let blocks = volumes.reduce(0) { $0 + $1.record.writtenBlocks.count }
-        let isNearlyFull = UInt64(blocks * Geometry.blockBytes) > plan.storeBytes / 8
-        for volume in volumes where isNearlyFull { volume.record.mayLackSpace = true }
-        world.after(.milliseconds(50)) { [weak self] in
-            guard let self, world.trueNow < end else { return }
-            lackSpaceLater(until: end)
-        }
+        let capacity = plan.storeBytes - plan.journalBytes - 1 << 20
+        return UInt64(blocks * Geometry.blockBytes) > capacity * 3 / 4
     }
 
     // MARK: Calm
