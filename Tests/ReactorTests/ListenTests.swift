@@ -21,6 +21,16 @@ import Testing
         }
     }
 
+    @Test("an address that is not this machine's is refused in words")
+    func foreignAddress() throws {
+        try onLoop { reactor in
+            let elsewhere = SocketAddress.tcp(host: "203.0.113.5", port: 7000)
+            let error = #expect(throws: NetworkError.self) { _ = try reactor.listen(on: elsewhere) { _ in } }
+            #expect(error.map { "\($0)" }?.contains("no interface of this machine") == true)
+            reactor.stop()
+        }
+    }
+
     @Test("a Unix socket whose server is gone is taken over; a live one and a plain file are not")
     func staleSocket() throws {
         try withFolder { folder in

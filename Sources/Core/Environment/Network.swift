@@ -57,10 +57,21 @@ public enum NetworkError: Error, Hashable, Sendable, CustomStringConvertible {
         case .timedOut(let address): "no answer from \(address) in time"
         case .addressInUse(let address): "\(address) is taken; stop its owner or choose another address"
         case .system(let address, let errno, let call):
-            "\(call)\(address.map { " \($0)" } ?? "") failed with errno \(errno)"
+            "\(call)\(address.map { " \($0)" } ?? "") failed: \(Self.words(errno))"
         case .closedByPeer: "the peer closed the connection"
         case .reset: "the peer reset the connection"
         case .closedHere: "closed by this side"
+        }
+    }
+
+    /// What people can do something about, by Linux's numbers (errno-base.h, errno.h).
+    private static func words(_ errno: Int32) -> String {
+        switch errno {
+        case 2: "there is no such folder"
+        case 13: "permission denied; ports below 1024 and other people's folders need more rights"
+        case 99: "no interface of this machine has this address; correct it"
+        case 101, 113: "there is no route to it; check the address and the network"
+        default: "errno \(errno)"
         }
     }
 }
