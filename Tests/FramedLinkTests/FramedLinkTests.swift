@@ -255,6 +255,20 @@ func write(id: UInt64, blocks: Int, seed: UInt64) -> (Frame, Payload) {
         #expect(pair.leftTold == ["ready chunkserver", "drained"] && pair.payloads.count == Int(count))
     }
 
+    @Test("a damaged length does not swallow the peer's frames for ever")
+    func damagedLength() {
+        let pair = Pair()
+        pair.world.run(for: .milliseconds(10))
+        var (head, _) = FrameEncoder.encode(.control(id: 1, body: [1, 2, 3]))
+        head[10] ^= 8  // Half a megabyte longer.
+        pair.streams.0.send([.bytes(head)])
+        for _ in 0..<60 {
+            pair.left.send(.control(id: 2, body: [4]))
+            pair.world.run(for: .milliseconds(100))
+        }
+        #expect(pair.rightTold.last == "closed: a frame began and never became complete")
+    }
+
     @Test("a link that ends is freed")
     func freed() {
         var pair: Pair? = Pair()

@@ -221,7 +221,7 @@ extension ControlChannel {
         let isRefused =
             switch reason {
             case .refusedByPeer, .refusedPeer, .protocolViolation: true
-            case .network, .handshakeTimedOut, .closedHere: false
+            case .network, .handshakeTimedOut, .stalled, .closedHere: false
             }
         linkLost("\(address): \(reason)", isRefused: isRefused)
     }

@@ -190,7 +190,7 @@ public final class ControlServer {
         forget(number)
         switch reason {
         case .network(.closedByPeer), .network(.reset), .closedHere: break
-        case .network, .refusedByPeer, .refusedPeer, .handshakeTimedOut, .protocolViolation:
+        case .network, .refusedByPeer, .refusedPeer, .handshakeTimedOut, .stalled, .protocolViolation:
             environment.log(.warning, "closed \(peer.peer): \(reason)")
         }
         peer.closed()

@@ -20,6 +20,7 @@ public struct FrameDecoder {
     private var payloadFilled = 0
     private var ready: [Frame] = []
     private var readyTaken = 0
+    private var framesComplete: UInt64 = 0
     private var failure: WireError?
 
     /// Above this, the memory of a long body is given back once its frame is complete.
@@ -47,6 +48,10 @@ public struct FrameDecoder {
 
     /// True when the stream may end here: every frame that has begun is complete.
     public var isBetweenFrames: Bool { head.isEmpty && payload == nil && held.isEmpty }
+
+    /// Names the frame whose header or body is arriving, if there is one. Its length is only believed: the
+    /// checksum comes to bear when the body is there.
+    public var unfinishedHead: UInt64? { head.isEmpty || payload != nil ? nil : framesComplete }
 
     /// Memory held for the header and body of the frame that is arriving.
     var headCapacityBytes: Int { head.capacity }
@@ -159,6 +164,7 @@ public struct FrameDecoder {
         let body = unsafe WireReader(UnsafeRawBufferPointer(rebasing: head[WireLimits.headerBytes...]))
         var parser = FrameParser(header, body, payload)
         ready.append(try parser.parse())
+        framesComplete += 1
         return header.frameBytes
     }
 
@@ -169,6 +175,7 @@ public struct FrameDecoder {
             return try parser.parse()
         }
         ready.append(frame)
+        framesComplete += 1
         head.removeAll(keepingCapacity: head.capacity <= Self.headBytesKept)
         (self.header, self.payload) = (nil, nil)
     }

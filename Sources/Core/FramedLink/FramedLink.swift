@@ -12,6 +12,8 @@ public enum LinkCloseReason: Error, Hashable, Sendable, CustomStringConvertible 
     case refusedPeer(String)
     /// No hello in time.
     case handshakeTimedOut
+    /// A frame began and its header and body did not become complete.
+    case stalled
     /// The peer's bytes make no sense.
     case protocolViolation(WireError)
     /// ``FramedLink/close()`` was called.
@@ -24,6 +26,7 @@ public enum LinkCloseReason: Error, Hashable, Sendable, CustomStringConvertible 
         case .refusedByPeer(let reason): "the peer refused: \(reason)"
         case .refusedPeer(let reason): "refused the peer: \(reason)"
         case .handshakeTimedOut: "the peer did not say hello in time"
+        case .stalled: "a frame began and never became complete"
         case .protocolViolation(let error): "\(error)"
         case .closedHere: "closed by this side"
         }
@@ -49,6 +52,10 @@ public final class FramedLink {
     /// A peer that says nothing is given up after this long.
     public static let handshakeTimeout = Duration.seconds(10)
 
+    /// Header and body of a frame, at most a few megabytes, must be there after twice this long. A damaged
+    /// length would else swallow what follows, heartbeats one after the other, for as long as it takes.
+    static let headPatience = Duration.milliseconds(2500)
+
     private enum Phase { case handshake, open, closing, closed }
     private var phase = Phase.handshake
     private let connection: any Connection
@@ -61,6 +68,7 @@ public final class FramedLink {
     private var isPaused = false
     private var isDelivering = false
     private var resumeTimer: TimerID?
+    private var headTimer: TimerID?
 
     /// Takes over `connection` and sends `mine`.
     /// - Parameters:
@@ -146,7 +154,20 @@ public final class FramedLink {
     private func cancelTimers() {
         if let handshakeTimer { environment.cancel(handshakeTimer) }
         if let resumeTimer { environment.cancel(resumeTimer) }
-        (handshakeTimer, resumeTimer) = (nil, nil)
+        if let headTimer { environment.cancel(headTimer) }
+        (handshakeTimer, resumeTimer, headTimer) = (nil, nil, nil)
+    }
+
+    /// Looks twice: a process that stood still finds the rest of the frame waiting for it.
+    private func watchHead(_ frame: UInt64, again: Bool) {
+        headTimer = environment.after(Self.headPatience) { [weak self] in
+            guard let self else { return }
+            headTimer = nil
+            guard phase == .open, let unfinished = decoder.unfinishedHead else { return }
+            let isSame = unfinished == frame && !isPaused
+            if isSame, again { return end(.stalled) }
+            watchHead(unfinished, again: isSame)
+        }
     }
 
     /// Hands over the frames that are complete, until the owner pauses or the link ends.
@@ -201,6 +222,8 @@ extension FramedLink: ConnectionHandler {
         guard phase == .handshake || phase == .open else { return }
         unsafe decoder.received(bytes)
         deliver()
+        guard headTimer == nil, phase == .open, let unfinished = decoder.unfinishedHead else { return }
+        watchHead(unfinished, again: false)
     }
     /// The send queue has room again.
     public func connectionDrained() { if phase == .open { onDrained?() } }

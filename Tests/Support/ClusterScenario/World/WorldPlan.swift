@@ -64,7 +64,8 @@ public struct WorldPlan: Sendable {
         var random = SeededRandom(seed: seed ^ 0x0DD5_ED00_0000_0000)
         self.seed = seed
         faults = random.oneIn(5) ? .none : .swarm(&random)
-        if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 20...5_000, using: &random) }
+        // Not so often that no large transfer ever comes through: clients repeat a damaged one twice.
+        if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 500...10_000, using: &random) }
         metadata = random.oneIn(2) ? .none : .swarm(&random)
         deeds = random.oneIn(6) ? [] : WorldDeed.allCases.filter { _ in random.oneIn(2) }
         if deeds.contains(where: { [.isolate, .blockOneWay, .slow].contains($0) }), !deeds.contains(.heal) {

@@ -66,6 +66,7 @@ public final class WorldScenario {
             outcome.undecided += undecided
             if let violation { return describe(violation, of: volume) }
         }
+        if world.trace.isListening { servers.noteDiagnosis() }
         let judge = WorldJudge(self)
         if let wrong = judge.weighTraffic() { return wrong }
         guard servers.stopAll() else { return "the chunkservers do not stop" }
@@ -197,7 +198,10 @@ public final class WorldScenario {
     }
     /// Growth may be refused once what was ever written could fill a good part of the smallest store.
     private var mayLackSpace: Bool {
-        let blocks = volumes.reduce(0) { $0 + $1.record.writtenBlocks.count }
+        // What is asked for counts before it is there.
+        let blocks = volumes.reduce(0) {
+            $0 + $1.record.writtenBlocks.count + $1.plan.load.inFlightMax * $1.plan.load.blocksMax
+        }
         let capacity = plan.storeBytes - plan.journalBytes - 1 << 20
         return UInt64(blocks * Geometry.blockBytes) > capacity * 3 / 4
     }

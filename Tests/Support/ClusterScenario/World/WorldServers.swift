@@ -148,6 +148,12 @@ final class WorldServers {
         (member.host, member.server, member.isServing) = (nil, nil, false)
         return host
     }
+    /// Tells the trace where every server stands.
+    func noteDiagnosis() {
+        for member in members {
+            for line in member.server?.diagnosis ?? [] { world.note { "\(member.machine): \(line)" } }
+        }
+    }
     func resumeAll() { for member in members { member.host?.resume() } }
 
     /// Clean shutdown of everybody.
