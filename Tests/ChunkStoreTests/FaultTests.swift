@@ -111,6 +111,12 @@ import StoreCrashModel
         harness.append(.noop)
         harness.drain()
         #expect(harness.failure == .journal(.io(errno: 5)))
+        // It is not full: who asks it must not be told so.
+        let (payload, checksums) = ModelBytes.payload([1])
+        let write = Operation.write(
+            try harness.run(0, 0, 1), SnapshotNumber(0), RequestTag(session: Epoch(1), sequence: 1),
+            checksums: checksums, payload: payload)
+        #expect(harness.store.room(for: write, in: harness.copyset) == .later)
     }
     @Test("bad places for map pages are passed over")
     func badPages() throws {

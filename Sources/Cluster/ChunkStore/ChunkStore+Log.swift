@@ -80,7 +80,8 @@ extension ChunkStore {
     /// Whether a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop
     /// below 2 %, trims and deletes never do (ENGINE 4.8). A device that is merely behind is not full.
     public func room(for operation: Operation, in id: CopysetID) -> StoreRoom {
-        guard phase == .open, let copyset = copysetsByID[id] else { return .none }
+        // A store that has just failed or is closing is not full: the client must go on to the next leader.
+        guard phase == .open, let copyset = copysetsByID[id] else { return .later }
         guard LogSlot.isStorable(operation) else { return .none }
         guard case .write(let run, _, _, _, let payload) = operation else { return .enough }
         guard !isOutOfSpaceBelow else { return .none }

@@ -126,7 +126,8 @@ public struct StoreRead: Sendable {
 public enum StoreRoom: Hashable, Sendable {
     /// Yes.
     case enough
-    /// Not now: the device is behind, or superseded blocks are still being let go. Soon.
+    /// Not now: the device is behind or has failed, or superseded blocks are still being let go. Soon, here
+    /// or elsewhere.
     case later
     /// The store is full.
     case none

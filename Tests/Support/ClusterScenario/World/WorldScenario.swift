@@ -196,13 +196,15 @@ public final class WorldScenario {
             actLater(until: end)
         }
     }
+    /// Superblocks, and what a store keeps free for its own map.
+    private static let keptForStoreBytes: UInt64 = 7 << 19
     /// Growth may be refused once what was ever written could fill a good part of the smallest store.
     private var mayLackSpace: Bool {
         // What is asked for counts before it is there.
         let blocks = volumes.reduce(0) {
             $0 + $1.record.writtenBlocks.count + $1.plan.load.inFlightMax * $1.plan.load.blocksMax
         }
-        let capacity = plan.storeBytes - plan.journalBytes - 1 << 20
+        let capacity = plan.storeBytes - plan.journalBytes - Self.keptForStoreBytes
         return UInt64(blocks * Geometry.blockBytes) > capacity * 3 / 4
     }
 
