@@ -83,5 +83,8 @@ final class ScenarioClient {
         (isLost, isAsking) = (true, false)
         host.kill()
     }
-    func end() { (volume, load) = (nil, nil) }
+    func end() {
+        load?.end()
+        (volume, load) = (nil, nil)
+    }
 }

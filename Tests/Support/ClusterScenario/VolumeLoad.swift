@@ -60,7 +60,8 @@ public final class LoadRecord {
 ///
 /// Each write puts its number into the first and, inverted, the last eight bytes of each sector.
 public final class VolumeLoad {
-    private let volume: any BlockVolume
+    /// Its unanswered requests hold this load in turn; see ``end()``.
+    private var volume: (any BlockVolume)?
     private let host: SimHost
     private let plan: LoadPlan
     private let record: LoadRecord
@@ -94,6 +95,8 @@ public final class VolumeLoad {
         for id in open.sorted() { record.leaveOpen(id, session: session) }
         open.removeAll()
     }
+    /// The run is over: nothing is kept alive for requests that nobody answers any more.
+    public func end() { volume = nil }
     /// Reads every register that the load may have touched, outside of the plan.
     /// - Parameter blocks: how many blocks the volume has; `nil` for enough.
     public func readEverything(upTo blocks: Int? = nil) {
@@ -124,7 +127,7 @@ public final class VolumeLoad {
         let at = ByteOffset(bytes: UInt64(start))
         if falls(plan.trims) { return change(start, count, 0, .trim(start: at, length: length)) }
         if falls(plan.zeroes) { return change(start, count, 0, .writeZeroes(start: at, length: length)) }
-        volume.submit(.flush) { [self] result in
+        volume?.submit(.flush) { [self] result in
             if seesNothing { return }
             note(result, "flush", 0, since: record.sizes?.mark)
             proceed()
@@ -166,7 +169,7 @@ public final class VolumeLoad {
         record.history.startWrite(id, registers(start, count), value: value)
         host.traceLine { "asks \(id): \(value == 0 ? "zero" : "write \(value)") \(start)+\(count)" }
         let mark = record.sizes?.mark
-        volume.submit(request) { [self] result in
+        volume?.submit(request) { [self] result in
             guard open.remove(id) != nil else { return unexpected(id) }
             host.traceLine { "told \(id): \(result.isSuccess ? "done" : "\(result)")" }
             note(result, "change of \(start)+\(count)", start + count, since: mark)
@@ -183,7 +186,7 @@ public final class VolumeLoad {
         open.insert(id)
         record.history.startRead(id, registers(start, count))
         let mark = record.sizes?.mark
-        volume.submit(.read(start: ByteOffset(bytes: UInt64(start)), byteCount: count)) { [self] result in
+        volume?.submit(.read(start: ByteOffset(bytes: UInt64(start)), byteCount: count)) { [self] result in
             guard open.remove(id) != nil else { return unexpected(id) }
             note(result, "read of \(start)+\(count)", start + count, since: mark)
             if case .success(let segments) = result, let values = values(segments, start, count) {

@@ -170,6 +170,7 @@ final class WorldClient {
     }
     func end() {
         gateway?.close()
+        load?.end()
         (attachment, load, gateway) = (nil, nil, nil)
     }
 }
