@@ -105,8 +105,10 @@ def gateway_hang(seed):
         scene.stop([old])
         time.sleep(3)
         # Under another name: the hung one must be fenced, not taken for the same.
-        scene.gateway, _ = scene.cluster.serve_volume("v", "--takeover", "--holder-key", HOLDER_KEY + "-2")
+        scene.gateway, _ = scene.cluster.serve_volume(
+            "v", "--takeover", "--holder-key", HOLDER_KEY + "-2", socket_name="second")
         scene.gateway.ready()
+        scene.point_clients_at("second")
         scene.go_on([old])
         time.sleep(AFTERMATH_SECONDS)
         result = scene.finish()

@@ -50,8 +50,10 @@ class Scene:
                 self.wires = Wires()
             self.cluster = Cluster(wires=self.wires, **self.options)
             self.cluster.curve("volume", "create", "v", "--size", "1G")
-            self.gateway, self.uri = self.cluster.serve_volume("v", "--holder-key", HOLDER_KEY)
+            self.gateway, _ = self.cluster.serve_volume("v", "--holder-key", HOLDER_KEY)
             self.gateway.ready()
+            self.point_clients_at("nbd")
+            self.uri = f"nbd+unix:///v?socket={self.cluster.folder}/current.sock"
             eventually(REJOIN_SECONDS_MAX, self.is_whole, "the cluster was never whole")
             self.load = Load(self.uri, self.seed)
             time.sleep(WARM_SECONDS)
@@ -65,6 +67,12 @@ class Scene:
         for part in (self.load, self.cluster, self.wires):
             if part:
                 part.close()
+
+    def point_clients_at(self, socket_name):
+        """Where clients find the volume when they connect anew."""
+        link = self.cluster.folder + "/current.sock"
+        os.symlink(f"{self.cluster.folder}/{socket_name}.sock", link + ".new")
+        os.replace(link + ".new", link)
 
     def is_whole(self):
         return all(copyset.get("leader") and copyset["membersInStep"] == len(copyset["members"])
