@@ -128,7 +128,7 @@ let package = Package(
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
-        testProgram("curve-sim", ["ClusterScenario"]),
+        testProgram("curve-sim", ["BlockTypes", "ClusterScenario", "RaftModel", "StoreCrashModel"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 

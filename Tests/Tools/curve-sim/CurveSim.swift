@@ -12,6 +12,8 @@ import Foundation
                --scenario restored   the same as world, and an older copy of the metadata takes its place
                --tally               says at the end how often what happened
                --twice               runs each seed in two processes and compares the traces
+               curve-sim --mutants [--jobs J]                 plants each bug; who notices, after how many seeds
+               curve-sim --mutant NAME                        one of them
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
 
@@ -21,6 +23,8 @@ import Foundation
             if options.wantsHelp { return print(usage) }
             if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
+            if let name = options.mutant { MutantHunt.hunt(name) }
+            if options.huntsMutants { exit(MutantHunt.huntAll(jobs: options.jobs) ? 0 : 1) }
             exit(Campaign(options).run() ? 0 : 1)
         } catch {
             FileHandle.standardError.write(Data("curve-sim: \(error)\n\(usage)\n".utf8))
@@ -95,6 +99,9 @@ struct Options {
     var showsTally = false
     var scenario = ScenarioKind.cluster
     var wantsHelp = false
+    /// One planted bug, or all of them.
+    var mutant: String?
+    var huntsMutants = false
 
     struct BadUsage: Error, CustomStringConvertible { let description: String }
 
@@ -122,6 +129,12 @@ struct Options {
                     throw BadUsage(description: "--scenario needs cluster, world, full or restored")
                 }
                 scenario = kind
+            case "--mutants": huntsMutants = true
+            case "--mutant":
+                guard let name = rest.popFirst() else {
+                    throw BadUsage(description: "--mutant needs a name")
+                }
+                mutant = name
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
             }
