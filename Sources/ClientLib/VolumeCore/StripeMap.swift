@@ -63,9 +63,6 @@ public struct StripeMap: Hashable, Sendable {
     /// How many of a group's first `local` bytes lie in chunk `column`.
     private func share(of local: Int, column: Int) -> Int {
         let (row, inRow) = local.quotientAndRemainder(dividingBy: rowBytes)
-        if isPlanted(.stripeEndLost), local == Int(groupBytes), column > 0, column == stripeCount - 1 {
-            return (row - 1) * stripeUnitBytes
-        }
         return row * stripeUnitBytes + min(max(inRow - column * stripeUnitBytes, 0), stripeUnitBytes)
     }
 

@@ -18,10 +18,6 @@ extension VolumeCore {
         subs[slot].serial = lastSerial
         subs[slot].server = copysets[index].members[copysets[index].target]
         (subs[slot].sentAt, subs[slot].deadline) = (now, now + patience(slot))
-        if isPlanted(.requestRetagged), subs[slot].wasSent, let fresh = tags.take() {
-            tags.finish(subs[slot].sequence)
-            subs[slot].sequence = fresh
-        }
         if !subs[slot].isReading { subs[slot].wasSent = true }
         effects.append(
             .send(

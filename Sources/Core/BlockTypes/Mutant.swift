@@ -51,10 +51,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case addressBelieved = "address-believed"
     /// A partly covered block is read and patched beside other changes of it.
     case edgeUnordered = "edge-unordered"
-    /// A run of bytes that reaches the end of a stripe group lacks its last unit.
+    /// A change that reaches the end of a stripe group lacks the last unit.
     case stripeEndLost = "stripe-end-lost"
-    /// An attempt at a change gets a tag of its own: what is done twice is not noticed.
-    case requestRetagged = "request-retagged"
     /// A resize leaves what lay behind the end in the last stripe group.
     case tailUntrimmed = "tail-untrimmed"
     /// A write with FUA over NBD is answered when it is given to the volume.

@@ -1,3 +1,4 @@
+import BlockTypes
 import ClusterScenario
 import Foundation
 
@@ -12,6 +13,7 @@ import Foundation
                --scenario restored   the same as world, and an older copy of the metadata takes its place
                --tally               says at the end how often what happened
                --twice               runs each seed in two processes and compares the traces
+               curve-sim --shrink SEED                        the least that must go wrong for it to fail
                curve-sim --mutants [--jobs J]                 plants each bug; who notices, after how many seeds
                curve-sim --mutant NAME                        one of them
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
@@ -21,6 +23,8 @@ import Foundation
         do {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
             if options.wantsHelp { return print(usage) }
+            if let planted = options.planted { Mutant(rawValue: planted)?.plant() }
+            if let seed = options.shrink { exit(ShrinkCommand(seed: seed, options: options).run() ? 0 : 1) }
             if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
             if let name = options.mutant { MutantHunt.hunt(name) }
@@ -33,7 +37,11 @@ import Foundation
     }
     private static func replay(_ seed: UInt64, _ options: Options) -> Bool {
         let traced = options.traced
-        let outcome = options.scenario.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        let outcome = options.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        if options.tells {
+            ShrinkCommand.tell(outcome)
+            return outcome.cause == nil
+        }
         if traced { print(options.scenario.describe(seed)) }
         for line in outcome.trace { print(line) }
         for name in outcome.tally.keys.sorted() { print("\(outcome.tally[name] ?? 0) \(name)") }
@@ -47,7 +55,7 @@ import Foundation
     private static func work(_ options: Options) {
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
-            let outcome = options.scenario.run(seed)
+            let outcome = options.run(seed)
             say("trace \(seed) \(outcome.traceHash)")
             say("memory \(residentKiB)")
             for name in outcome.tally.keys.sorted() { say("tally \(outcome.tally[name] ?? 0) \(name)") }
@@ -67,10 +75,23 @@ import Foundation
 enum ScenarioKind: String {
     case cluster, world, full, restored
 
-    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+    func run(
+        _ seed: UInt64, _ selection: PlanSelection, disksLie: Bool, traceLinesMax: Int,
+        told: @escaping (ScenarioEvent) -> Void
+    ) -> ScenarioOutcome {
         switch self {
-        case .cluster: Scenario(ScenarioPlan(seed: seed), traceLinesMax: traceLinesMax).run()
-        case .world, .full, .restored: WorldScenario(worldPlan(seed), traceLinesMax: traceLinesMax).run()
+        case .cluster:
+            var plan = ScenarioPlan(seed: seed)
+            if disksLie { (plan.disksLie, plan.damagedServer) = (true, nil) }
+            let scenario = Scenario(plan.reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
+        case .world, .full, .restored:
+            var plan = worldPlan(seed)
+            plan.disksLie = disksLie
+            let scenario = WorldScenario(plan.reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
         }
     }
     func describe(_ seed: UInt64) -> String {
@@ -99,9 +120,24 @@ struct Options {
     var showsTally = false
     var scenario = ScenarioKind.cluster
     var wantsHelp = false
+    var shrink: UInt64?
+    /// The part of the plan that is carried out.
+    var selection = PlanSelection()
+    /// The bug that is planted while seeds run.
+    var planted: String?
+    /// Disks lose what they called durable: every seed with a power loss of all must fail.
+    var disksLie = false
+    /// Says what a shrinking run wants to know.
+    var tells = false
     /// One planted bug, or all of them.
     var mutant: String?
     var huntsMutants = false
+
+    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+        scenario.run(seed, selection, disksLie: disksLie, traceLinesMax: traceLinesMax) { [tells] event in
+            if tells { ShrinkCommand.tell(event) }
+        }
+    }
 
     struct BadUsage: Error, CustomStringConvertible { let description: String }
 
@@ -112,6 +148,10 @@ struct Options {
                 throw BadUsage(description: "\(name) needs a number")
             }
             return number
+        }
+        func name(of option: String) throws -> String {
+            guard let name = rest.popFirst() else { throw BadUsage(description: "\(option) needs a name") }
+            return name
         }
         while let argument = rest.popFirst() {
             switch argument {
@@ -129,12 +169,16 @@ struct Options {
                     throw BadUsage(description: "--scenario needs cluster, world, full or restored")
                 }
                 scenario = kind
+            case "--shrink": shrink = try value(of: argument)
+            case "--operations": selection.operationsMax = max(1, Int(try value(of: argument)))
+            case "--only":
+                let list = rest.popFirst() ?? ""
+                selection.kept = Set(list.split(separator: ",").compactMap { PlannedFault($0) })
+            case "--lying-disks": disksLie = true
+            case "--tell": tells = true
+            case "--plant": planted = try name(of: argument)
             case "--mutants": huntsMutants = true
-            case "--mutant":
-                guard let name = rest.popFirst() else {
-                    throw BadUsage(description: "--mutant needs a name")
-                }
-                mutant = name
+            case "--mutant": mutant = try name(of: argument)
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
             }
