@@ -66,7 +66,7 @@ public final class SimWorld {
         guard let taken = queue.takeNext() else { return true }
         if let owner = taken.owner {
             guard owner.isAlive else {
-                _ = queue.finish(taken.name)
+                cancel(taken.name)
                 return true
             }
             if owner.isPaused {
@@ -153,7 +153,11 @@ public final class SimWorld {
         if isOver { return HappeningQueue.Name(slot: .max, generation: 0) }
         return queue.add(dueNanoseconds: nowNanoseconds + max(delay, 0), owner: owner, action)
     }
-    func cancel(_ name: HappeningQueue.Name) { _ = queue.finish(name) }
+    func cancel(_ name: HappeningQueue.Name) {
+        // Dropped only when the queue is at rest: with the last reference something may end that plans more.
+        let dropped = queue.finish(name)
+        withExtendedLifetime(dropped) {}
+    }
     func putBack(_ name: HappeningQueue.Name) { queue.putBack(name, dueNanoseconds: nowNanoseconds) }
 
     func takeNumber() -> UInt64 {

@@ -12,6 +12,7 @@ import Foundation
                --scenario full       the same, and clients write more than the stores can hold
                --scenario restored   the same as world, and an older copy of the metadata takes its place
                --tally               says at the end how often what happened
+               --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
                curve-sim --shrink SEED                        the least that must go wrong for it to fail
                curve-sim --mutants [--jobs J]                 plants each bug; who notices, after how many seeds
@@ -117,6 +118,7 @@ struct Options {
     var traced = false
     var isWorker = false
     var isTwice = false
+    var demandsFlatMemory = false
     var showsTally = false
     var scenario = ScenarioKind.cluster
     var wantsHelp = false
@@ -163,6 +165,7 @@ struct Options {
             case "--trace": traced = true
             case "--worker": isWorker = true
             case "--twice": isTwice = true
+            case "--flat-memory": demandsFlatMemory = true
             case "--tally": showsTally = true
             case "--scenario":
                 guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
