@@ -130,7 +130,7 @@ let package = Package(
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
         testProgram(
-            "curve-sim", ["BlockTypes", "ClusterScenario", "RaftModel", "StoreCrashModel"],
+            "curve-sim", ["BlockTypes", "CLinux", "ClusterScenario", "RaftModel", "StoreCrashModel"],
             exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),

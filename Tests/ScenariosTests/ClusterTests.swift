@@ -37,7 +37,8 @@ import Testing
         let whole = Scenario(plan).run()
         #expect(whole.cause != nil)
         var shrinker = Shrinker(trialsMax: 60) { [plan] in Scenario(plan.reduced(to: $0)).run() }
-        let result = try #require(shrinker.shrink())
+        let shrunk = shrinker.shrink()
+        let result = try #require(shrunk)
         #expect(result.trials <= 60)
         #expect(result.events.contains { $0.what.hasPrefix("powerLoss") })
         #expect(result.events.count < whole.events.count || whole.events.count == 1)
@@ -51,6 +52,7 @@ import Testing
     func clean() {
         let plan = ScenarioPlan(seed: 1)
         var shrinker = Shrinker { Scenario(plan.reduced(to: $0)).run() }
-        #expect(shrinker.shrink() == nil)
+        let shrunk = shrinker.shrink()
+        #expect(shrunk == nil)
     }
 }

@@ -19,8 +19,8 @@ final class Campaign: @unchecked Sendable {
     private static let memorySeeds = 20
     /// Seeds after which a worker's pools and tables have the size that they keep.
     private static let warmUpSeeds = 100
-    /// What a worker's memory may still grow by, for a heap that is cut into ever smaller pieces.
-    private static let memoryGrowthMaxKiB = 32 << 10
+    /// What a worker's memory may still grow by. A volume that is never freed costs more.
+    private static let memoryGrowthMaxKiB = 512
 
     init(_ options: Options) { self.options = options }
 
@@ -42,8 +42,8 @@ final class Campaign: @unchecked Sendable {
                 + "\(undecided) block histories undecided, \(seconds) s")
         if options.showsTally { for name in tally.keys.sorted() { print("  \(tally[name] ?? 0) \(name)") } }
         print(
-            "memory of a worker, least of \(Self.memorySeeds) seeds: \((earlyKiB.min() ?? 0) >> 10) MiB "
-                + "after \(Self.warmUpSeeds), \((lateKiB.min() ?? 0) >> 10) MiB at last")
+            "memory in use by a worker, least of \(Self.memorySeeds) seeds: \(earlyKiB.min() ?? 0) KiB "
+                + "after \(Self.warmUpSeeds), \(lateKiB.min() ?? 0) KiB at last")
         print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
         return failureCount == 0 && (!options.demandsFlatMemory || memoryIsFlat)
     }
@@ -51,7 +51,7 @@ final class Campaign: @unchecked Sendable {
         guard let early = earlyKiB.min(), let late = lateKiB.min() else { return true }
         guard late > early + Self.memoryGrowthMaxKiB else { return true }
         print(
-            "the first worker grew by \((late - early) >> 10) MiB after its first \(Self.warmUpSeeds) seeds")
+            "the first worker grew by \(late - early) KiB after its first \(Self.warmUpSeeds) seeds")
         return false
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.

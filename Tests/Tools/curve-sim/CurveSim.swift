@@ -1,4 +1,5 @@
 import BlockTypes
+import CLinux
 import ClusterScenario
 import Foundation
 
@@ -58,16 +59,15 @@ import Foundation
             say("start \(seed)")
             let outcome = options.run(seed)
             say("trace \(seed) \(outcome.traceHash)")
-            say("memory \(residentKiB)")
+            say("memory \(heapKiB)")
             for name in outcome.tally.keys.sorted() { say("tally \(outcome.tally[name] ?? 0) \(name)") }
             say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
     }
-    /// Memory that this process holds, as the kernel counts it.
-    private static var residentKiB: Int {
-        let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
-        let words = text.split(separator: " ")
-        return words.count > 1 ? (Int(words[1]) ?? 0) * 4 : 0
+    /// Memory that is in use, not what the heap keeps for later: holes between other things are no growth.
+    private static var heapKiB: Int {
+        let heap = mallinfo2()
+        return (heap.uordblks + heap.hblkhd) >> 10
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
 }
