@@ -152,6 +152,7 @@ let package = Package(
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
+        tests("ChunkServerTests", ["BlockTypes", "ChunkServer", "ChunkStore"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",
