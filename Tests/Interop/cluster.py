@@ -44,7 +44,10 @@ class Daemon:
 
 
 class Cluster:
-    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`; `folders` may place stores apart."""
+    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`.
+
+    `store_folders` may place the stores apart, `store_mib` may be a list of their sizes.
+    """
 
     def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None):
         self.folder, self.wires, self.daemons = tempfile.mkdtemp(prefix="curve-test-"), wires, []
@@ -54,8 +57,9 @@ class Cluster:
         self.mds.command = [*self.mds.command[:-1], self.address]  # Started again, it must be found where it was.
         folders = store_folders or [self.folder] * servers
         self.stores = [f"{folder}/store-{number}" for number, folder in enumerate(folders, 1)]
-        for store in self.stores:
-            self.curve("chunkserver", "format", "--store", store, "--size", f"{store_mib}M", "--lazy")
+        sizes = store_mib if isinstance(store_mib, list) else [store_mib] * servers
+        for store, mib in zip(self.stores, sizes):
+            self.curve("chunkserver", "format", "--store", store, "--size", f"{mib}M", "--lazy")
         self.chunkservers = [self.serve_store(store) for store in self.stores]
         self.ports = [server.ready()[0] for server in self.chunkservers]
         if copysets:

@@ -4,8 +4,8 @@ import ChunkStore
 /// How much new data the members of the copysets led here can still take, so that a leader refuses growth
 /// that some member has no place for (ENGINE 4.8).
 ///
-/// A follower that gets more than fits can not even take the trims that would free its space, because they
-/// come later in the log. So each member tells each leader a share of its room, which nobody else spends, and a
+/// A follower that gets more than fits can not even take the trims that would free its space: they come
+/// later in the log. So each member tells each leader a share of its room, which nobody else spends, and a
 /// leader counts against it what it has let in since. Members that are not heard of do not count: a dead one
 /// must not stop the others.
 struct RoomLedger {
