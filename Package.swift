@@ -39,9 +39,10 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 func testSupport(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
 }
-func testProgram(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+func testProgram(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
     .executableTarget(
-        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", swiftSettings: inTests)
+        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", exclude: exclude,
+        swiftSettings: inTests)
 }
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
@@ -128,7 +129,9 @@ let package = Package(
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
-        testProgram("curve-sim", ["ClusterScenario"]),
+        testProgram(
+            "curve-sim", ["BlockTypes", "CLinux", "ClusterScenario", "RaftModel", "StoreCrashModel"],
+            exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 

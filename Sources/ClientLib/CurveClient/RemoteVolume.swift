@@ -50,8 +50,9 @@ public final class RemoteVolume: BlockVolume {
     private var deferred: [(token: Int, VolumeResult)] = []
     private var wasFull = false
     private var attached: ((Result<RemoteVolume, AttachError>) -> Void)?
-    /// Nobody else holds the volume while it attaches or detaches.
-    private var keepsItself: RemoteVolume?
+    /// Nobody else holds the volume while it attaches or detaches: a timer does, which is the loop's and goes
+    /// with it.
+    private var keeper: TimerID?
     var renewalTimer: TimerID?
     var isRenewing = false
     var lastRenewal: Duration
@@ -204,13 +205,16 @@ extension RemoteVolume {
         (request.path, request.holder, request.holderKey) = (options.path, options.holder, options.holderKey)
         (request.takeOver, request.readOnly) = (options.takeOver, options.isReadOnly)
         // Asking twice is harmless: the same key attaches again, and only the last answer is used.
+        // Nobody else holds the channel until there is a volume.
+        let keeper = environment.after(options.timeout * 2) { withExtendedLifetime(channel) {} }
         channel.call(ControlRequest(.attachVolume(request)), timeout: options.timeout, isIdempotent: true) {
-            [options] result in
+            [options, weak channel] result in
+            guard let channel else { return }
+            environment.cancel(keeper)
             do throws(AttachError) {
                 let volume = try begin(result, environment, channel, pool, options)
                 volume.attached = completed
-                volume.keepsItself = volume
-                volume.after(options.timeout) { $0.attachTimedOut() }
+                volume.keep(for: options.timeout) { $0.attachTimedOut() }
                 volume.startRenewing()
                 volume.feed(.start)
             } catch {
@@ -250,8 +254,20 @@ extension RemoteVolume {
     private func finishAttaching(_ result: Result<RemoteVolume, AttachError>) {
         guard let completed = attached else { return }
         attached = nil
-        keepsItself = nil
+        letGo()
         completed(result)
+    }
+
+    private func keep(for time: Duration, then action: @escaping (RemoteVolume) -> Void) {
+        letGo()
+        keeper = environment.after(time) {
+            self.keeper = nil
+            action(self)
+        }
+    }
+    private func letGo() {
+        if let keeper { environment.cancel(keeper) }
+        keeper = nil
     }
 
     private func hasLost(_ error: VolumeError) {
@@ -280,9 +296,9 @@ extension RemoteVolume {
         }
         detached.append(completed)
         guard !isDetaching else { return }
-        (isDetaching, keepsItself) = (true, self)
+        isDetaching = true
         stopRenewing()
-        environment.after(Self.detachPatience) { [weak self] in self?.feed(.abandon) }
+        keep(for: Self.detachPatience) { $0.feed(.abandon) }
         environment.after(.zero) { self.feed(.close) }
     }
 
@@ -295,23 +311,26 @@ extension RemoteVolume {
         }
         var request = ControlDetachVolumeRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
+        keep(for: Self.callTimeout * 2) { $0.finishDetaching() }
         channel.call(
             ControlRequest(.detachVolume(request)), timeout: Self.callTimeout, isIdempotent: true
-        ) { result in
+        ) { [weak self] result in
+            guard let self else { return }
             if case .failure(let error) = result {
-                self.environment.log(
-                    .warning, "\(self.path): the metadata server was not told of the detachment: \(error)")
+                environment.log(
+                    .warning, "\(path): the metadata server was not told of the detachment: \(error)")
             }
-            self.finishDetaching()
+            finishDetaching()
         }
     }
 
     private func finishDetaching() {
+        guard !isDetached else { return }
         isDetached = true
         channel.close()
         let waiting = detached
         detached = []
-        keepsItself = nil
+        letGo()
         for completed in waiting { completed() }
     }
 }

@@ -101,7 +101,7 @@ extension ChunkServer {
                 return reply(BlockReply(status: .ok), to: responder)
             }
         }
-        replica.gates[volume] = []
+        if !isPlanted(.fenceUngated) { replica.gates[volume] = [] }
         propose(
             .fence(volume, fence),
             PendingChange(tag: nil, gatedVolume: volume, task: nil, responders: [responder]), replica)

@@ -20,6 +20,7 @@ extension MetadataCore {
     }
     /// The number of the next attachment.
     func nextEpoch(of row: VolumeRow) throws(MetadataRefusal) -> Epoch {
+        if isPlanted(.epochReused), row.epoch > Epoch(0) { return row.epoch }
         let (next, overflowed) = row.epoch.rawValue.addingReportingOverflow(1)
         guard !overflowed else {
             throw MetadataRefusal(

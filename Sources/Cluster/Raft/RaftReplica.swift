@@ -91,7 +91,8 @@ public struct RaftReplica: Machine, Sendable {
         (commitIndex, matched, retained) = (applied, applied, persisted.base.index)
         (isSyncing, voteFloor) = (persisted.isSyncing, persisted.voteFloor)
         // A restarted replica does not remember whom it promised what, nor when.
-        promiseEnd = persisted.isFresh ? now : now + Self.promise(settings)
+        let owesNothing = persisted.isFresh || isPlanted(.promiseForgotten)
+        promiseEnd = owesNothing ? now : now + Self.promise(settings)
         promiseTerm = term
         (electionDeadline, askedAt) = (now, now)
         if !(persisted.isFresh && isPreferredLeader) { electionDeadline = now + drawElectionTimeout() }
@@ -109,7 +110,9 @@ public struct RaftReplica: Machine, Sendable {
     ///   at or just before it, never earlier.
     public func holdsLease(now: Duration) -> Bool {
         guard role == .leader else { return false }
-        let kept = settings.lease * (1000 - settings.clockDriftPermille) / 1000
+        if isPlanted(.leaseUnheld) { return true }
+        let lease = isPlanted(.leaseTooLong) ? settings.lease * 102 / 100 : settings.lease
+        let kept = lease * (1000 - settings.clockDriftPermille) / 1000
         let agreeing = peers.count { peer in peer.echo.map { now < $0 + kept } ?? false }
         return agreeing + 1 >= quorum
     }

@@ -51,6 +51,9 @@ public struct WorldPlan: Sendable {
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
 
+    /// What of all this is carried out.
+    public private(set) var selection = PlanSelection()
+
     /// Simulated time that load, nemesis and people have together.
     public static let turmoil: Duration = .seconds(15)
     /// Time in which everything must finish once faults have stopped.
@@ -253,6 +256,30 @@ public enum WorldAct: CaseIterable, Sendable {
 
     /// True for acts that change sizes.
     var resizes: Bool { self == .resizeHeld || self == .growElsewhere }
+}
+
+extension WorldPlan {
+    /// What goes wrong now and then.
+    public var rates: [FaultRate] {
+        let isUntroubled = metadata.commitMax == .zero && metadata.failsOneIn + metadata.diesOneIn == 0
+        return FaultRate.allCases.filter { $0.isIn(faults) } + (damagedServer == nil ? [] : [.damage])
+            + (isUntroubled ? [] : [.metadata])
+    }
+    /// The plan without what `selection` leaves out.
+    public func reduced(to selection: PlanSelection) -> WorldPlan {
+        var plan = self
+        plan.selection = selection
+        for index in volumes.indices {
+            let most = max(1, selection.operationsMax / volumes.count)
+            plan.volumes[index].load.operations = min(volumes[index].load.operations, most)
+        }
+        for rate in rates where !selection.includes(.rate(rate)) {
+            rate.remove(from: &plan.faults)
+            if rate == .damage { plan.damagedServer = nil }
+            if rate == .metadata { plan.metadata = .none }
+        }
+        return plan
+    }
 }
 
 extension WorldPlan: CustomStringConvertible {
