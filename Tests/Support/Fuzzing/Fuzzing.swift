@@ -6,6 +6,7 @@ public struct FuzzTarget: Sendable {
     /// Feeds one input to the code under test; whatever it finds wrong ends the process.
     let feed: @Sendable ([UInt8]) -> Void
 
+    /// The way in that `feed` stands for.
     public init(name: String, feed: @escaping @Sendable ([UInt8]) -> Void) {
         (self.name, self.feed) = (name, feed)
     }

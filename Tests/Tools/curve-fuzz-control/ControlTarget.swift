@@ -1,6 +1,7 @@
 import ControlMessages
 import Fuzzing
 
+/// What the package manager's `main` stands for.
 @c(curve_fuzz_control_main) public func fuzzMain(_ count: CInt, _ arguments: UnsafeMutableRawPointer?) -> CInt
 {
     runFuzzer([FuzzTarget(name: "control", feed: feedControl)], count, arguments)
