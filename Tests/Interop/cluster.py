@@ -3,7 +3,9 @@ import json, os, shutil, subprocess, tempfile, threading, time
 import nbd
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CURVE, NBD = ROOT + "/.build/release/curve", ROOT + "/.build/release/curve-nbd"
+# Another build is chosen to show that checks find its planted bugs.
+BUILD = os.environ.get("CURVE_BUILD", ROOT + "/.build/release")
+CURVE, NBD = BUILD + "/curve", BUILD + "/curve-nbd"
 MIB = 1 << 20
 READY_SECONDS_MAX = 30
 
@@ -47,9 +49,10 @@ class Cluster:
     """One MDS and some chunkservers on loopback, or on the wires of a `Wires`.
 
     `store_folders` may place the stores apart, `store_mib` may be a list of their sizes.
-    """
 
-    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None):
+    `present` may show the formatted stores under other paths, which are then served."""
+
+    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None, present=None):
         self.folder, self.wires, self.daemons = tempfile.mkdtemp(prefix="curve-test-"), wires, []
         listen = wires.hub_address + ":6700" if wires else "127.0.0.1:0"
         self.mds = self.start("mds", CURVE, "mds", "--data", self.folder + "/mds", "--listen", listen)
@@ -60,6 +63,8 @@ class Cluster:
         sizes = store_mib if isinstance(store_mib, list) else [store_mib] * servers
         for store, mib in zip(self.stores, sizes):
             self.curve("chunkserver", "format", "--store", store, "--size", f"{mib}M", "--lazy")
+        if present:
+            self.stores = present(self.stores)
         self.chunkservers = [self.serve_store(store) for store in self.stores]
         self.ports = [server.ready()[0] for server in self.chunkservers]
         if copysets:
@@ -90,10 +95,10 @@ class Cluster:
         return json.loads(self.curve("status", "--format", "json"))
 
     def close(self):
+        # One after the other: a gateway gives its volume back, which takes an MDS that is there.
         for daemon in reversed(self.daemons):
             if daemon.alive():
                 daemon.process.terminate()
-        for daemon in self.daemons:
             try:
                 daemon.process.wait(10)
             except subprocess.TimeoutExpired:
