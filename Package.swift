@@ -155,6 +155,7 @@ let package = Package(
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
+        tests("ChunkServerTests", ["BlockTypes", "ChunkServer", "ChunkStore"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",
@@ -173,9 +174,13 @@ let package = Package(
     ]
 )
 
-// tools/fuzz builds this one alone: libFuzzer brings its own `main` and wants every module instrumented.
+// tools/fuzz builds these alone: libFuzzer brings its own `main` and wants every module instrumented.
 if Context.environment["CURVE_FUZZ_BUILD"] != nil {
-    package.targets.append(
+    package.targets += [
+        testSupport("Fuzzing", []),
         testProgram(
-            "curve-fuzz", ["BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "NBDProtocol"]))
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "NBDProtocol"],
+            exclude: ["README.md"]),
+        testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
+    ]
 }

@@ -185,7 +185,7 @@ extension ChunkServer {
         request.finishedTasks = tasks.done
         request.addressBookVersion = registration.addressBookVersion
         request.copysetsVersion = registration.copysetsVersion
-        request.health = health
+        request.health = healthText
         let reported = tasks.done
         call(.serverHeartbeat(request)) { [weak self] result in
             guard let self, phase == .serving else { return }

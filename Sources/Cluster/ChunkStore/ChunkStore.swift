@@ -56,6 +56,8 @@ public final class ChunkStore {
     var wantsCheckpoint = false
     var appliedSinceRoot = 0
     var finishingSyncs: [Copyset] = []
+    /// Blocks that full copies under way still bring; the sum over all copysets.
+    var blocksToCome = 0
 
     var stagedBytes = 0
     var entryCount = 0

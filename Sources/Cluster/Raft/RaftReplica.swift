@@ -136,6 +136,10 @@ public struct RaftReplica: Machine, Sendable {
         case .tick: tick(&effects)
         case .propose(let token, let operation): propose(token, operation, &effects)
         case .received(let sender, let message): receive(message, from: sender, &effects)
+        case .receivedTooMuch(let sender, let append, let addable):
+            if members.contains(sender), sender != server {
+                receiveAppend(append, addable: addable, from: sender, &effects)
+            }
         case .disconnected(let peer, let provenDead): disconnected(peer, provenDead: provenDead, &effects)
         case .died(let peer, let time): died(peer, asOf: time, &effects)
         case .stored(let position): stored(through: position, &effects)

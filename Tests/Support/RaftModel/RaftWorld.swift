@@ -6,6 +6,8 @@ import Raft
 struct Faults {
     var members = 3
     var lossPercent = 0
+    /// How often a store takes only a part of an append's entries.
+    var fullStorePercent = 0
     var duplicatePercent = 0
     var delayMicrosecondsMax = 500
     /// Off: messages between two members keep their order, as on one connection.
@@ -61,6 +63,7 @@ struct Faults {
         faults.settings.cachedBytesMax = pick([0, 4096, 16 << 20])
         faults.settings.messageEntriesMax = pick(faults.reorders ? [4, 64] : [1, 4, 64])
         faults.settings.inFlightEntriesMax = pick([8, 64, 4096])
+        faults.fullStorePercent = pick([0, 0, 10])
         faults.losesMedium = pick([false, false, true])
         faults.losesOneForGood = pick([false, false, true])
         faults.crashesAfterCopies = pick([false, true])
@@ -400,9 +403,19 @@ final class RaftWorld {
             lastArrival[link] = arrival
             after(Int((arrival - trueTime) / 1000)) { world in
                 guard world.isOpen(from, to) else { return }
-                try world.deliver(.received(from: from.id, message), to: to, to.incarnation)
+                try world.deliver(world.event(of: message, from: from.id), to: to, to.incarnation)
             }
         }
+    }
+
+    /// A store that is nearly full takes only the first entries of an append.
+    private func event(of message: ReplicaMessage, from sender: ServerID) -> RaftReplica.Event {
+        guard case .append(let append) = message, !isCalm, chance(faults.fullStorePercent) else {
+            return .received(from: sender, message)
+        }
+        let count = between(0, append.entries.count)
+        let addable = LogIndex(append.previous.index.rawValue + UInt64(count))
+        return .receivedTooMuch(from: sender, append, addable: addable)
     }
 
     // MARK: - Load and faults

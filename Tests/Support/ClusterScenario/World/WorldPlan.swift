@@ -98,7 +98,7 @@ public struct WorldPlan: Sendable {
         if !fillsStores, random.oneIn(6) { damage(&random) }
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
-        if fillsStores { makeStoresFillUp() }
+        if fillsStores { storeBytes = (random.oneIn(2) ? 8 : 32) << 20 }
         for _ in 0..<count {
             volumes.append(
                 WorldVolumePlan(
@@ -107,11 +107,15 @@ public struct WorldPlan: Sendable {
                     isLarge: storeBytes > 64 << 20, fillsStores: fillsStores, &random))
         }
     }
-    /// Every store holds the same, and what is in flight is small beside the room that leaders keep free:
-    /// a leader judges growth by its own store alone.
-    private mutating func makeStoresFillUp() {
-        (servers, clientsMax, copysets) = (3, min(clientsMax, 2), min(copysets, 4))
-        (storeBytes, storeSizesDiffer) = (32 << 20, false)
+    /// True when leaders may lose sight of a server for a while. What they let in meanwhile it may have no
+    /// room for: a dead member must not stop the others.
+    var losesSightOfServers: Bool {
+        let blinding: [WorldDeed] = [
+            .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .pause, .move, .swapStores, .isolate,
+            .blockOneWay,
+            .slow, .hangDisk,
+        ]
+        return deeds.contains { blinding.contains($0) }
     }
     /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
     /// replicas left: whatever takes another one away, or makes it copy everything, is left out.

@@ -66,7 +66,10 @@ public final class WorldScenario {
     private func perform(_ outcome: inout ScenarioOutcome) -> String? {
         if let wrong = boot() { return wrong }
         turmoil()
-        if let wrong = complaint ?? calm() { return wrong }
+        if let wrong = complaint ?? calm() {
+            if world.trace.isListening { servers.noteDiagnosis() }
+            return wrong
+        }
         for volume in volumes {
             let (violation, undecided) = volume.record.history.check()
             outcome.undecided += undecided
@@ -75,8 +78,13 @@ public final class WorldScenario {
         if world.trace.isListening { servers.noteDiagnosis() }
         let judge = WorldJudge(self)
         if let wrong = judge.weighTraffic() { return wrong }
+        let lagging = servers.replicasWithoutRoom
+        guard lagging.isEmpty || plan.losesSightOfServers else {
+            return "the leaders let in more than these replicas have room for: \(lagging)"
+        }
+        tally["replicas without room"] = lagging.count
         guard servers.stopAll() else { return "the chunkservers do not stop" }
-        return complaint ?? judge.compareReplicas()
+        return complaint ?? judge.compareReplicas(but: lagging)
     }
     private var finalTally: [String: Int] {
         var tally = tally
@@ -218,15 +226,19 @@ public final class WorldScenario {
         told(event)
     }
     /// Superblocks, and what a store keeps free for its own map.
-    private static let keptForStoreBytes: UInt64 = 7 << 19
-    /// Growth may be refused once what was ever written could fill a good part of the smallest store.
+    private static let keptForStoreBytes = 7 << 19
+    /// Growth may be refused once what was ever written could fill a good part of what the smallest store has
+    /// for it: beside its reserve, and a share for each leader that is too small for one request.
     private var mayLackSpace: Bool {
+        let blocksMax = volumes.map(\.plan.load.blocksMax).max() ?? 0
         // What is asked for counts before it is there.
         let blocks = volumes.reduce(0) {
             $0 + $1.record.writtenBlocks.count + $1.plan.load.inFlightMax * $1.plan.load.blocksMax
         }
-        let capacity = plan.storeBytes - plan.journalBytes - Self.keptForStoreBytes
-        return UInt64(blocks * Geometry.blockBytes) > capacity * 3 / 4
+        let capacity = Int(plan.storeBytes) - Int(plan.journalBytes) - Self.keptForStoreBytes
+        let reserve = max(capacity / 20, min(capacity / 4, 16 << 20))
+        let shares = servers.count * (blocksMax + 3) * Geometry.blockBytes
+        return blocks * Geometry.blockBytes > (capacity - reserve) * 3 / 4 - shares
     }
 
     // MARK: Calm
