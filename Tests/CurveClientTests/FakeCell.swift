@@ -87,6 +87,13 @@ final class FakeCell {
             return ControlResponse(refusing: ControlFailure(.store, "the store is broken"))
         }
         switch request.body {
+        case .getVolume(let request):
+            guard request.path == "/demo" else {
+                return ControlResponse(refusing: ControlFailure(.notFound, "there is no \(request.path)"))
+            }
+            var answer = ControlVolumeResponse()
+            answer.volume.epoch = epoch
+            return ControlResponse(.volume(answer))
         case .attachVolume(let request): return attach(request)
         case .renewLease(let request):
             renewals += 1

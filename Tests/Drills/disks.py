@@ -118,7 +118,7 @@ def bit_flip(seed):
             if handle.pread(4096, MARKED_OFFSET) != content:
                 raise Failed("a damaged block was handed out")
         eventually(10, lambda: find_block(store, content) is not None, "the damaged copy was not mended")
-        counted = sum(server.get("badBlocksFound", 0) for server in scene.cluster.status()["servers"])
+        counted = sum(server["mendedBlocks"] for server in scene.cluster.status()["servers"])
         result = scene.finish()
         if not counted:
             result.update(ok=False, note="status says nothing of the damaged block")

@@ -33,7 +33,8 @@ extension RemoteVolume {
         logWait()
         var request = ControlRenewLeaseRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
-        request.addressBookVersion = links.bookVersion
+        (request.addressBookVersion, request.revision) = (links.bookVersion, metadataRevision)
+        if let cluster { request.clusterID = cluster.controlBytes }
         let timeout = max(attachment.lease / 3, .seconds(1))
         channel.call(ControlRequest(.renewLease(request)), timeout: timeout, isIdempotent: true) {
             [weak self] result in
@@ -48,6 +49,7 @@ extension RemoteVolume {
             guard case .renewLease(let answer) = response.body else { break }
             if renewalFailure != nil { environment.log(.notice, "\(path): the lease is renewed again") }
             renewalFailure = nil
+            metadataRevision = max(metadataRevision, answer.revision)
             if answer.hasAddressBook { learn(answer.addressBook) }
             feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
             serveSizeWaiters()

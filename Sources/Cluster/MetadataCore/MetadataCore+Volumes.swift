@@ -174,7 +174,7 @@ extension MetadataCore {
     }
 
     /// Ends a volume. Its number lives on until every copyset has said that it freed the volume's blocks.
-    private func purged(
+    func purged(
         _ ending: VolumeRow, counters: inout ClusterRow
     ) throws(MetadataRefusal) -> [RecordChange] {
         var row = ending
