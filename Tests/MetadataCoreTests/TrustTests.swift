@@ -263,4 +263,13 @@ import Testing
         try bench.ask(.adoptDatabase(force: true))
         #expect(bench.refusal(.adoptDatabase(force: true))?.code == .badRequest)
     }
+
+    @Test("with most chunkservers gone for good an operator may go on without them")
+    func overrule() throws {
+        let bench = try Bench.ready()
+        try bench.restart(hears: false)
+        #expect(bench.refusal(.adoptDatabase(force: false))?.code == .notReady)
+        try bench.ask(.adoptDatabase(force: true))
+        try bench.ask(.createDirectory(path: "/d", parents: false))
+    }
 }

@@ -59,8 +59,22 @@ extension RemoteVolume {
                 environment.log(.warning, "\(path): the lease is not renewed, I/O goes on: \(error)")
             }
             renewalFailure = (renewalFailure?.since ?? environment.now, "\(error)")
+            if case .refused = error { askForAddresses() }
         }
         scheduleRenewal(after: attachment.lease / 3)
+    }
+    /// A metadata server whose database went back may not know this attachment, but it knows where the
+    /// chunkservers are.
+    private func askForAddresses() {
+        var request = ControlGetAddressBookRequest()
+        request.version = links.bookVersion
+        channel.call(
+            ControlRequest(.getAddressBook(request)), timeout: Self.callTimeout, isIdempotent: true
+        ) { [weak self] result in
+            guard case .success(let response) = result, case .getAddressBook(let answer) = response.body
+            else { return }
+            self?.learn(answer.addressBook)
+        }
     }
 
     func learn(_ book: ControlAddressBook) {

@@ -69,7 +69,7 @@ struct MDSAdopt: ParsableCommand {
             Example:
               curve mds adopt
             """)
-    @Flag(help: "Also when some copysets cannot say what they know; older sizes of volumes may come back.")
+    @Flag(help: "Also when chunkservers cannot say what they know; older sizes of volumes may come back.")
     var force = false
     @OptionGroup var metadata: MetadataOptions
     func run() throws {

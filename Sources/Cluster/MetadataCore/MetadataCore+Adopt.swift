@@ -9,10 +9,13 @@ extension MetadataCore {
     func adopt(force: Bool) throws(MetadataRefusal) -> Decision {
         let heard = heardRevision
         guard heard > revision else {
-            throw MetadataRefusal(
-                .badRequest,
-                trust == .waiting
-                    ? waitingText : "the database is the newest that anybody remembers; nothing to adopt")
+            guard trust == .waiting else {
+                throw MetadataRefusal(
+                    .badRequest, "the database is the newest that anybody remembers; nothing to adopt")
+            }
+            guard force else { throw MetadataRefusal(.notReady, waitingText) }
+            let finding = "only \(trustLedger.heardText) chunkservers were heard, none remembers more"
+            return Decision(bookkeeping: .adopted(findings: [finding]), [], [.overruled, .log(finding)])
         }
         if !force { try checkInventories() }
         let (next, overflowed) = heard.addingReportingOverflow(limits.unheardRevisionsMax)

@@ -96,6 +96,7 @@ extension MetadataCore {
                     .wrongCluster, "this is cluster \(clusterID), the volume is of \(cluster)")
             }
             heard(revision: revision)
+            heard(addressBookVersion: addressBookVersion)
         }
         let row = try attachment(of: id, epoch: epoch)
         guard row.holder != nil else {

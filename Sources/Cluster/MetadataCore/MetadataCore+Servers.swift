@@ -163,9 +163,9 @@ extension MetadataCore {
         let done = Set(heartbeat.finishedTasks.filter { isMember(row.id, of: state.tasks[$0]?.copyset) })
         var changes = finished(done)
         // An older database has an older address book; others take it only with a newer version.
-        if heartbeat.addressBookVersion > state.cluster.addressBookVersion, heartbeat.cluster != nil {
+        if heartbeat.cluster != nil { heard(addressBookVersion: heartbeat.addressBookVersion) }
+        if trustLedger.heardBookVersion > state.cluster.addressBookVersion {
             var cluster = state.cluster
-            trustLedger.heardBookVersion = max(trustLedger.heardBookVersion, heartbeat.addressBookVersion)
             cluster.addressBookVersion = newBookVersion
             changes.append(.put(.cluster(cluster)))
         }
@@ -188,7 +188,8 @@ extension MetadataCore {
     }
     /// Newer than every address book that anybody has.
     private var newBookVersion: UInt64 {
-        max(state.cluster.addressBookVersion, trustLedger.heardBookVersion) + 1
+        let (ours, heard) = (state.cluster.addressBookVersion, trustLedger.heardBookVersion)
+        return heard > ours ? heard + limits.unheardRevisionsMax : ours + 1
     }
     private func isMember(_ server: ServerID, of copyset: CopysetID?) -> Bool {
         copyset.flatMap { state.copysets[$0] }?.members.contains(server) ?? false

@@ -5,6 +5,8 @@ struct TrustLedger {
     /// Chunkservers that registered before this process started and have not spoken since.
     private(set) var unheard: Set<ServerID>
     private let knownCount: Int
+    /// An operator goes on without those who were not heard.
+    var isOverruled = false
     /// The highest revision and address book that anybody remembers.
     var heardRevision: UInt64 = 0
     var heardBookVersion: UInt64 = 0
@@ -24,7 +26,9 @@ struct TrustLedger {
     }
     /// A majority of those who could remember more than the database says have spoken. What was known to a
     /// majority is then known here.
-    var hasHeardMajority: Bool { knownCount == 0 || (knownCount - unheard.count) * 2 > knownCount }
+    var hasHeardMajority: Bool {
+        isOverruled || knownCount == 0 || (knownCount - unheard.count) * 2 > knownCount
+    }
     var heardText: String { "\(knownCount - unheard.count) of \(knownCount)" }
 
     mutating func spoke(_ server: ServerID) { unheard.remove(server) }
@@ -75,6 +79,12 @@ extension MetadataCore {
         guard revision > self.revision, revision - self.revision <= limits.revisionGapMax else { return }
         trustLedger.heardRevision = max(trustLedger.heardRevision, revision)
     }
+    /// Somebody of this cluster has an address book of this version.
+    mutating func heard(addressBookVersion version: UInt64) {
+        let ours = state.cluster.addressBookVersion
+        guard version > ours, version - ours <= limits.revisionGapMax else { return }
+        trustLedger.heardBookVersion = max(trustLedger.heardBookVersion, version)
+    }
     /// A registered chunkserver has spoken for itself.
     mutating func spoke(_ server: ServerID, revision: UInt64) {
         heard(revision: revision)
@@ -115,7 +125,8 @@ extension MetadataCore {
     }
     var waitingText: String {
         "the metadata server has just started and has heard \(trustLedger.heardText) chunkservers; it gives"
-            + " nothing before a majority has said that its database is the newest; try again"
+            + " nothing before a majority has said that its database is the newest; try again, or start more"
+            + " chunkservers; if they are gone for good: \"curve mds adopt --force\""
     }
     /// The transaction that remembers that the database went back, if it does not yet.
     func notice() -> Decision? {

@@ -62,7 +62,7 @@ public struct MetadataCore: Machine {
     /// What becomes true in memory once the changes are durable.
     enum Afterwards: Hashable {
         case lease(VolumeID, SessionID), endLease(VolumeID), grace(VolumeID)
-        case adopted
+        case adopted, overruled
         case serverRegistered(ServerID, SessionID)
         case log(String)
     }
@@ -277,6 +277,7 @@ extension MetadataCore {
             case .grace(let volume):
                 leases[volume] = Lease(end: now + limits.lease, session: nil)
             case .adopted: trustLedger.adopted()
+            case .overruled: trustLedger.isOverruled = true
             case .serverRegistered(let server, let session):
                 if let old = live[server]?.session, old != session { effects.append(.closeSession(old)) }
                 live[server] = LiveServer(session: session, lastHeard: now)

@@ -65,7 +65,7 @@ public final class SimWorld {
         guard let taken = queue.takeNext() else { return true }
         if let owner = taken.owner {
             guard owner.isAlive else {
-                _ = queue.finish(taken.name)
+                withExtendedLifetime(queue.finish(taken.name)) {}
                 return true
             }
             if owner.isPaused {
@@ -149,7 +149,11 @@ public final class SimWorld {
     ) -> HappeningQueue.Name {
         queue.add(dueNanoseconds: nowNanoseconds + max(delay, 0), owner: owner, action)
     }
-    func cancel(_ name: HappeningQueue.Name) { _ = queue.finish(name) }
+    func cancel(_ name: HappeningQueue.Name) {
+        let cancelled = queue.finish(name)
+        // What it held may cancel something itself when it goes: not while the queue is being changed.
+        withExtendedLifetime(cancelled) {}
+    }
     func putBack(_ name: HappeningQueue.Name) { queue.putBack(name, dueNanoseconds: nowNanoseconds) }
 
     func takeNumber() -> UInt64 {

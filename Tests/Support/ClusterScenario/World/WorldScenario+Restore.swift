@@ -17,7 +17,7 @@ extension WorldScenario {
     /// chunkservers keeps that it has heard of more than the copy says.
     private func restoreMetadata() {
         guard isStriking, let copied = metadata.copyRevision else { return }
-        guard servers.majorityRemembersMore(than: copied) else {
+        guard !isPeace, servers.majorityRemembersMore(than: copied) else {
             world.after(.milliseconds(200)) { [weak self] in self?.restoreMetadata() }
             return
         }
