@@ -39,9 +39,10 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 func testSupport(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, path: "Tests/Support/\(name)", swiftSettings: inTests)
 }
-func testProgram(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+func testProgram(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
     .executableTarget(
-        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", swiftSettings: inTests)
+        name: name, dependencies: dependencies, path: "Tests/Tools/\(name)", exclude: exclude,
+        swiftSettings: inTests)
 }
 func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
     .systemLibrary(name: name, path: "Sources/System/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
@@ -128,7 +129,9 @@ let package = Package(
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
-        testProgram("curve-sim", ["ClusterScenario"]),
+        testProgram(
+            "curve-sim", ["BlockTypes", "CLinux", "ClusterScenario", "RaftModel", "StoreCrashModel"],
+            exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 
@@ -152,6 +155,7 @@ let package = Package(
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
+        tests("ChunkServerTests", ["BlockTypes", "ChunkServer", "ChunkStore"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",
@@ -170,9 +174,13 @@ let package = Package(
     ]
 )
 
-// tools/fuzz builds this one alone: libFuzzer brings its own `main` and wants every module instrumented.
+// tools/fuzz builds these alone: libFuzzer brings its own `main` and wants every module instrumented.
 if Context.environment["CURVE_FUZZ_BUILD"] != nil {
-    package.targets.append(
+    package.targets += [
+        testSupport("Fuzzing", []),
         testProgram(
-            "curve-fuzz", ["BlockTypes", "ChunkStore", "ControlMessages", "CurveWire", "NBDProtocol"]))
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "NBDProtocol"],
+            exclude: ["README.md"]),
+        testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
+    ]
 }

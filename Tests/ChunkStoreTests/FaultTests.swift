@@ -254,7 +254,7 @@ import StoreCrashModel
             let base = LogPosition(term: Term(3), index: LogIndex(10))
             harness.store.beginSync(
                 harness.copyset, base: base, sourceTerm: Term(5),
-                voteFloor: LogPosition(term: Term(1), index: LogIndex(1)), volumes: [])
+                voteFloor: LogPosition(term: Term(1), index: LogIndex(1)), blocks: 0, volumes: [])
             harness.drain()
             harness.store.installPiece(
                 harness.copyset, SyncPiece(from: .start, next: nil, applied: base.index, runs: []))

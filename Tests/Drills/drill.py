@@ -7,7 +7,7 @@ lost or changed, and every replica came back by itself. The stall is the longest
 import argparse, json, os, sys, time, traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "Interop"))
-import disks, networks, processes
+import disks, networks, powercut, processes
 from scene import Skipped
 
 # Longest stall that we want, in milliseconds; it is shown, not judged, since machines are noisy.
@@ -25,8 +25,9 @@ DRILLS = [
     ("deaf-leader", networks.deaf_leader, LEADER_SILENT), ("loss", networks.loss, None),
     ("delay", networks.delay, None), ("slow-disk", disks.slow_disk, None), ("full-disk", disks.full_disk, None),
     ("bit-flip", disks.bit_flip, FOLLOWER), ("mds-restore", disks.mds_restore, FOLLOWER),
+    ("power-cut", powercut.power_cut, None), ("power-cut-short", powercut.power_cut_short, None),
 ]
-SHORT = ["leader-kill", "leader-stop", "gateway-kill", "all-kill", "cut-leader", "bit-flip"]
+SHORT = ["leader-kill", "leader-stop", "gateway-kill", "all-kill", "cut-leader", "bit-flip", "power-cut-short"]
 
 
 def perform(name, drill, goal, seed):
@@ -55,7 +56,7 @@ def main():
         for name, drill, _ in DRILLS:
             print(f"{name:14} {drill.__doc__}")
         return
-    names = {"all": list(known), "short": SHORT}.get(options.names[0], options.names)
+    names = {"all": [name for name in known if name != "power-cut-short"], "short": SHORT}.get(options.names[0], options.names)
     unknown = [name for name in names if name not in known]
     if unknown:
         print(f"tools/drill: no drill is called {unknown[0]}; tools/drill list shows them all", file=sys.stderr)

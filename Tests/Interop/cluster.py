@@ -3,7 +3,9 @@ import json, os, shutil, subprocess, tempfile, threading, time
 import nbd
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CURVE, NBD = ROOT + "/.build/release/curve", ROOT + "/.build/release/curve-nbd"
+# Another build is chosen to show that checks find its planted bugs.
+BUILD = os.environ.get("CURVE_BUILD", ROOT + "/.build/release")
+CURVE, NBD = BUILD + "/curve", BUILD + "/curve-nbd"
 MIB = 1 << 20
 READY_SECONDS_MAX = 30
 
@@ -44,9 +46,13 @@ class Daemon:
 
 
 class Cluster:
-    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`; `folders` may place stores apart."""
+    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`.
 
-    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None):
+    `store_folders` may place the stores apart, `store_mib` may be a list of their sizes.
+
+    `present` may show the formatted stores under other paths, which are then served."""
+
+    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None, present=None):
         self.folder, self.wires, self.daemons = tempfile.mkdtemp(prefix="curve-test-"), wires, []
         listen = wires.hub_address + ":6700" if wires else "127.0.0.1:0"
         self.mds = self.start("mds", CURVE, "mds", "--data", self.folder + "/mds", "--listen", listen)
@@ -54,8 +60,11 @@ class Cluster:
         self.mds.command = [*self.mds.command[:-1], self.address]  # Started again, it must be found where it was.
         folders = store_folders or [self.folder] * servers
         self.stores = [f"{folder}/store-{number}" for number, folder in enumerate(folders, 1)]
-        for store in self.stores:
-            self.curve("chunkserver", "format", "--store", store, "--size", f"{store_mib}M", "--lazy")
+        sizes = store_mib if isinstance(store_mib, list) else [store_mib] * servers
+        for store, mib in zip(self.stores, sizes):
+            self.curve("chunkserver", "format", "--store", store, "--size", f"{mib}M", "--lazy")
+        if present:
+            self.stores = present(self.stores)
         self.chunkservers = [self.serve_store(store) for store in self.stores]
         self.ports = [server.ready()[0] for server in self.chunkservers]
         if copysets:
@@ -86,10 +95,10 @@ class Cluster:
         return json.loads(self.curve("status", "--format", "json"))
 
     def close(self):
+        # One after the other: a gateway gives its volume back, which takes an MDS that is there.
         for daemon in reversed(self.daemons):
             if daemon.alive():
                 daemon.process.terminate()
-        for daemon in self.daemons:
             try:
                 daemon.process.wait(10)
             except subprocess.TimeoutExpired:

@@ -18,6 +18,8 @@ final class Attaching {
     private let pool = BufferPool()
     private let deadline: Duration
     private let completed: (Result<RemoteVolume, AttachError>) -> Void
+    /// Nobody else holds this until there is a volume.
+    private var keeper: TimerID?
 
     init(
         _ environment: any Environment, _ options: AttachOptions,
@@ -35,6 +37,7 @@ final class Attaching {
     }
 
     func start() {
+        if keeper == nil { keeper = environment.after(options.timeout * 2) { withExtendedLifetime(self) {} } }
         var question = ControlGetVolumeRequest()
         question.path = options.path
         ask(.getVolume(question)) { attaching, body in
@@ -53,6 +56,7 @@ final class Attaching {
                 try RemoteVolume.begin(
                     answer, attaching.environment, attaching.channel, attaching.pool, attaching.options,
                     completed: attaching.completed)
+                attaching.letGo()
             } catch {
                 attaching.end(error)
             }
@@ -65,18 +69,24 @@ final class Attaching {
         _ answered: @escaping (Attaching, ControlResponse.OneOf_Body?) -> Void
     ) {
         let timeout = max(deadline - environment.now, .milliseconds(1))
-        channel.call(ControlRequest(body), timeout: timeout, isIdempotent: true) { [self] result in
+        channel.call(ControlRequest(body), timeout: timeout, isIdempotent: true) { [weak self] result in
+            guard let self else { return }
             switch result {
             case .success(let response): answered(self, response.body)
             case .failure(.refused(let failure))
             where failure.code == .notReady && environment.now + Self.askAgainAfter < deadline:
-                environment.after(Self.askAgainAfter) { [self] in start() }
+                environment.after(Self.askAgainAfter) { [weak self] in self?.start() }
             case .failure(let error): end(.control(error))
             }
         }
     }
     private func endInNonsense() { end(.badAnswer("an answer to another question")) }
+    private func letGo() {
+        if let keeper { environment.cancel(keeper) }
+        keeper = nil
+    }
     private func end(_ error: AttachError) {
+        letGo()
         channel.close()
         completed(.failure(error))
     }

@@ -50,8 +50,9 @@ public final class RemoteVolume: BlockVolume {
     private var deferred: [(token: Int, VolumeResult)] = []
     private var wasFull = false
     private var attached: ((Result<RemoteVolume, AttachError>) -> Void)?
-    /// Nobody else holds the volume while it attaches or detaches.
-    private var keepsItself: RemoteVolume?
+    /// Nobody else holds the volume while it attaches or detaches: a timer does, which is the loop's and goes
+    /// with it.
+    private var keeper: TimerID?
     var renewalTimer: TimerID?
     var isRenewing = false
     var lastRenewal: Duration
@@ -196,10 +197,6 @@ extension RemoteVolume {
             environment.after(.zero) { completed(.failure(.noMetadataServer)) }
             return
         }
-        var options = options
-        if options.holderKey.isEmpty {
-            options.holderKey = UniqueID(high: environment.random(), low: environment.random()).description
-        }
         Attaching(environment, options, completed).start()
     }
 
@@ -218,8 +215,7 @@ extension RemoteVolume {
             attachment: try Attachment(answer), options: options)
         (volume.cluster, volume.metadataRevision) = (cluster, answer.revision)
         volume.attached = completed
-        volume.keepsItself = volume
-        volume.after(options.timeout) { $0.attachTimedOut() }
+        volume.keep(for: options.timeout) { $0.attachTimedOut() }
         volume.startRenewing()
         volume.feed(.start)
     }
@@ -234,8 +230,20 @@ extension RemoteVolume {
     private func finishAttaching(_ result: Result<RemoteVolume, AttachError>) {
         guard let completed = attached else { return }
         attached = nil
-        keepsItself = nil
+        letGo()
         completed(result)
+    }
+
+    private func keep(for time: Duration, then action: @escaping (RemoteVolume) -> Void) {
+        letGo()
+        keeper = environment.after(time) {
+            self.keeper = nil
+            action(self)
+        }
+    }
+    private func letGo() {
+        if let keeper { environment.cancel(keeper) }
+        keeper = nil
     }
 
     private func hasLost(_ error: VolumeError) {
@@ -264,9 +272,9 @@ extension RemoteVolume {
         }
         detached.append(completed)
         guard !isDetaching else { return }
-        (isDetaching, keepsItself) = (true, self)
+        isDetaching = true
         stopRenewing()
-        environment.after(Self.detachPatience) { [weak self] in self?.feed(.abandon) }
+        keep(for: Self.detachPatience) { $0.feed(.abandon) }
         environment.after(.zero) { self.feed(.close) }
     }
 
@@ -279,23 +287,26 @@ extension RemoteVolume {
         }
         var request = ControlDetachVolumeRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
+        keep(for: Self.callTimeout * 2) { $0.finishDetaching() }
         channel.call(
             ControlRequest(.detachVolume(request)), timeout: Self.callTimeout, isIdempotent: true
-        ) { result in
+        ) { [weak self] result in
+            guard let self else { return }
             if case .failure(let error) = result {
-                self.environment.log(
-                    .warning, "\(self.path): the metadata server was not told of the detachment: \(error)")
+                environment.log(
+                    .warning, "\(path): the metadata server was not told of the detachment: \(error)")
             }
-            self.finishDetaching()
+            finishDetaching()
         }
     }
 
     private func finishDetaching() {
+        guard !isDetached else { return }
         isDetached = true
         channel.close()
         let waiting = detached
         detached = []
-        keepsItself = nil
+        letGo()
         for completed in waiting { completed() }
     }
 }

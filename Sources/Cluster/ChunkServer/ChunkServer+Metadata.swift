@@ -190,7 +190,7 @@ extension ChunkServer {
         request.finishedTasks = tasks.done
         request.addressBookVersion = registration.addressBookVersion
         request.copysetsVersion = registration.copysetsVersion
-        request.health = health
+        request.health = healthText
         (request.mendedBlocks, request.revision) = (usage.mendedBlocks, store.metadataRevision)
         request.clusterID = store.identity.cluster.controlBytes
         if let inquiry = registration.inquiry { request.inventory = inventory(after: inquiry) }

@@ -44,6 +44,9 @@ public final class ChunkServer {
     var isPumping = false
     var willSettle = false
     var beats = BeatBasket()
+    var rooms = RoomLedger()
+    /// When each server that leads copysets here was last heard of as a leader.
+    var beatsHeardAt: [ServerID: Duration] = [:]
 
     /// What each ticket given to the store is for.
     var tickets: [UInt64: TicketPurpose] = [:]

@@ -99,6 +99,7 @@ extension ChunkStore {
             finishingSyncs.removeAll { $0 === copyset }
             copyset.isSyncing = false
             (copyset.syncSourceTerm, copyset.voteFloor) = (nil, .zero)
+            expect(0, of: copyset)
             copyset.isFaulty = false
             markDirty(copyset)
         }

@@ -60,6 +60,8 @@ public final class ChunkStore {
     var heardRevision: UInt64 = 0
     var durableRevision: UInt64 = 0
     var mendedBlockCount: UInt64 = 0
+    /// Blocks that full copies under way still bring; the sum over all copysets.
+    var blocksToCome = 0
 
     var stagedBytes = 0
     var entryCount = 0

@@ -23,7 +23,8 @@ public struct StoreSettings: Sendable {
     public var retainedBytesMax = 256 << 20
     /// Log entries kept in memory over all copysets: about 10 MB.
     public var retainedEntriesMax = 65_536
-    /// Payload bytes of entries that are not durable yet; beyond it ``ChunkStore/canAppend(_:to:)`` says no.
+    /// Payload bytes of entries that are not durable yet; beyond it ``ChunkStore/appendableCount(of:to:)``
+    /// is 0.
     public var stagedBytesMax = 64 << 20
     /// A root is committed at least this often while there is something to commit.
     public var checkpointEvery: Duration = .seconds(30)

@@ -20,6 +20,7 @@ extension MetadataCore {
     }
     /// The number of the next attachment.
     func nextEpoch(of row: VolumeRow) throws(MetadataRefusal) -> Epoch {
+        if isPlanted(.epochReused), row.epoch > Epoch(0) { return row.epoch }
         let next = UInt64(row.epoch.rawValue) + UInt64(row.skip ?? 0) + 1
         guard next <= UInt32.max else {
             throw MetadataRefusal(

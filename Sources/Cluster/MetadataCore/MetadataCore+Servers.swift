@@ -74,7 +74,7 @@ extension MetadataCore {
     private func checkIdentity(
         _ row: ServerRow, _ incarnation: Incarnation, session: SessionID, now: Duration
     ) throws(MetadataRefusal) {
-        if let other = incumbent(of: row.id, besides: session, now: now) {
+        if let other = incumbent(of: row.id, besides: session, now: now), !isPlanted(.twinAdmitted) {
             let age = (now - other.lastHeard).components.seconds
             throw MetadataRefusal(
                 .identityInUse,

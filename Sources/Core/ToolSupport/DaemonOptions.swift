@@ -1,4 +1,5 @@
 import ArgumentParser
+import BlockTypes
 import Environment
 import Foundation
 import Reactor
@@ -31,6 +32,7 @@ package struct DaemonOptions: ParsableArguments {
     /// The loop of a daemon, set up for signals and logging.
     package func reactor(name: String) throws -> Reactor {
         parent.apply()
+        try plantMutant()
         do {
             let reactor = try Reactor()
             reactor.programName = name
@@ -38,6 +40,13 @@ package struct DaemonOptions: ParsableArguments {
             return reactor
         } catch { throw ToolError.failed("\(error)") }
     }
+}
+
+/// In a build with planted bugs, plants the one that `CURVE_MUTANT` names.
+private func plantMutant() throws {
+    guard Mutant.areBuilt, let name = ProcessInfo.processInfo.environment["CURVE_MUTANT"] else { return }
+    guard let mutant = Mutant(rawValue: name) else { throw ToolError.failed("no mutant is called \(name)") }
+    mutant.plant()
 }
 
 /// The names of log levels on a command line.

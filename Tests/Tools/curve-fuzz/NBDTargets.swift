@@ -1,4 +1,5 @@
 import BlockTypes
+import Fuzzing
 import NBDProtocol
 
 let nbdTargets = [
@@ -7,13 +8,16 @@ let nbdTargets = [
     FuzzTarget(name: "nbd-client", feed: feedClient),
 ]
 
+/// One for all inputs: a large write's memory is mapped once.
+private let pool = BufferPool(keptBytesPerClassMax: 64 << 20)
+
 /// A server's session with a volume that answers at once, or later, or never.
 private struct Session {
-    var session = NBDSession(pool: BufferPool(keptBytesPerClassMax: 1 << 20))
+    var session = NBDSession(pool: pool)
     let exports = [NBDExportDescription(name: "vol", size: ByteCount(bytes: 1 << 20))]
     var waiting: [(NBDRequestToken, VolumeRequest)] = []
     var isClosed = false
-    let answersLate: Bool
+    var answersLate: Bool
 
     init(answersLate: Bool) {
         self.answersLate = answersLate
@@ -74,13 +78,12 @@ private func feedHandshake(_ input: [UInt8]) {
     session.feed(bytes, pieceBytes: 1 + steering / 2)
 }
 
-/// The handshake is done properly first, so that all of the input reaches the transmission phase. Every
-/// request's magic number is made right.
-private func feedTransmission(_ input: [UInt8]) {
-    var bytes = input
-    let steering = bytes.takeByte()
-    var session = Session(answersLate: steering & 1 == 1)
-    let isStructured = steering & 2 == 2
+/// Sessions past a proper handshake, without and with structured replies; every input gets a copy of one.
+// One thread fuzzes.
+private nonisolated(unsafe) let greeted = [greet(isStructured: false), greet(isStructured: true)]
+
+private func greet(isStructured: Bool) -> Session {
+    var session = Session(answersLate: false)
     var handshake: [UInt8] = [0, 0, 0, 3]
     func option(_ number: UInt8, _ data: [UInt8]) -> [UInt8] {
         Array("IHAVEOPT".utf8) + [0, 0, 0, number, 0, 0, 0, UInt8(data.count)] + data
@@ -89,6 +92,15 @@ private func feedTransmission(_ input: [UInt8]) {
     handshake += option(7, [0, 0, 0, 3] + Array("vol".utf8) + [0, 0])
     session.feed(handshake, pieceBytes: 4096)
     require(!session.isClosed && !session.session.isInHandshake, "a proper handshake fails")
+    return session
+}
+
+/// All of the input reaches the transmission phase. Every request's magic number is made right.
+private func feedTransmission(_ input: [UInt8]) {
+    var bytes = input
+    let steering = bytes.takeByte()
+    var session = greeted[steering >> 1 & 1]
+    session.answersLate = steering & 1 == 1
     var start = 0
     while start + 28 <= bytes.count {
         bytes.replaceSubrange(start..<(start + 4), with: [0x25, 0x60, 0x95, 0x13])

@@ -1,4 +1,5 @@
 import BlockTypes
+import Fuzzing
 
 @testable import ChunkStore
 
@@ -20,7 +21,7 @@ private func payload(_ bytes: [UInt8], byteCount: Int) -> Payload {
 
 /// A superblock whose magic number and checksum are right.
 private func feedSuperblock(_ input: [UInt8]) {
-    var bytes = Array((input + [UInt8](repeating: 0, count: 4096)).prefix(4096))
+    var bytes = input.filledUp(to: 4096)
     bytes.put(UInt32(truncatingIfNeeded: Superblock.magic), at: 0)
     bytes.put(UInt32(truncatingIfNeeded: Superblock.magic >> 32), at: 4)
     let checksumAt = 4092
@@ -31,8 +32,8 @@ private func feedSuperblock(_ input: [UInt8]) {
 /// A journal block whose checksum is right, and all records in it.
 private func feedJournal(_ input: [UInt8]) {
     let sectors = (input.count + JournalHeader.byteCount + 511) / 512
-    var bytes = [UInt8](repeating: 0, count: JournalHeader.byteCount) + input
-    bytes += [UInt8](repeating: 0, count: sectors * 512 - bytes.count)
+    var bytes = [UInt8](repeating: 0, count: sectors * 512)
+    bytes.replaceSubrange(JournalHeader.byteCount..<(JournalHeader.byteCount + input.count), with: input)
     bytes.put(JournalHeader.magic, at: 0)
     bytes.put(UInt32(bytes.count), at: 16)
     bytes[20] = input.first ?? 0
@@ -52,7 +53,7 @@ private func feedTables(_ input: [UInt8]) {
     var bytes = input
     let kind = bytes.takeByte() % 3
     let count = [NodeRecord.words, CopysetRecord.words, VolumeTableRecord.words][kind]
-    bytes = Array((bytes + [UInt8](repeating: 0, count: count * 8)).prefix(count * 8))
+    bytes = bytes.filledUp(to: count * 8)
     let words = (0..<count).map { word in
         (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[8 * word + $1]) << UInt64(8 * $1) }
     }

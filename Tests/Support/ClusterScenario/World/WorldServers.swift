@@ -157,6 +157,12 @@ final class WorldServers {
         (member.host, member.server, member.isServing) = (nil, nil, false)
         return host
     }
+    /// Replicas that say that they fall behind for lack of room.
+    var replicasWithoutRoom: [LaggingReplica] {
+        members.enumerated().flatMap { index, member in
+            (member.server?.copysetsWithoutRoom ?? []).map { LaggingReplica(server: index, copyset: $0) }
+        }
+    }
     /// Tells the trace where every server stands.
     func noteDiagnosis() {
         for member in members {
@@ -248,4 +254,11 @@ extension WorldServers {
     func mendDisks() {
         for member in members { (member.disk.faults, member.disk.faultHook) = (.none, nil) }
     }
+}
+
+/// A replica that has no room for what the others have.
+struct LaggingReplica: Hashable, CustomStringConvertible {
+    let server: Int
+    let copyset: CopysetID
+    var description: String { "disk\(server + 1)'s of copyset \(copyset)" }
 }
