@@ -129,7 +129,9 @@ let package = Package(
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
-        testProgram("curve-sim", ["ClusterScenario"]),
+        testProgram(
+            "curve-sim", ["BlockTypes", "CLinux", "ClusterScenario", "RaftModel", "StoreCrashModel"],
+            exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
 
@@ -153,6 +155,7 @@ let package = Package(
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
         tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
+        tests("ChunkServerTests", ["BlockTypes", "ChunkServer", "ChunkStore"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
             "MetadataServerTests",

@@ -27,7 +27,7 @@ import StoreCrashModel
             harness.copyset, try harness.run(0, 2, 1), payload: payload, checksums: checksums)
         harness.drain()
         #expect(try harness.read(run) == [9, 9, 9, 9])
-        #expect(harness.store.usage.badBytes == 4096)
+        #expect(harness.store.usage.badBytes == 4096 && harness.store.usage.mendedBlocks == 1)
         harness.crash()
         #expect(try harness.read(run) == [9, 9, 9, 9])
         #expect(try location(harness, 2) != bad && harness.store.badBlocks == [UInt32(bad)])
@@ -254,7 +254,7 @@ import StoreCrashModel
             let base = LogPosition(term: Term(3), index: LogIndex(10))
             harness.store.beginSync(
                 harness.copyset, base: base, sourceTerm: Term(5),
-                voteFloor: LogPosition(term: Term(1), index: LogIndex(1)), volumes: [])
+                voteFloor: LogPosition(term: Term(1), index: LogIndex(1)), blocks: 0, volumes: [])
             harness.drain()
             harness.store.installPiece(
                 harness.copyset, SyncPiece(from: .start, next: nil, applied: base.index, runs: []))

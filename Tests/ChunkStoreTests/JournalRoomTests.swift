@@ -27,7 +27,9 @@ import StoreCrashModel
         @discardableResult func append(_ number: Int) -> Bool {
             let position = LogPosition(term: Term(cut[number]), index: LogIndex(last[number] + 1))
             let entries = [LogEntry(position, .noop)]
-            guard harness.store.canAppend(entries, to: id(number)) else { return false }
+            guard harness.store.appendableCount(of: entries, to: id(number)) == entries.count else {
+                return false
+            }
             harness.store.append(id(number), entries)
             last[number] += 1
             return true

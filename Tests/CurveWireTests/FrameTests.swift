@@ -174,7 +174,7 @@ import Testing
         var gone = busy
         gone.delete()
         func bytes(_ volumes: [(VolumeID, VolumeRecord)]) -> Int {
-            let offer = Frame.syncOffer(CopysetID(1), term: Term(1), base: .zero, volumes: volumes)
+            let offer = Frame.syncOffer(CopysetID(1), term: Term(1), base: .zero, blocks: 7, volumes: volumes)
             return FrameEncoder.encode(offer).head.count - 64
         }
         #expect(bytes([(VolumeID(1), busy)]) * 30_000 <= WireLimits.longBodyBytesMax)

@@ -46,10 +46,10 @@ struct RandomFrames {
             return .replica(copyset(), .voteReply(.init(term: term(), isPreVote: flip(), granted: flip())))
         case 14: return .replica(copyset(), .timeoutNow(term: term()))
         case 15: return .beats((0..<below(5)).map { _ in (copyset(), beat()) })
-        case 16: return .beatReplies((0..<below(5)).map { _ in (copyset(), beatReply()) })
+        case 16: return .beatReplies(shareBlocks: any(), (0..<below(5)).map { _ in (copyset(), beatReply()) })
         case 17:
             return .syncOffer(
-                copyset(), term: term(), base: position(),
+                copyset(), term: term(), base: position(), blocks: any(),
                 volumes: (0..<below(3)).map { _ in (volume(), record()) })
         case 18: return .syncPull(id: any(), copyset(), term: term(), cursor(), minApplied: index())
         case 19: return .syncPiece(id: any(), piece())

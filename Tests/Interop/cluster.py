@@ -46,7 +46,9 @@ class Daemon:
 
 
 class Cluster:
-    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`; `store_folders` may place stores apart.
+    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`.
+
+    `store_folders` may place the stores apart, `store_mib` may be a list of their sizes.
 
     `present` may show the formatted stores under other paths, which are then served."""
 
@@ -58,8 +60,9 @@ class Cluster:
         self.mds.command = [*self.mds.command[:-1], self.address]  # Started again, it must be found where it was.
         folders = store_folders or [self.folder] * servers
         self.stores = [f"{folder}/store-{number}" for number, folder in enumerate(folders, 1)]
-        for store in self.stores:
-            self.curve("chunkserver", "format", "--store", store, "--size", f"{store_mib}M", "--lazy")
+        sizes = store_mib if isinstance(store_mib, list) else [store_mib] * servers
+        for store, mib in zip(self.stores, sizes):
+            self.curve("chunkserver", "format", "--store", store, "--size", f"{mib}M", "--lazy")
         if present:
             self.stores = present(self.stores)
         self.chunkservers = [self.serve_store(store) for store in self.stores]

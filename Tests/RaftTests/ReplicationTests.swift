@@ -53,6 +53,21 @@ import Testing
         #expect(matched.map(\.durable) == [LogIndex(2)])
     }
 
+    @Test("a store that is nearly full takes the first entries, and drops what contradicts the others")
+    func nearlyFull() throws {
+        var bench = Bench(two, term: 1, terms: [1, 1, 1, 1])
+        guard case .append(let append) = Bench.append(2, after: at(1, 2), [2, 2, 2]) else { return }
+        let first = bench.step(.receivedTooMuch(from: one, append, addable: LogIndex(2)))
+        #expect(first.texts.contains("truncate(from: 3)"))
+        #expect(first.texts.allSatisfy { !$0.hasPrefix("append") })
+        #expect(bench.wait(50).appendReplies.map(\.received) == [LogIndex(2)])
+        bench.step(.truncated(from: LogIndex(3)))
+        let second = bench.step(.receivedTooMuch(from: one, append, addable: LogIndex(4)))
+        #expect(second.texts.contains("append 3@2 4@2"))
+        #expect(bench.wait(50).appendReplies.map(\.received) == [LogIndex(4)])
+        #expect(bench.receive(.append(append), from: one).texts.contains("append 5@2"))
+    }
+
     @Test("half is no majority", arguments: [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
     func majorities(members: Int, others: Int) {
         var bench = Bench.leader(members: members)

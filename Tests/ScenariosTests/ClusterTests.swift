@@ -26,3 +26,33 @@ import Testing
         #expect(caught)
     }
 }
+
+@Suite("shrinking a failure") struct ShrinkTests {
+    @Test("of a failing run only what it needs to fail is left")
+    func canary() throws {
+        // Seed 3 fails where disks lie, and brings much else.
+        var plan = ScenarioPlan(seed: 3)
+        (plan.disksLie, plan.damagedServer) = (true, nil)
+        plan.nemesis.deeds.append(.powerLossOfAll)
+        let whole = Scenario(plan).run()
+        #expect(whole.cause != nil)
+        var shrinker = Shrinker(trialsMax: 60) { [plan] in Scenario(plan.reduced(to: $0)).run() }
+        let shrunk = shrinker.shrink()
+        let result = try #require(shrunk)
+        #expect(result.trials <= 60)
+        #expect(result.events.contains { $0.what.hasPrefix("powerLoss") })
+        #expect(result.events.count < whole.events.count || whole.events.count == 1)
+        // What is left is enough, and can be run again.
+        let again = Scenario(plan.reduced(to: result.selection)).run()
+        #expect(again.cause == result.cause)
+        let selection = PlanSelection(kept: [], operationsMax: result.selection.operationsMax)
+        #expect(Scenario(plan.reduced(to: selection)).run().cause == nil)
+    }
+    @Test("a clean run has nothing to shrink")
+    func clean() {
+        let plan = ScenarioPlan(seed: 1)
+        var shrinker = Shrinker { Scenario(plan.reduced(to: $0)).run() }
+        let shrunk = shrinker.shrink()
+        #expect(shrunk == nil)
+    }
+}

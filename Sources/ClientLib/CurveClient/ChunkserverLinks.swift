@@ -161,7 +161,8 @@ extension ChunkserverLinks {
             connection: connection, environment: environment, pool: pool, mine: mine,
             serving: FrameKindSet([.reply])
         ) { theirs in
-            guard theirs.role == .chunkserver, theirs.server == server else {
+            let isExpected = theirs.server == server || isPlanted(.addressBelieved)
+            guard theirs.role == .chunkserver, isExpected else {
                 let other = theirs.server.map { "\(theirs.role) \($0)" } ?? "\(theirs.role)"
                 return "chunkserver \(server) was expected at \(address), not \(other)"
             }

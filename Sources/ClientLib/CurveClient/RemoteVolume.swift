@@ -50,12 +50,17 @@ public final class RemoteVolume: BlockVolume {
     private var deferred: [(token: Int, VolumeResult)] = []
     private var wasFull = false
     private var attached: ((Result<RemoteVolume, AttachError>) -> Void)?
-    /// Nobody else holds the volume while it attaches or detaches.
-    private var keepsItself: RemoteVolume?
+    /// Nobody else holds the volume while it attaches or detaches: a timer does, which is the loop's and goes
+    /// with it.
+    private var keeper: TimerID?
     var renewalTimer: TimerID?
     var isRenewing = false
     var lastRenewal: Duration
     var renewalFailure: (since: Duration, why: String)?
+    /// The highest revision of the cluster's metadata that was heard of: said with each renewal, so that a
+    /// metadata server whose database went back learns of it.
+    var metadataRevision: UInt64 = 0
+    private(set) var cluster: UniqueID?
     var loggedWait: VolumeCore.Blockage?
     private var detached: [() -> Void] = []
     private var isDetaching = false
@@ -196,48 +201,27 @@ extension RemoteVolume {
         if options.holderKey.isEmpty {
             options.holderKey = UniqueID(high: environment.random(), low: environment.random()).description
         }
-        let pool = BufferPool()
-        let channel = ControlChannel(
-            environment: environment, addresses: options.metadataServers, hello: Hello(role: .client),
-            pool: pool)
-        var request = ControlAttachVolumeRequest()
-        (request.path, request.holder, request.holderKey) = (options.path, options.holder, options.holderKey)
-        (request.takeOver, request.readOnly) = (options.takeOver, options.isReadOnly)
-        // Asking twice is harmless: the same key attaches again, and only the last answer is used.
-        channel.call(ControlRequest(.attachVolume(request)), timeout: options.timeout, isIdempotent: true) {
-            [options] result in
-            do throws(AttachError) {
-                let volume = try begin(result, environment, channel, pool, options)
-                volume.attached = completed
-                volume.keepsItself = volume
-                volume.after(options.timeout) { $0.attachTimedOut() }
-                volume.startRenewing()
-                volume.feed(.start)
-            } catch {
-                channel.close()
-                completed(.failure(error))
-            }
-        }
+        Attaching(environment, options, completed).start()
     }
 
-    private static func begin(
-        _ result: Result<ControlResponse, ControlError>, _ environment: any Environment,
-        _ channel: ControlChannel, _ pool: BufferPool, _ options: AttachOptions
-    ) throws(AttachError) -> RemoteVolume {
-        switch result {
-        case .failure(let error): throw .control(error)
-        case .success(let response):
-            guard case .attachVolume(let answer) = response.body else {
-                throw .badAnswer("an answer to another question")
-            }
-            var cluster: UniqueID?
-            if case .connected(_, let hello) = channel.state { cluster = hello.cluster }
-            let links = ChunkserverLinks(
-                environment: environment, pool: pool, hello: Hello(role: .client, cluster: cluster))
-            return try RemoteVolume(
-                environment: environment, channel: channel, links: links, pool: pool,
-                attachment: try Attachment(answer), options: options)
-        }
+    /// Begins the life of what the metadata server has granted.
+    static func begin(
+        _ answer: ControlAttachVolumeResponse, _ environment: any Environment, _ channel: ControlChannel,
+        _ pool: BufferPool, _ options: AttachOptions,
+        completed: @escaping (Result<RemoteVolume, AttachError>) -> Void
+    ) throws(AttachError) {
+        var cluster: UniqueID?
+        if case .connected(_, let hello) = channel.state { cluster = hello.cluster }
+        let links = ChunkserverLinks(
+            environment: environment, pool: pool, hello: Hello(role: .client, cluster: cluster))
+        let volume = try RemoteVolume(
+            environment: environment, channel: channel, links: links, pool: pool,
+            attachment: try Attachment(answer), options: options)
+        (volume.cluster, volume.metadataRevision) = (cluster, answer.revision)
+        volume.attached = completed
+        volume.keep(for: options.timeout) { $0.attachTimedOut() }
+        volume.startRenewing()
+        volume.feed(.start)
     }
 
     private func attachTimedOut() {
@@ -250,8 +234,20 @@ extension RemoteVolume {
     private func finishAttaching(_ result: Result<RemoteVolume, AttachError>) {
         guard let completed = attached else { return }
         attached = nil
-        keepsItself = nil
+        letGo()
         completed(result)
+    }
+
+    private func keep(for time: Duration, then action: @escaping (RemoteVolume) -> Void) {
+        letGo()
+        keeper = environment.after(time) {
+            self.keeper = nil
+            action(self)
+        }
+    }
+    private func letGo() {
+        if let keeper { environment.cancel(keeper) }
+        keeper = nil
     }
 
     private func hasLost(_ error: VolumeError) {
@@ -280,9 +276,9 @@ extension RemoteVolume {
         }
         detached.append(completed)
         guard !isDetaching else { return }
-        (isDetaching, keepsItself) = (true, self)
+        isDetaching = true
         stopRenewing()
-        environment.after(Self.detachPatience) { [weak self] in self?.feed(.abandon) }
+        keep(for: Self.detachPatience) { $0.feed(.abandon) }
         environment.after(.zero) { self.feed(.close) }
     }
 
@@ -295,23 +291,26 @@ extension RemoteVolume {
         }
         var request = ControlDetachVolumeRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
+        keep(for: Self.callTimeout * 2) { $0.finishDetaching() }
         channel.call(
             ControlRequest(.detachVolume(request)), timeout: Self.callTimeout, isIdempotent: true
-        ) { result in
+        ) { [weak self] result in
+            guard let self else { return }
             if case .failure(let error) = result {
-                self.environment.log(
-                    .warning, "\(self.path): the metadata server was not told of the detachment: \(error)")
+                environment.log(
+                    .warning, "\(path): the metadata server was not told of the detachment: \(error)")
             }
-            self.finishDetaching()
+            finishDetaching()
         }
     }
 
     private func finishDetaching() {
+        guard !isDetached else { return }
         isDetached = true
         channel.close()
         let waiting = detached
         detached = []
-        keepsItself = nil
+        letGo()
         for completed in waiting { completed() }
     }
 }

@@ -52,7 +52,11 @@ struct Splitter {
         while group * map.groupBytes < range.upperBound {
             let span = map.span(group: group, column: column, of: range)
             let start = max(span.lowerBound, byte)
-            if start < span.upperBound { return cut(start, end: span.upperBound) }
+            var end = span.upperBound
+            if isPlanted(.stripeEndLost), style != .read, column > 0, end == Geometry.chunkBytes {
+                end -= map.stripeUnitBytes
+            }
+            if start < end { return cut(start, end: end) }
             (column, byte) = (column + 1, 0)
             if column == map.stripeCount { (group, column) = (group + 1, 0) }
         }

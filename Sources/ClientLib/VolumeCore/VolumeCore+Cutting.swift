@@ -111,7 +111,9 @@ extension VolumeCore {
                 of: source, range: requests[index].range, piece: piece, byteCount: byteCount)
         }
         subs[slot].phase = .lock
-        if locks.acquire(slot, chunk: piece.chunk, blocks: subs[slot].blocks) {
+        if isPlanted(.edgeUnordered), subs[slot].work == .edge {
+            startChange(slot, now: now, effects: &effects)
+        } else if locks.acquire(slot, chunk: piece.chunk, blocks: subs[slot].blocks) {
             startChange(slot, now: now, effects: &effects)
         }
         return true
@@ -143,7 +145,7 @@ extension VolumeCore {
         if sub.sequence > 0 { tags.finish(sub.sequence) }
         var freed: [Int] = []
         swap(&freed, &ready)
-        if sub.isChange {
+        if sub.isChange, !(isPlanted(.edgeUnordered) && sub.work == .edge) {
             locks.release(slot, chunk: sub.piece.chunk, blocks: sub.blocks, ready: &freed)
         }
         leaveProbing(slot, of: sub.copyset, now: now, effects: &effects)

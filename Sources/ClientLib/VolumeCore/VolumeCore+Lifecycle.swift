@@ -122,7 +122,7 @@ extension VolumeCore {
             // Growing uncovers what lies between the end and the end of the last group; shrinking leaves it.
             let end = min(target, size)
             let limit = configuration.stripes.limit(forSize: end) ?? end
-            if end < limit {
+            if end < limit, !isPlanted(.tailUntrimmed) {
                 accept(.tail, .trim, end.bytes..<limit.bytes, nil, now: now)
             } else {
                 lifecycle.tailIsTrimmed = true

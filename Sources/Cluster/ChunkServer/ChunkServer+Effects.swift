@@ -32,6 +32,7 @@ extension ChunkServer {
         case .busy(let token): giveUp(replica, token, .overloaded, leader: nil)
         case .becameLeader(let term):
             environment.log(.debug, "copyset \(replica.id): leads in term \(term)")
+            for server in replica.followers { rooms.expectWord(from: server, at: environment.now) }
         case .ready(let term):
             environment.log(.info, "copyset \(replica.id): serves in term \(term)")
         case .leadershipLost(let term):
@@ -95,7 +96,8 @@ extension ChunkServer {
             server: store.identity.server, isPreferredLeader: state.members.first == store.identity.server,
             persisted: persisted, settings: RaftReplica.Settings(), seed: environment.random(),
             now: environment.now)
-        replicas[id] = CopysetReplica(id: id, members: state.members, raft: raft, applied: state.applied)
+        replicas[id] = CopysetReplica(
+            id: id, server: store.identity.server, members: state.members, raft: raft, applied: state.applied)
         copysetOrder = replicas.keys.sorted()
         for member in state.members where member != store.identity.server { ensurePeer(member) }
     }

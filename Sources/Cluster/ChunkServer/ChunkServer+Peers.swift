@@ -88,7 +88,8 @@ extension ChunkServer {
     ///
     /// Stores move between machines: what another member says must never count as this one's word.
     private func refusal(of hello: Hello, expected server: ServerID) -> String? {
-        guard hello.role == .chunkserver, hello.server == server else {
+        let isExpected = hello.server == server || isPlanted(.addressBelieved)
+        guard hello.role == .chunkserver, isExpected else {
             let found = hello.server.map { "chunkserver \($0)" } ?? "no chunkserver"
             return "chunkserver \(server) was expected here, this is \(found)"
         }
@@ -124,8 +125,10 @@ extension ChunkServer {
             }
         }
         peer.greeted = { [weak self] hello in
-            self?.noteIncarnation(hello)
-            self?.pump()
+            guard let self else { return }
+            rooms.expectWord(from: server, at: environment.now)
+            noteIncarnation(hello)
+            pump()
         }
         peer.received = { [weak self] frame in
             self?.received(frame, fromPeer: server)
@@ -133,6 +136,7 @@ extension ChunkServer {
         }
         peer.lost = { [weak self] refusedSince in
             guard let self else { return }
+            rooms.lost(server)
             if let refusedSince, options.refusalProvesDeath, registration.knowsAddress(of: server) {
                 tellReplicas(of: server, .died(server, asOf: refusedSince))
             } else {
@@ -168,11 +172,15 @@ extension ChunkServer {
         guard !beats.isEmpty else { return }
         let basket = beats
         beats = BeatBasket()
+        let share = shareOfRoom()
+        rooms.heardFromSelf(store.identity.server, shareBlocks: share, at: environment.now)
         for server in basket.beats.keys.sorted() {
             if let list = basket.beats[server] { sendFrame(.beats(list), to: server) }
         }
         for server in basket.replies.keys.sorted() {
-            if let list = basket.replies[server] { sendFrame(.beatReplies(list), to: server) }
+            if let list = basket.replies[server] {
+                sendFrame(.beatReplies(shareBlocks: share, list), to: server)
+            }
         }
     }
 
@@ -193,14 +201,16 @@ extension ChunkServer {
         switch frame {
         case .replica(let id, let message): deliver(message, of: id, from: server, session: session)
         case .beats(let list):
+            beatsHeardAt[server] = environment.now
             for (id, beat) in list { deliver(.heartbeat(beat), of: id, from: server, session: session) }
-        case .beatReplies(let list):
+        case .beatReplies(let shareBlocks, let list):
+            noteRoom(of: server, shareBlocks, list)
             for (id, reply) in list {
                 deliver(.heartbeatReply(reply), of: id, from: server, session: session)
             }
-        case .syncOffer(let id, let term, let base, let volumes):
+        case .syncOffer(let id, let term, let base, let blocks, let volumes):
             guard let replica = replicas[id] else { return }
-            replica.offered = (base, volumes)
+            replica.offered = (base, Int(clamping: blocks), volumes)
             deliver(.syncOffer(term: term, base: base), of: id, from: server, session: session)
         case .syncPull(let requestID, let id, let term, let cursor, let minApplied):
             if let session { answerPull(session, requestID, id, term, cursor, minApplied) }
@@ -218,7 +228,7 @@ extension ChunkServer {
         _ message: ReplicaMessage, of id: CopysetID, from server: ServerID, session: ClientSession?
     ) {
         guard let replica = replicas[id], replica.members.contains(server) else { return }
-        guard case .append(var append) = message, !append.entries.isEmpty else {
+        guard case .append(let append) = message, !append.entries.isEmpty else {
             return post(.received(from: server, message), to: replica)
         }
         guard append.entries.allSatisfy({ Self.isIntact($0) }) else {
@@ -226,9 +236,11 @@ extension ChunkServer {
             session?.link.close()
             return
         }
-        // A follower without room takes no entries but stays a follower: a slow replica, not a broken one.
-        if !store.canAppend(append.entries, to: id) { append.entries = [] }
-        post(.received(from: server, .append(append)), to: replica)
+        // A follower without room takes what fits and stays a follower: a slow replica, not a broken one.
+        let count = store.appendableCount(of: append.entries, to: id)
+        guard count < append.entries.count else { return post(.received(from: server, message), to: replica) }
+        let addable = LogIndex(append.previous.index.rawValue + UInt64(count))
+        post(.receivedTooMuch(from: server, append, addable: addable), to: replica)
     }
 
     /// A block that was damaged on the way must not reach the disk under its old checksum.

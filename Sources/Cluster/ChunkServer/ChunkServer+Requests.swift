@@ -76,14 +76,16 @@ extension ChunkServer {
                 return refuse(responder, .checksumMismatch)
             }
         }
-        switch store.room(for: operation, in: replica.id) {
+        let (room, growthBlocks) = room(for: operation, replica)
+        switch room {
         case .enough: break
         case .later: return refuse(responder, .overloaded)
         case .none: return refuse(responder, .noSpace)
         }
-        propose(
-            operation, PendingChange(tag: name, gatedVolume: nil, task: nil, responders: [responder]), replica
-        )
+        reserveGrowth(growthBlocks, replica)
+        var change = PendingChange(tag: name, gatedVolume: nil, task: nil, responders: [responder])
+        change.growthBlocks = growthBlocks
+        propose(operation, change, replica)
     }
 
     private func admitFence(
@@ -99,7 +101,7 @@ extension ChunkServer {
                 return reply(BlockReply(status: .ok), to: responder)
             }
         }
-        replica.gates[volume] = []
+        if !isPlanted(.fenceUngated) { replica.gates[volume] = [] }
         propose(
             .fence(volume, fence),
             PendingChange(tag: nil, gatedVolume: volume, task: nil, responders: [responder]), replica)
@@ -145,6 +147,7 @@ extension ChunkServer {
 
     func giveUp(_ replica: CopysetReplica, _ token: ProposalToken, _ status: ReplyStatus, leader: ServerID?) {
         guard let change = replica.proposals.removeValue(forKey: token) else { return }
+        releaseGrowth(change.growthBlocks, replica)
         for responder in change.responders { refuse(responder, status, leader: leader) }
         if let task = change.task { tasks.abandoned(task) }
         if let volume = change.gatedVolume {
@@ -157,6 +160,7 @@ extension ChunkServer {
     /// This server does not lead any more: whether its last changes happened is the next leader's to say.
     /// Clients ask there with the same tags.
     func abandonPromises(of replica: CopysetReplica) {
+        resetGrowth(replica)
         let (changes, gated) = replica.takeEverything()
         for change in changes {
             for responder in change.responders {

@@ -12,7 +12,8 @@ extension ChunkServer {
     // MARK: - Leader
 
     func offerSync(of replica: CopysetReplica, to server: ServerID) {
-        let (base, volumes) = store.syncState(replica.id)
+        let term = replica.raft.term
+        let (base, blocks, volumes) = store.syncState(replica.id)
         guard FrameEncoder.fitsOffer(volumes) else {
             return environment.log(
                 .error,
@@ -21,7 +22,9 @@ extension ChunkServer {
         }
         guard
             sendFrame(
-                .syncOffer(replica.id, term: replica.raft.term, base: base, volumes: volumes), to: server)
+                .syncOffer(
+                    replica.id, term: term, base: base, blocks: UInt64(blocks), volumes: volumes),
+                to: server)
         else { return }
         environment.log(
             .info, "copyset \(replica.id): chunkserver \(server) is far behind; full copy from \(base)")
@@ -76,7 +79,7 @@ extension ChunkServer {
         replica.sync = SyncPull(leader: leader, base: base, cursor: .start)
         store.beginSync(
             replica.id, base: base, sourceTerm: term, voteFloor: replica.raft.voteFloor,
-            volumes: offered.volumes)
+            blocks: offered.blocks, volumes: offered.volumes)
         replica.applied = base.index
     }
 

@@ -44,6 +44,9 @@ public final class ChunkServer {
     var isPumping = false
     var willSettle = false
     var beats = BeatBasket()
+    var rooms = RoomLedger()
+    /// When each server that leads copysets here was last heard of as a leader.
+    var beatsHeardAt: [ServerID: Duration] = [:]
 
     /// What each ticket given to the store is for.
     var tickets: [UInt64: TicketPurpose] = [:]
@@ -68,6 +71,9 @@ public final class ChunkServer {
 
     /// What the store holds of a copyset, for whoever watches over several servers; `nil`: not here.
     public func state(of copyset: CopysetID) -> CopysetState? { store.state(of: copyset) }
+
+    /// What of the metadata server's revisions this server would still know after a power loss.
+    public var durableMetadataRevision: UInt64 { store.durableMetadataRevision }
 
     /// Opens the store, registers with the MDS, then serves.
     public func start() {

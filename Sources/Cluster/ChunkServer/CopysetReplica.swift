@@ -27,6 +27,8 @@ struct PendingChange {
     let task: UInt64?
     /// Empty once answered: the change then only waits to be applied.
     var responders: [Responder]
+    /// Blocks that its members are counted to need for it.
+    var growthBlocks = 0
     var isCommitted = false
 }
 
@@ -42,7 +44,11 @@ struct GatedRequest {
 final class CopysetReplica {
     let id: CopysetID
     let members: [ServerID]
+    /// The members that are not this server.
+    let followers: [ServerID]
     var raft: RaftReplica
+    /// Growth let into the log in this term of leadership.
+    var growth: GrowthLog
     /// Proposals handed to Raft that it has not placed yet. Filled and emptied within one step.
     var proposals: [ProposalToken: PendingChange] = [:]
     /// Accepted changes by log index, this term's only.
@@ -58,16 +64,19 @@ final class CopysetReplica {
     /// The full copy this server is making, if any.
     var sync: SyncPull?
     /// Volume records that came with the newest sync offer, until Raft decides to begin.
-    var offered: (base: LogPosition, volumes: [(VolumeID, VolumeRecord)])?
+    var offered: (base: LogPosition, blocks: Int, volumes: [(VolumeID, VolumeRecord)])?
 
-    init(id: CopysetID, members: [ServerID], raft: RaftReplica, applied: LogIndex) {
+    init(id: CopysetID, server: ServerID, members: [ServerID], raft: RaftReplica, applied: LogIndex) {
         (self.id, self.members, self.raft, self.applied) = (id, members, raft, applied)
+        followers = members.filter { $0 != server }
+        growth = GrowthLog(followers: followers.count)
     }
 
     /// Notes where Raft put a change.
     func place(_ change: PendingChange, at index: LogIndex) {
         pending[index] = change
         pendingOrder.append(index)
+        growth.placed(change.growthBlocks, at: index)
         if let tag = change.tag { indexByTag[tag] = index }
     }
 

@@ -49,28 +49,26 @@ extension ChunkStore {
 
     // MARK: Entries
 
-    /// True when `entries` could be stored now. A follower that gets no simply does not append: the leader
-    /// sends them again, and sees a slow replica meanwhile.
-    public func canAppend(_ entries: [LogEntry], to id: CopysetID) -> Bool {
-        guard phase == .open, let copyset = copysetsByID[id], copyset.stalled.isEmpty else { return false }
-        var (blocks, bytes) = (0, 0)
-        for entry in entries {
-            guard LogSlot.isStorable(entry.operation) else { return false }
-            bytes += entry.operation.payloadByteCount
-        }
-        blocks = bytes / Geometry.blockBytes
-        guard stagedBytes + bytes <= settings.stagedBytesMax else { return false }
+    /// How many of `entries`, from the first on, could be stored now. A follower appends no more than that:
+    /// the leader sends the rest again, and sees a slow replica meanwhile.
+    public func appendableCount(of entries: [LogEntry], to id: CopysetID) -> Int {
+        guard phase == .open, let copyset = copysetsByID[id], copyset.stalled.isEmpty else { return 0 }
         // A copyset's own entries in flight are never refused for what others keep: only they let it go on.
         let unapplied = Int(copyset.log.lastIndex.rawValue - copyset.applied.rawValue)
-        guard
-            unapplied + entries.count <= Self.unappliedEntriesAlways
-                || entryCount + entries.count <= 2 * settings.retainedEntriesMax
-        else { return false }
-        guard blocks == 0 || allocator.freeBlocks >= blocks + stagedBlocksWaiting + metaNeedBlocks else {
-            isShortOfSpace = true
-            return false
+        let countMax = max(
+            Self.unappliedEntriesAlways - unapplied, 2 * settings.retainedEntriesMax - entryCount, 0)
+        let spareBlocks = allocator.freeBlocks - stagedBlocksWaiting - metaNeedBlocks
+        var bytes = 0
+        for (count, entry) in entries.prefix(countMax).enumerated() {
+            guard LogSlot.isStorable(entry.operation) else { return count }
+            bytes += entry.operation.payloadByteCount
+            guard stagedBytes + bytes <= settings.stagedBytesMax else { return count }
+            guard bytes == 0 || bytes / Geometry.blockBytes <= spareBlocks else {
+                (isShortOfSpace, copyset.lackedRoomAt) = (true, now)
+                return count
+            }
         }
-        return true
+        return min(entries.count, countMax)
     }
     /// What a leader may have in flight, and one message more.
     static let unappliedEntriesAlways = 4096 + 64
@@ -85,15 +83,13 @@ extension ChunkStore {
         guard LogSlot.isStorable(operation) else { return .none }
         guard case .write(let run, _, _, _, let payload) = operation else { return .enough }
         guard !isOutOfSpaceBelow else { return .none }
-        let spare =
-            allocator.freeBlocks + quarantinedBlockCount + reads.heldBlockCount + discards.blockCount
-            - stagedBlocksWaiting - metaNeedBlocks
+        let spare = spareBlocks
         if spare < allocator.capacityBlocks / 8 { isShortOfSpace = true }
         guard spare - run.blockCount >= allocator.capacityBlocks / 50 else { return .none }
-        if spare - run.blockCount < allocator.capacityBlocks / 20 {
-            guard let chunk = copyset.volumes[run.chunk.volume]?.chunks[run.chunk.index],
-                run.blocks.allSatisfy({ !chunk.entry($0).isAbsent })
-            else { return .none }
+        if spare - run.blockCount < growthReserveBlocks + blocksToCome,
+            growthBlocks(of: run, in: copyset.id) > 0
+        {
+            return .none
         }
         guard allocator.freeBlocks >= run.blockCount + stagedBlocksWaiting + metaNeedBlocks else {
             makeSpace()
@@ -102,6 +98,42 @@ extension ChunkStore {
         return stagedBytes + payload.byteCount <= settings.stagedBytesMax && copyset.stalled.isEmpty
             ? .enough : .later
     }
+
+    /// Blocks that a write of `run` needs for good: for what holds nothing yet, and for its part of the map.
+    public func growthBlocks(of run: BlockRun, in id: CopysetID) -> Int {
+        guard let chunk = copysetsByID[id]?.volumes[run.chunk.volume]?.chunks[run.chunk.index] else {
+            return run.blockCount + Self.mapBlocksPerRun
+        }
+        let absent = run.blocks.count { chunk.entry($0).isAbsent }
+        return absent == 0 ? 0 : absent + Self.mapBlocksPerRun
+    }
+    /// A run lies in at most two leaves; the page of its chunk's record may be new too.
+    public static let mapBlocksPerRun = 3
+    /// True while this replica falls behind because its store has no room for what the others have.
+    public func lacksRoom(_ id: CopysetID) -> Bool {
+        guard let copyset = copysetsByID[id] else { return false }
+        return copyset.waitingPiece != nil
+            || copyset.lackedRoomAt.map { now <= $0 + Self.lackOfRoomLifetime } ?? false
+    }
+    /// Leaders try again more often than that.
+    private static let lackOfRoomLifetime: Duration = .seconds(2)
+    /// Blocks of new data that still fit before growth stops; `nil` when the store is closing or has failed.
+    public var growthRoomBlocks: Int? {
+        guard phase == .open else { return nil }
+        return isOutOfSpaceBelow ? 0 : max(0, spareBlocks - growthReserveBlocks - blocksToCome)
+    }
+    /// What is free, or will be as soon as the store has let it go.
+    private var spareBlocks: Int {
+        allocator.freeBlocks + quarantinedBlockCount + reads.heldBlockCount + discards.blockCount
+            - stagedBlocksWaiting - metaNeedBlocks
+    }
+    /// Kept for overwrites, trims and metadata, and for what is on its way here from leaders that have not
+    /// yet heard how full this store is: 5 %, more where that would be less than a few requests.
+    private var growthReserveBlocks: Int {
+        max(allocator.capacityBlocks / 20, min(allocator.capacityBlocks / 4, Self.growthReserveBlocksMin))
+    }
+    /// The least that a store keeps free, if a quarter of it is not even less.
+    public static let growthReserveBlocksMin = (16 << 20) / Geometry.blockBytes
 
     /// Adds entries right after the last one. ``StoreEffect/stored(_:through:)`` follows when they are
     /// durable.

@@ -32,13 +32,17 @@ final class RepairOperation {
 extension ChunkStore {
     // MARK: Source of a full copy
 
-    /// Where a full copy starts: the applied position and the volume records there, ascending.
-    public func syncState(_ id: CopysetID) -> (base: LogPosition, volumes: [(VolumeID, VolumeRecord)]) {
+    /// Where a full copy starts: the applied position, the blocks stored there, and the volume records,
+    /// ascending.
+    public func syncState(
+        _ id: CopysetID
+    ) -> (base: LogPosition, blocks: Int, volumes: [(VolumeID, VolumeRecord)]) {
         let copyset = known(id)
         let volumes = copyset.volumeIDs.compactMap { id in
             copyset.volumes[id].map { (id, $0.record) }
         }
-        return (LogPosition(term: copyset.appliedTerm, index: copyset.applied), volumes)
+        let position = LogPosition(term: copyset.appliedTerm, index: copyset.applied)
+        return (position, copyset.storedBlockCount, volumes)
     }
     /// Reads the next stored blocks at or after `cursor`. ``StoreEffect/syncPieceRead(_:_:unreadable:)``
     /// answers.
@@ -111,16 +115,24 @@ extension ChunkStore {
     /// one by then: only the newest is told of. A restart before ``finishSync(_:)`` has
     /// ended leaves the copyset syncing, and a new offer starts it over.
     ///
-    /// - Parameter sourceTerm: the term in which the source leads. The copy is complete only once the log
-    ///   here is durable up to an entry of that term or a later one: it holds all committed before, then.
+    /// - Parameters:
+    ///   - sourceTerm: the term in which the source leads. The copy is complete only once the log here is
+    ///     durable up to an entry of that term or a later one: it holds all committed before, then.
+    ///   - blocks: what the source holds. Until it has come, it counts as taken when others ask for room.
     public func beginSync(
-        _ id: CopysetID, base: LogPosition, sourceTerm: Term, voteFloor: LogPosition,
+        _ id: CopysetID, base: LogPosition, sourceTerm: Term, voteFloor: LogPosition, blocks: Int,
         volumes: [(VolumeID, VolumeRecord)]
     ) {
         guard phase == .open else { return }
         let copyset = known(id)
         restart(copyset, base: base, voteFloor: voteFloor, volumes: volumes, announce: true)
         copyset.syncSourceTerm = sourceTerm
+        expect(blocks, of: copyset)
+    }
+    /// A full copy still brings so many blocks.
+    func expect(_ blocks: Int, of copyset: Copyset) {
+        blocksToCome += blocks - copyset.syncBlocksToCome
+        copyset.syncBlocksToCome = blocks
     }
     /// Without a source: who opened the store has found out that it needs one.
     func restart(
@@ -133,6 +145,7 @@ extension ChunkStore {
         (copyset.commit, copyset.durable, copyset.retainAfter) = (base.index, base.index, LogIndex(0))
         (copyset.isSyncing, copyset.applyLimit, copyset.voteFloor) = (true, nil, voteFloor)
         copyset.syncSourceTerm = nil
+        expect(0, of: copyset)
         (copyset.syncCursor, copyset.installed, copyset.waitingPiece) = (.start, [], nil)
         copyset.isResetting = true
         finishingSyncs.removeAll { $0 === copyset }
@@ -218,6 +231,7 @@ extension ChunkStore {
                 return
             }
             spans.append(found)
+            expect(max(0, copyset.syncBlocksToCome - run.run.blockCount), of: copyset)
         }
         let install = SyncInstall(copyset, piece, spans)
         for (place, run) in piece.runs.enumerated() {
@@ -420,6 +434,7 @@ extension ChunkStore {
         let before = chunk.dirtyLeaves
         _ = chunk.set(block.block, MapEntry(location: block.new, checksum: block.old.checksum))
         noteDirtyLeaves(chunk, before)
+        mendedBlockCount += 1
     }
 }
 

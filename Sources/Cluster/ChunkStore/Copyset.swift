@@ -70,6 +70,8 @@ final class Copyset {
     var voteFloor = LogPosition.zero
     /// The term in which the source of the copy under way leads; `nil` when there is none.
     var syncSourceTerm: Term?
+    /// While syncing: blocks of the source that have not come yet.
+    var syncBlocksToCome = 0
     /// While syncing: what has not been copied yet. `nil`: everything has.
     var syncCursor: SyncCursor?
     var installed: [InstalledPiece] = []
@@ -77,6 +79,8 @@ final class Copyset {
     var applyLimit: LogIndex?
     /// A piece that found no room.
     var waitingPiece: SyncPiece?
+    /// When an entry from its leader last found no room.
+    var lackedRoomAt: Duration?
 
     var quarantine = Quarantine()
     var durableWatermark = DurableWatermark.none
@@ -101,6 +105,12 @@ final class Copyset {
     var hasQueuedWatermark = false
     var announcedBase = LogIndex(0)
 
+    /// Blocks of all volumes that hold data.
+    var storedBlockCount: Int {
+        volumes.values.reduce(0) { sum, volume in
+            volume.chunks.values.reduce(sum) { $0 + $1.leaves.reduce(0) { $0 + ($1?.storedCount ?? 0) } }
+        }
+    }
     /// True when nothing is missing of a copy whose pieces are all here.
     ///
     /// The log given up for it may have held what is committed. The log here surely holds that once it is

@@ -359,6 +359,9 @@ extension ChunkStore {
             if isPlanted(.dedupForgotten), !volume.record.isDeleted {
                 volume.record = VolumeRecord(fence: volume.record.fence)
             }
+            if isPlanted(.epochInMemory), !volume.record.isDeleted {
+                volume.record = VolumeRecord(fence: .unknown)
+            }
             volume.slot = slot
             copyset.insert(volume)
             return true

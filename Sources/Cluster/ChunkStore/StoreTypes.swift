@@ -23,7 +23,8 @@ public struct StoreSettings: Sendable {
     public var retainedBytesMax = 256 << 20
     /// Log entries kept in memory over all copysets: about 10 MB.
     public var retainedEntriesMax = 65_536
-    /// Payload bytes of entries that are not durable yet; beyond it ``ChunkStore/canAppend(_:to:)`` says no.
+    /// Payload bytes of entries that are not durable yet; beyond it ``ChunkStore/appendableCount(of:to:)``
+    /// is 0.
     public var stagedBytesMax = 64 << 20
     /// A root is committed at least this often while there is something to commit.
     public var checkpointEvery: Duration = .seconds(30)
@@ -278,6 +279,8 @@ public struct StoreUsage: Hashable, Sendable {
     public var isLazilyGrown = false
     /// The file system below a lazily grown store had no room at the last try.
     public var isOutOfSpaceBelow = false
+    /// Bad blocks replaced by a peer's good copy since the store was opened.
+    public var mendedBlocks: UInt64 = 0
     /// Device bytes by cause.
     public var traffic = StoreTraffic()
     /// Nothing known yet.

@@ -93,7 +93,9 @@ struct PlaygroundRun: ParsableCommand {
         session.onReady = { state in
             if !detached {
                 PlaygroundText.welcome(state, folder: folder)
-                StatusLine(playground: playground).start()
+                let line = StatusLine(playground: playground)
+                (session.onEnding, session.onEnd) = (line.stop, { PlaygroundText.goodbye(folder) })
+                line.start()
             }
         }
         session.begin(playground)
@@ -141,6 +143,8 @@ final class PlaygroundSession: @unchecked Sendable {
     private var command: Process?
     private var isEnding = false
     var onReady: (PlaygroundState) -> Void = { _ in }
+    var onEnding: () -> Void = {}
+    var onEnd: () -> Void = {}
 
     /// From here on signals are taken; what they ask for happens when the main queue runs.
     init() {
@@ -159,6 +163,9 @@ final class PlaygroundSession: @unchecked Sendable {
         playground.supervisor.died = { [self] member, how in
             FileHandle.standardError.write(Data("\ncurve: \(member.name) \(how); starting it again\n".utf8))
             DispatchQueue.main.asyncAfter(deadline: .now() + 1) { [self] in self.playground?.writeState() }
+        }
+        playground.supervisor.endedBadly = { member, how in
+            ToolExit.say("\(member.name) was asked to end and \(how)")
         }
         playground.start { [self] result in
             switch result {
@@ -209,6 +216,11 @@ final class PlaygroundSession: @unchecked Sendable {
     private func end(status: Int32) {
         guard !isEnding else { return }
         isEnding = true
-        if let playground { playground.stop { exit(status) } } else { exit(status) }
+        onEnding()
+        guard let playground else { exit(status) }
+        playground.stop { [self] in
+            onEnd()
+            exit(status)
+        }
     }
 }

@@ -24,6 +24,10 @@ enum PlaygroundText {
             """)
         fflush(nil)
     }
+    static func goodbye(_ folder: PlaygroundFolder) {
+        print("Everything is stopped; the data is in \(folder.path).")
+        fflush(nil)
+    }
 }
 
 /// One line that tells how the playground is, rewritten every second on a terminal.
@@ -35,10 +39,16 @@ final class StatusLine: @unchecked Sendable {
     private let isTerminal = isatty(1) == 1
     private var previous = (time: Date(), counters: [String: UInt64]())
     private var printed = ""
+    private var isStopped = false
 
     init(playground: Playground) { self.playground = playground }
 
     func start() { tick() }
+    /// Leaves the terminal at the start of a line; nothing more is shown.
+    func stop() {
+        isStopped = true
+        if isTerminal { print() }
+    }
 
     private func tick() {
         let address = playground.state?.metadataAddress ?? ""
@@ -53,6 +63,7 @@ final class StatusLine: @unchecked Sendable {
     }
 
     private func show(_ text: String) {
+        guard !isStopped else { return }
         if isTerminal {
             print("\r\u{1B}[K\(text)", terminator: "")
         } else if text != printed {

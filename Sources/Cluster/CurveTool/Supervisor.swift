@@ -76,6 +76,8 @@ final class Supervisor: @unchecked Sendable {
     private let logPath: String
     /// Called when a daemon died and is being started again.
     var died: ((Member, String) -> Void)?
+    /// Called when a daemon that was asked to end did not end well.
+    var endedBadly: ((Member, String) -> Void)?
     /// Called with the number of each process that begins, and of each that has ended.
     var processBegan: (Int32) -> Void = { _ in }
     var processEnded: (Int32) -> Void = { _ in }
@@ -237,15 +239,25 @@ final class Supervisor: @unchecked Sendable {
             return stopNext(rest.dropFirst(), done: done)
         }
         process.terminate()
-        wait(for: process, until: Date().addingTimeInterval(Self.stopTimeout)) { [self] in
+        wait(for: member, process, until: Date().addingTimeInterval(Self.stopTimeout)) { [self] in
             stopNext(rest.dropFirst(), done: done)
         }
     }
 
-    private func wait(for process: Process, until deadline: Date, then next: @escaping () -> Void) {
-        if !process.isRunning { return next() }
-        if Date() > deadline { kill(process.processIdentifier, SIGKILL) }
-        let later = Later { [self] in wait(for: process, until: deadline, then: next) }
+    private func wait(
+        for member: Member, _ process: Process, until deadline: Date?, then next: @escaping () -> Void
+    ) {
+        guard process.isRunning else {
+            let isGood = process.terminationReason == .exit && process.terminationStatus == 0
+            if !isGood { endedBadly?(member, Self.words(for: process)) }
+            return next()
+        }
+        var deadline = deadline
+        if let end = deadline, Date() > end {
+            kill(process.processIdentifier, SIGKILL)
+            deadline = nil
+        }
+        let later = Later { [self] in wait(for: member, process, until: deadline, then: next) }
         DispatchQueue.main.asyncAfter(deadline: .now() + 0.01) { later.run() }
     }
 }

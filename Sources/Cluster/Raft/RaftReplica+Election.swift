@@ -92,7 +92,8 @@ extension RaftReplica {
         let isNewTerm = request.term > term
         if isNewTerm { becomeFollower(of: request.term, &effects) }
         if votedFor == candidate { return repeatVote(for: candidate, &effects) }
-        guard votedFor == nil, leader == nil, isUpToDate(request) else {
+        let isFree = votedFor == nil || isPlanted(.votesTwice)
+        guard isFree, leader == nil, isUpToDate(request) else {
             if isNewTerm { storeVote(&effects) }
             return reply(granted: false, to: candidate, &effects)
         }

@@ -34,7 +34,8 @@ extension RaftReplica {
     private var claimed: LogIndex { lostSyncSource ? LogIndex(0) : min(log.durable, matched) }
 
     mutating func receiveAppend(
-        _ append: ReplicaMessage.Append, from sender: ServerID, _ effects: inout [Effect]
+        _ append: ReplicaMessage.Append, addable: LogIndex = LogIndex(.max), from sender: ServerID,
+        _ effects: inout [Effect]
     ) {
         guard follow(sender, of: append.term, sentAt: append.sentAt, &effects) else { return }
         guard !lostSyncSource else {
@@ -52,7 +53,7 @@ extension RaftReplica {
         }
         guard isWellFormed(append) else { return }
         let hadLast = log.last
-        guard take(append, &effects) else { return }
+        guard take(append, addable: addable, &effects) else { return }
         matched = max(
             matched,
             min(LogIndex(append.previous.index.rawValue + UInt64(append.entries.count)), log.last.index))
@@ -79,10 +80,12 @@ extension RaftReplica {
         return true
     }
 
-    /// Adds what is new, after dropping what contradicts it.
+    /// Adds what is new up to `addable`, after dropping what contradicts it.
     ///
     /// - Returns: false when it has to wait, or would undo what is committed.
-    private mutating func take(_ append: ReplicaMessage.Append, _ effects: inout [Effect]) -> Bool {
+    private mutating func take(
+        _ append: ReplicaMessage.Append, addable: LogIndex, _ effects: inout [Effect]
+    ) -> Bool {
         var new = append.entries
         if let first = new.first, first.position.index <= log.last.index {
             new = Array(
@@ -97,6 +100,8 @@ extension RaftReplica {
             effects.append(.truncate(from: first.position.index))
         }
         guard first.position.index == log.last.index.next else { return false }
+        new.removeAll { $0.position.index > addable }
+        guard !new.isEmpty else { return true }
         for entry in new { log.append(entry) }
         effects.append(.append(new))
         return true

@@ -4,15 +4,22 @@ import CurveWire
 // What a leader does with proposals and with time.
 extension RaftReplica {
     mutating func becomeLeader(_ effects: inout [Effect]) {
-        (role, isReady, leaderSince, heartbeatSentAt) = (.leader, false, now, now)
+        (role, isReady, leaderSince) = (.leader, false, now)
         (granted, fruitlessRounds, owesReply) = ([], 0, false)
         effects.append(.becameLeader(term))
         setLeader(server, &effects)
         firstOfTerm = log.last.index.next
         windowStart = firstOfTerm
         peers = others.map { Progress(server: $0, next: firstOfTerm, now: now) }
-        appendToLog(.noop, &effects)
+        if isPlanted(.noopSkipped) {
+            isReady = true
+            effects.append(.ready(term))
+        } else {
+            appendToLog(.noop, &effects)
+        }
         for slot in peers.indices { probe(slot, carrying: true, &effects) }
+        // At once: its answers say how much room the followers have.
+        sendHeartbeats(&effects)
     }
 
     private mutating func appendToLog(_ operation: Operation, _ effects: inout [Effect]) {
@@ -43,7 +50,7 @@ extension RaftReplica {
         if isOnQuorum(log.durable, better: best) { best = log.durable }
         for peer in peers where isOnQuorum(peer.durable, better: best) { best = peer.durable }
         // Entries of earlier terms are committed by a later one of this term only (Raft paper, 5.4.2).
-        if best >= firstOfTerm { advanceCommit(to: best, &effects) }
+        if best >= firstOfTerm || isPlanted(.oldTermCounted) { advanceCommit(to: best, &effects) }
         while windowStart <= min(commitIndex, log.durable), let cost = windowCosts.popFirst() {
             windowBytes -= cost
             windowStart = windowStart.next
@@ -72,15 +79,17 @@ extension RaftReplica {
         guard peers.count(where: isAlive) + 1 >= quorum else { return becomeFollower(of: term, &effects) }
         if let transfer, now >= transfer.deadline { self.transfer = nil }
         releaseRetained(&effects)
-        if now >= heartbeatSentAt + settings.heartbeatEvery {
-            heartbeatSentAt = now
-            let heartbeat = ReplicaMessage.Heartbeat(
-                term: term, commit: commitIndex, retainAfter: retained, sentAt: nowNanoseconds)
-            for peer in peers { effects.append(.send(to: peer.server, .heartbeat(heartbeat))) }
-        }
+        if now >= heartbeatSentAt + settings.heartbeatEvery { sendHeartbeats(&effects) }
         for slot in peers.indices { nudge(slot, &effects) }
         askForSyncIfWanted(&effects)
         evictAsLeader()
+    }
+
+    private mutating func sendHeartbeats(_ effects: inout [Effect]) {
+        heartbeatSentAt = now
+        let heartbeat = ReplicaMessage.Heartbeat(
+            term: term, commit: commitIndex, retainAfter: retained, sentAt: nowNanoseconds)
+        for peer in peers { effects.append(.send(to: peer.server, .heartbeat(heartbeat))) }
     }
 
     private mutating func releaseRetained(_ effects: inout [Effect]) {

@@ -91,7 +91,8 @@ public struct RaftReplica: Machine, Sendable {
         (commitIndex, matched, retained) = (applied, applied, persisted.base.index)
         (isSyncing, voteFloor) = (persisted.isSyncing, persisted.voteFloor)
         // A restarted replica does not remember whom it promised what, nor when.
-        promiseEnd = persisted.isFresh ? now : now + Self.promise(settings)
+        let owesNothing = persisted.isFresh || isPlanted(.promiseForgotten)
+        promiseEnd = owesNothing ? now : now + Self.promise(settings)
         promiseTerm = term
         (electionDeadline, askedAt) = (now, now)
         if !(persisted.isFresh && isPreferredLeader) { electionDeadline = now + drawElectionTimeout() }
@@ -109,7 +110,9 @@ public struct RaftReplica: Machine, Sendable {
     ///   at or just before it, never earlier.
     public func holdsLease(now: Duration) -> Bool {
         guard role == .leader else { return false }
-        let kept = settings.lease * (1000 - settings.clockDriftPermille) / 1000
+        if isPlanted(.leaseUnheld) { return true }
+        let lease = isPlanted(.leaseTooLong) ? settings.lease * 102 / 100 : settings.lease
+        let kept = lease * (1000 - settings.clockDriftPermille) / 1000
         let agreeing = peers.count { peer in peer.echo.map { now < $0 + kept } ?? false }
         return agreeing + 1 >= quorum
     }
@@ -133,6 +136,10 @@ public struct RaftReplica: Machine, Sendable {
         case .tick: tick(&effects)
         case .propose(let token, let operation): propose(token, operation, &effects)
         case .received(let sender, let message): receive(message, from: sender, &effects)
+        case .receivedTooMuch(let sender, let append, let addable):
+            if members.contains(sender), sender != server {
+                receiveAppend(append, addable: addable, from: sender, &effects)
+            }
         case .disconnected(let peer, let provenDead): disconnected(peer, provenDead: provenDead, &effects)
         case .died(let peer, let time): died(peer, asOf: time, &effects)
         case .stored(let position): stored(through: position, &effects)

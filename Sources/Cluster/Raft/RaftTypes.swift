@@ -93,10 +93,11 @@ extension RaftReplica {
         /// The shell wants an operation replicated.
         case propose(ProposalToken, Operation)
         /// A member said something.
-        ///
-        /// A follower whose store cannot take an append's entries now hands it in with `entries` emptied:
-        /// the leader then sees that they did not arrive, and sends them again later.
         case received(from: ServerID, ReplicaMessage)
+        /// A leader's entries, more than this store can take now: no entry after `index` is added. What
+        /// contradicts them is dropped all the same, since that may be what the room is missing for. The
+        /// leader sees that the rest did not arrive, and sends it again later.
+        case receivedTooMuch(from: ServerID, ReplicaMessage.Append, addable: LogIndex)
         /// The connection to a member is gone. `provenDead`: its host refused a connection, or a newer
         /// incarnation of it was seen.
         case disconnected(ServerID, provenDead: Bool)

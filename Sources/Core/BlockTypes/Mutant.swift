@@ -29,6 +29,38 @@ public enum Mutant: String, CaseIterable, Sendable {
     case trimUnmasked = "trim-unmasked"
     /// A restart forgets which requests were done.
     case dedupForgotten = "dedup-forgotten"
+    /// The epochs that a store has accepted do not survive a restart.
+    case epochInMemory = "epoch-in-memory"
+    /// A leader serves without asking whether its lease still runs.
+    case leaseUnheld = "lease-unheld"
+    /// A leader believes in its lease for 2 % longer than its followers promised.
+    case leaseTooLong = "lease-too-long"
+    /// A replica that starts again owes nothing to the leader that it followed.
+    case promiseForgotten = "promise-forgotten"
+    /// A replica votes again in a term in which it has voted.
+    case votesTwice = "votes-twice"
+    /// Entries of an earlier term count as committed as soon as a majority has them.
+    case oldTermCounted = "old-term-counted"
+    /// A new leader serves at once instead of committing an entry of its own term first.
+    case noopSkipped = "noop-skipped"
+    /// The window of done requests forgets its newest one when the next comes.
+    case dedupWindowShort = "dedup-window-short"
+    /// Requests go past a fence that is on its way into the log: a takeover or a resize races with writes.
+    case fenceUngated = "fence-ungated"
+    /// Who answers at a server's address is taken for that server.
+    case addressBelieved = "address-believed"
+    /// A partly covered block is read and patched beside other changes of it.
+    case edgeUnordered = "edge-unordered"
+    /// A change that reaches the end of a stripe group lacks the last unit.
+    case stripeEndLost = "stripe-end-lost"
+    /// A resize leaves what lay behind the end in the last stripe group.
+    case tailUntrimmed = "tail-untrimmed"
+    /// A write with FUA over NBD is answered when it is given to the volume.
+    case forcedWriteEarly = "forced-write-early"
+    /// A takeover gets the epoch of the attachment that it ends.
+    case epochReused = "epoch-reused"
+    /// Two processes may run as one chunkserver.
+    case twinAdmitted = "twin-admitted"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

@@ -47,8 +47,9 @@ public struct VolumeRecord: Hashable, Sendable {
     /// Notes that a request was applied. Call only for what ``admission(of:)`` found fresh.
     public mutating func apply(_ tag: RequestTag) {
         if tag.sequence > highestSequence {
+            let next = isPlanted(.dedupWindowShort) ? highestSequence : highestSequence + 1
             let first = max(
-                highestSequence + 1, tag.sequence &- min(tag.sequence, RequestTag.windowRequests - 1))
+                next, tag.sequence &- min(tag.sequence, RequestTag.windowRequests - 1))
             if tag.sequence - highestSequence >= RequestTag.windowRequests {
                 window = Array(repeating: 0, count: Self.windowWords)
             } else {

@@ -14,14 +14,17 @@ public enum Frame: Sendable {
     /// The answer to ``request(id:_:)``.
     case reply(id: UInt64, BlockReply)
     /// Between the replicas of a copyset. A `.syncOffer` never goes this way:
-    /// ``syncOffer(_:term:base:volumes:)`` carries it together with the state it stands for.
+    /// ``syncOffer(_:term:base:blocks:volumes:)`` carries it together with the state it stands for.
     case replica(CopysetID, ReplicaMessage)
     /// The heartbeats of all copysets that one server leads and another follows.
     case beats([(CopysetID, ReplicaMessage.Heartbeat)])
-    /// The answers to ``beats(_:)``.
-    case beatReplies([(CopysetID, ReplicaMessage.HeartbeatReply)])
-    /// Leader to a follower that must copy the whole copyset: its volumes' records as of `base`.
-    case syncOffer(CopysetID, term: Term, base: LogPosition, volumes: [(VolumeID, VolumeRecord)])
+    /// The answers to ``beats(_:)``, and how many blocks of growth the follower's store has for this leader;
+    /// `UInt64.max`: it can not say.
+    case beatReplies(shareBlocks: UInt64, [(CopysetID, ReplicaMessage.HeartbeatReply)])
+    /// Leader to a follower that must copy the whole copyset: its volumes' records as of `base`, and how many
+    /// blocks it has.
+    case syncOffer(
+        CopysetID, term: Term, base: LogPosition, blocks: UInt64, volumes: [(VolumeID, VolumeRecord)])
     /// Follower to leader: the next piece at or after the cursor, from a state at `minApplied` or later.
     case syncPull(id: UInt64, CopysetID, term: Term, SyncCursorWire, minApplied: LogIndex)
     /// The answer to a pull.

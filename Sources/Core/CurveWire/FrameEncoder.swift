@@ -27,8 +27,8 @@ public enum FrameEncoder {
         return (head, draft.payloads)
     }
 
-    /// True when the records fit one ``Frame/syncOffer(_:term:base:volumes:)``: at least 30,000 do. Users
-    /// decide how many volumes there are, so the sender of an offer asks first.
+    /// True when the records fit one ``Frame/syncOffer(_:term:base:blocks:volumes:)``: at least 30,000 do.
+    /// Users decide how many volumes there are, so the sender of an offer asks first.
     public static func fitsOffer(_ volumes: [(VolumeID, VolumeRecord)]) -> Bool {
         FrameBody.volumes(volumes).byteCount <= FrameKind.syncOffer.bodyBytesMax
     }
@@ -60,14 +60,15 @@ struct FrameDraft {
             invariant(beats.count <= WireLimits.beatsMax, "\(beats.count) heartbeats in one frame")
             header = FrameHeader(.beats)
             body = .beats(beats)
-        case .beatReplies(let replies):
+        case .beatReplies(let shareBlocks, let replies):
             invariant(replies.count <= WireLimits.beatsMax, "\(replies.count) heartbeat replies in one frame")
             header = FrameHeader(.beatReplies)
+            header.a = shareBlocks
             body = .beatReplies(replies)
-        case .syncOffer(let copyset, let term, let base, let volumes):
+        case .syncOffer(let copyset, let term, let base, let blocks, let volumes):
             header = FrameHeader(.syncOffer)
             (header.copyset, header.number) = (copyset.rawValue, term.rawValue)
-            (header.a, header.d) = (base.index.rawValue, base.term.rawValue)
+            (header.a, header.b, header.d) = (base.index.rawValue, blocks, base.term.rawValue)
             body = .volumes(volumes)
         case .syncPull(let id, let copyset, let term, let cursor, let minApplied):
             header = FrameHeader(.syncPull)

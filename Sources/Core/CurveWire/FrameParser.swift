@@ -40,7 +40,7 @@ struct FrameParser {
         case .append, .appendReply, .heartbeat, .heartbeatReply, .voteRequest, .voteReply, .timeoutNow:
             return .replica(takeCopyset(), try replicaMessage())
         case .beats: return .beats(try beats())
-        case .beatReplies: return .beatReplies(try beatReplies())
+        case .beatReplies: return .beatReplies(shareBlocks: take(&header.a), try beatReplies())
         case .syncOffer: return try syncOffer()
         case .syncPull: return try syncPull()
         case .syncPiece: return .syncPiece(id: take(&header.id), try syncPiece())
@@ -268,7 +268,7 @@ extension FrameParser {
 extension FrameParser {
     private mutating func syncOffer() throws(WireError) -> Frame {
         let (copyset, term) = (takeCopyset(), try term(take(&header.number)))
-        let base = try takePosition()
+        let (base, blocks) = (try takePosition(), take(&header.b))
         var volumes: [(VolumeID, VolumeRecord)] = []
         while body.remaining > 0 {
             let (volume, size) = (try volume(try next(UInt64.self)), try fenceSize(try next(UInt64.self)))
@@ -291,7 +291,7 @@ extension FrameParser {
             else { throw malformed("volume record") }
             volumes.append((volume, record))
         }
-        return .syncOffer(copyset, term: term, base: base, volumes: volumes)
+        return .syncOffer(copyset, term: term, base: base, blocks: blocks, volumes: volumes)
     }
 
     private mutating func syncPull() throws(WireError) -> Frame {

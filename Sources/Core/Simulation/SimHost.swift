@@ -94,6 +94,7 @@ public final class SimHost: Environment {
         connections.removeAll()
         for disk in disks { disk.losePower() }
         disks.removeAll()
+        dropHeld()
         guard downFor > .zero else { return }
         machine.isUp = false
         let machine = machine
@@ -108,6 +109,7 @@ public final class SimHost: Environment {
         connections.removeAll()
         for disk in disks { disk.ownerDied() }
         disks.removeAll()
+        dropHeld()
     }
     /// Stops the process, as SIGSTOP or a stalled virtual machine does; it goes on by itself afterwards.
     public func pause(for duration: Duration) {
@@ -140,10 +142,14 @@ public final class SimHost: Environment {
     private func die() {
         isAlive = false
         isPaused = false
-        for name in held { world.cancel(name) }
-        held.removeAll()
         for number in listeners.keys.sorted() { listeners[number]?.close() }
         listeners.removeAll()
+    }
+    /// Last of all: what ends with what was planned finds its connections gone, and can say nothing.
+    private func dropHeld() {
+        let names = held
+        held.removeAll()
+        for name in names { world.cancel(name) }
     }
     func hold(_ name: HappeningQueue.Name) { held.append(name) }
     func own(_ connection: SimConnection) { connections[connection.number] = connection }

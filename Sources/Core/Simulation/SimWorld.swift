@@ -24,6 +24,7 @@ public final class SimWorld {
     private var machines: [String: SimMachine] = [:]
     private var hosts: [SimHost] = []
     private var isStepping = false
+    private var isOver = false
     private var nextNumber: UInt64 = 1
     /// Where bytes land that no handler gave a window for.
     let staging = BlockBuffer(byteCount: SimWorld.stagingBytes)
@@ -65,7 +66,7 @@ public final class SimWorld {
         guard let taken = queue.takeNext() else { return true }
         if let owner = taken.owner {
             guard owner.isAlive else {
-                _ = queue.finish(taken.name)
+                cancel(taken.name)
                 return true
             }
             if owner.isPaused {
@@ -103,7 +104,9 @@ public final class SimWorld {
         for host in hosts where host.isAlive { host.crash() }
         for host in hosts { host.forgetEverything() }
         machines.removeAll()
-        // Whoever goes with the last reference may still cancel a timer: nothing is dropped while it changes.
+        // Whoever goes with the last reference may still cancel a timer, and nothing is dropped while it
+        // changes; or plan something, which would hold the world for ever.
+        isOver = true
         let (everything, everybody) = (queue, hosts)
         (queue, hosts) = (HappeningQueue(), [])
         withExtendedLifetime((everything, everybody)) {}
@@ -147,9 +150,14 @@ public final class SimWorld {
     @discardableResult func schedule(
         afterNanoseconds delay: Int64, owner: SimHost?, _ action: @escaping () -> Void
     ) -> HappeningQueue.Name {
-        queue.add(dueNanoseconds: nowNanoseconds + max(delay, 0), owner: owner, action)
+        if isOver { return HappeningQueue.Name(slot: .max, generation: 0) }
+        return queue.add(dueNanoseconds: nowNanoseconds + max(delay, 0), owner: owner, action)
     }
-    func cancel(_ name: HappeningQueue.Name) { _ = queue.finish(name) }
+    func cancel(_ name: HappeningQueue.Name) {
+        // Dropped only when the queue is at rest: with the last reference something may end that plans more.
+        let dropped = queue.finish(name)
+        withExtendedLifetime(dropped) {}
+    }
     func putBack(_ name: HappeningQueue.Name) { queue.putBack(name, dueNanoseconds: nowNanoseconds) }
 
     func takeNumber() -> UInt64 {

@@ -82,6 +82,7 @@ extension NBDSession {
         // and above a layer that caches writes; it costs next to nothing where there is nothing to flush.
         let changes = header.command != Command.read && header.command != Command.flush
         let needsFlush = changes && header.flags & CommandFlag.fua != 0
+        if isPlanted(.forcedWriteEarly), needsFlush { queue(encoder.done(header), effects: &effects) }
         let slot = occupySlot(header, needsFlush ? .flush : .answer, payloadBytes: payloadBytes)
         effects.append(.submit(NBDRequestToken(slot: slot), request))
     }
@@ -126,6 +127,10 @@ extension NBDSession {
         case (.success, .flush):
             slots[token.slot]?.work = .answer
             return effects.append(.submit(token, .flush))
+        case (.success, .answer)
+        where isPlanted(.forcedWriteEarly) && request.header.command != Command.read
+            && request.header.flags & CommandFlag.fua != 0:
+            break
         case (.success(let segments), .answer): answer(request.header, segments, effects: &effects)
         case (.failure(let error), _):
             let (errno, text) = wireError(for: error, command: request.header.command)

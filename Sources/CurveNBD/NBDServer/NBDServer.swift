@@ -91,6 +91,16 @@ public final class NBDServer {
         }
     }
 
+    /// Closes everything at once, answers or not, and lets the volumes go: the process is over.
+    public func abandon() {
+        isStopping = true
+        for listener in listeners { listener.close() }
+        listeners = []
+        for connection in inOrder { connection.abandon() }
+        exports = []
+        describedExports = nil
+    }
+
     private var inOrder: [ServerConnection] {
         connections.sorted { $0.key < $1.key }.map(\.value)
     }

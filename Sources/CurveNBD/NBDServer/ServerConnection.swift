@@ -133,7 +133,7 @@ final class ServerConnection: ConnectionHandler {
         (volume, answersWhenFenced) = (export?.volume, export?.answersWhenFenced ?? false)
     }
     private func submit(_ token: NBDRequestToken, _ request: VolumeRequest) {
-        guard let volume else { return invariant(false, "a request before an export was chosen") }
+        guard let volume else { return invariant(isOver, "a request before an export was chosen") }
         server.counters.requests += 1
         volume.submit(request) { self.completed(token, $0) }
     }
@@ -155,6 +155,7 @@ final class ServerConnection: ConnectionHandler {
     private func end() {
         guard !isOver else { return }
         isOver = true
+        volume = nil  // Which may still hold requests of this connection, and so the connection.
         if let handshakeTimer { server.environment.cancel(handshakeTimer) }
         handshakeTimer = nil
         session.lost()

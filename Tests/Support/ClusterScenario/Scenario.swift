@@ -16,10 +16,16 @@ public struct ScenarioOutcome: Sendable {
     public var traceHash: UInt64 = 0
     /// Happenings performed.
     public var steps: UInt64 = 0
+    /// What was done to it, and what went wrong now and then.
+    public var events: [ScenarioEvent] = []
+    /// See ``events``.
+    public var rates: [FaultRate] = []
     /// How often what happened, by name: shows that runs reach what they should.
     public var tally: [String: Int] = [:]  // Sorted where it is shown.
     /// The last lines of the trace, when they were kept.
     public var trace: [String] = []
+    /// Of a run that has not begun.
+    public init() {}
 }
 
 /// One seeded run of a whole cluster: turmoil, calm, judgement.
@@ -33,10 +39,15 @@ public final class Scenario {
     private let record = LoadRecord()
     private var clients: [ScenarioClient] = []
     private var clientCount = 0
+    private var dice: DeedDice
+    private var events: [ScenarioEvent] = []
+    /// Hears of each event as it happens: an invariant may end the process before the outcome is there.
+    public var told: (ScenarioEvent) -> Void = { _ in }
 
     /// - Parameter traceLinesMax: lines kept for a person to read.
     public init(_ plan: ScenarioPlan, traceLinesMax: Int = 0) {
         self.plan = plan
+        dice = DeedDice(seed: plan.seed ^ 0xDEED_0000_0000_0000)
         // A machine's clock is what it is from the start; everything else goes wrong later.
         var faults = SimFaults.none
         faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
@@ -54,6 +65,7 @@ public final class Scenario {
         outcome.answered = record.history.answeredCount
         outcome.traceHash = world.trace.hash
         outcome.steps = world.stepCount
+        (outcome.events, outcome.rates) = (events, plan.rates)
         outcome.trace = world.trace.lines
         for client in clients { client.end() }
         world.end()
@@ -96,45 +108,59 @@ public final class Scenario {
 
     private func strikeLater(until end: Duration) {
         guard !plan.nemesis.deeds.isEmpty else { return }
-        let most = max(1, plan.nemesis.restMax.milliseconds)
-        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+        dice.advance()
+        let rest = dice.time(upTo: Int(plan.nemesis.restMax.milliseconds))
+        world.after(rest) { [weak self] in
             guard let self, isStriking, world.trueNow < end else { return }
             strike()
             strikeLater(until: end)
         }
     }
     private func strike() {
-        let deed = plan.nemesis.deeds[Int.random(in: 0..<plan.nemesis.deeds.count, using: &world.random)]
-        let victim = Int.random(in: 0..<SimCluster.serverCount, using: &world.random)
+        let deed = dice.pick(plan.nemesis.deeds)
+        let victim = dice.pick(0..<SimCluster.serverCount)
+        let fault = PlannedFault.deed(dice.number)
+        guard plan.selection.includes(fault) else { return }
         world.note { "nemesis: \(deed)" }
+        perform(deed, victim)
+        // The first detail is the rest before it.
+        let what = (["\(deed)"] + dice.details.dropFirst()).joined(separator: ", ")
+        let event = ScenarioEvent(fault: fault, at: world.trueNow, what: what)
+        events.append(event)
+        told(event)
+    }
+    private func perform(_ deed: NemesisPlan.Deed, _ victim: Int) {
         switch deed {
-        case .powerLoss: cluster.losePower(victim, for: anyTime(upTo: 3000))
+        case .powerLoss, .kill, .pause: dice.note(SimCluster.machine(victim))
+        default: break
+        }
+        switch deed {
+        case .powerLoss: cluster.losePower(victim, for: dice.time(upTo: 3000))
         case .powerLossOfAll:
-            let outage = anyTime(upTo: 2000)
+            let outage = dice.time(upTo: 2000)
             for index in 0..<SimCluster.serverCount { cluster.losePower(index, for: outage) }
-        case .kill: cluster.kill(victim, thenStartAfter: anyTime(upTo: 2000))
-        case .pause: cluster.pause(victim, for: anyTime(upTo: 4000))
+        case .kill: cluster.kill(victim, thenStartAfter: dice.time(upTo: 2000))
+        case .pause: cluster.pause(victim, for: dice.time(upTo: 4000))
         case .isolate: world.isolate(anyMachine())
         case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
-        case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: anyTime(upTo: 1000))
+        case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: dice.time(upTo: 1000))
         case .heal: world.healNetwork()
         case .directoryDown:
             cluster.stopDirectory()
-            world.after(anyTime(upTo: 4000)) { [weak self] in self?.cluster.startDirectory() }
+            world.after(dice.time(upTo: 4000)) { [weak self] in self?.cluster.startDirectory() }
         case .clientDies:
             clients.last?.die()
             newClient()
         case .takeOver: newClient()
         }
     }
-    private func anyTime(upTo milliseconds: Int) -> Duration {
-        .milliseconds(Int.random(in: 1...milliseconds, using: &world.random))
-    }
     private func anyMachine() -> String {
-        let choice = Int.random(in: 0...SimCluster.serverCount + 1, using: &world.random)
-        if choice == SimCluster.serverCount { return "mds" }
-        if choice > SimCluster.serverCount, let client = clients.last { return client.machine }
-        return SimCluster.machine(choice % SimCluster.serverCount)
+        let choice = dice.pick(0..<(SimCluster.serverCount + 2))
+        var name = SimCluster.machine(choice % SimCluster.serverCount)
+        if choice == SimCluster.serverCount { name = "mds" }
+        if choice > SimCluster.serverCount, let client = clients.last { name = client.machine }
+        dice.note(name)
+        return name
     }
     private func newClient() {
         clientCount += 1

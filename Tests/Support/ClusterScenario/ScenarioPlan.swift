@@ -32,6 +32,9 @@ public struct ScenarioPlan: Sendable {
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
 
+    /// What of all this is carried out.
+    public private(set) var selection = PlanSelection()
+
     /// Simulated time that the load and the nemesis have together.
     public static let turmoil: Duration = .seconds(15)
     /// Time in which everything must finish once faults have stopped.
@@ -63,6 +66,24 @@ public struct ScenarioPlan: Sendable {
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
             operations: Int.random(in: 100...1500, using: &random), random: &random)
+    }
+}
+
+extension ScenarioPlan {
+    /// What goes wrong now and then.
+    public var rates: [FaultRate] {
+        FaultRate.allCases.filter { $0.isIn(faults) } + (damagedServer == nil ? [] : [.damage])
+    }
+    /// The plan without what `selection` leaves out.
+    public func reduced(to selection: PlanSelection) -> ScenarioPlan {
+        var plan = self
+        plan.selection = selection
+        plan.load.operations = min(load.operations, selection.operationsMax)
+        for rate in rates where !selection.includes(.rate(rate)) {
+            rate.remove(from: &plan.faults)
+            if rate == .damage { plan.damagedServer = nil }
+        }
+        return plan
     }
 }
 

@@ -25,6 +25,19 @@ extension RaftWorld {
         node.isGone = true
         log("\(node.id) is gone for good")
     }
+    /// The leader is cut off, and everybody else hears that it died. It lives, and may believe in its lease.
+    func feignDeath() {
+        guard let leader = nodes.first(where: { $0.replica?.role == .leader }) else { return }
+        log("\(leader.id) is cut off and said to be dead")
+        for other in nodes where other !== leader {
+            let (a, b) = (Int(leader.id.rawValue), Int(other.id.rawValue))
+            cut.formUnion([[a, b], [b, a]])
+            let incarnation = other.incarnation
+            after(between(100, 900_000)) {
+                try $0.deliver(.disconnected(leader.id, provenDead: true), to: other, incarnation)
+            }
+        }
+    }
     /// Some other replica is complete, has everything committed, and may be elected by one that is bound to
     /// `floor`.
     private func hasKeeper(without excluded: [Node], reaching floor: LogPosition) -> Bool {

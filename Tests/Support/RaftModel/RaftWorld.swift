@@ -6,6 +6,8 @@ import Raft
 struct Faults {
     var members = 3
     var lossPercent = 0
+    /// How often a store takes only a part of an append's entries.
+    var fullStorePercent = 0
     var duplicatePercent = 0
     var delayMicrosecondsMax = 500
     /// Off: messages between two members keep their order, as on one connection.
@@ -29,6 +31,10 @@ struct Faults {
     var crashesAfterCopies = false
     /// Not a fault but a mutant: a copy counts as complete although its log does not reach its source's term.
     var endsCopiesEarly = false
+    /// Clocks run as wrong as they may, and none is right: leases end as late as they may.
+    var driftsFully = false
+    /// A leader is cut off from everybody, who are told that it died.
+    var falseDeaths = false
     var copyMicrosecondsMax = 400_000
     var keptEntriesMax = 1 << 20
     var settings = RaftReplica.Settings()
@@ -57,10 +63,19 @@ struct Faults {
         faults.settings.cachedBytesMax = pick([0, 4096, 16 << 20])
         faults.settings.messageEntriesMax = pick(faults.reorders ? [4, 64] : [1, 4, 64])
         faults.settings.inFlightEntriesMax = pick([8, 64, 4096])
+        faults.fullStorePercent = pick([0, 0, 10])
         faults.losesMedium = pick([false, false, true])
         faults.losesOneForGood = pick([false, false, true])
         faults.crashesAfterCopies = pick([false, true])
         faults.copyMicrosecondsMax = pick([500, 400_000])
+        faults.driftsFully = pick([false, false, true])
+        faults.falseDeaths = pick([false, false, true])
+        // Reigns that end between an entry of the past and the first of their own: single entries, slow ways.
+        if pick([false, false, false, true]) {
+            (faults.shortReigns, faults.settings.messageEntriesMax) = (true, 1)
+            (faults.crashes, faults.losesMedium, faults.losesOneForGood) = (true, false, false)
+            faults.delayMicrosecondsMax = pick([5_000, 20_000, 60_000])
+        }
         return faults
     }
 }
@@ -112,7 +127,7 @@ final class RaftWorld {
     var trace: [String] = []
     private var queue: [Happening] = []
     private var scheduled = 0
-    private var cut: Set<[Int]> = []
+    var cut: Set<[Int]> = []
     private var lastArrival: [[Int]: Int64] = [:]
     private(set) var judge = Judge()
     private var nextToken: UInt64 = 1
@@ -177,7 +192,12 @@ final class RaftWorld {
         node.incarnation += 1
         node.clockStart = trueTime
         node.clockOffset = Int64(between(0, 1_000_000)) * 1000
-        node.clockRatePPM = faults.drift ? 1_000_000 + Int64(between(-10_000, 10_000)) : 1_000_000
+        node.clockRatePPM = 1_000_000
+        if faults.driftsFully {
+            node.clockRatePPM += chance(50) ? 10_000 : -10_000
+        } else if faults.drift {
+            node.clockRatePPM += Int64(between(-10_000, 10_000))
+        }
         (node.pausedUntil, node.stalledUntil, node.diskFreeAt) = (0, 0, trueTime)
         let disk = node.store.disk
         node.replica = RaftReplica(
@@ -383,9 +403,19 @@ final class RaftWorld {
             lastArrival[link] = arrival
             after(Int((arrival - trueTime) / 1000)) { world in
                 guard world.isOpen(from, to) else { return }
-                try world.deliver(.received(from: from.id, message), to: to, to.incarnation)
+                try world.deliver(world.event(of: message, from: from.id), to: to, to.incarnation)
             }
         }
+    }
+
+    /// A store that is nearly full takes only the first entries of an append.
+    private func event(of message: ReplicaMessage, from sender: ServerID) -> RaftReplica.Event {
+        guard case .append(let append) = message, !isCalm, chance(faults.fullStorePercent) else {
+            return .received(from: sender, message)
+        }
+        let count = between(0, append.entries.count)
+        let addable = LogIndex(append.previous.index.rawValue + UInt64(count))
+        return .receivedTooMuch(from: sender, append, addable: addable)
     }
 
     // MARK: - Load and faults
@@ -425,6 +455,7 @@ final class RaftWorld {
             world.misbehave()
             guard let node = world.nodes.randomElement(using: &world.random) else { return }
             switch world.between(0, 9) {
+            case 2 where world.faults.falseDeaths, 3 where world.faults.falseDeaths: world.feignDeath()
             case 0 where world.faults.crashes, 1 where world.faults.crashes: world.bounce(node)
             case 2 where world.faults.partitions, 3 where world.faults.partitions: world.partition()
             case 4: world.cut = []

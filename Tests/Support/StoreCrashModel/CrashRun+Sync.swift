@@ -35,7 +35,7 @@ final class SyncSource {
         while fed[number] < model.committed {
             let end = min(model.committed, fed[number] + 8)
             let entries = (fed[number]..<end).map { CrashRun.entry(model.log[$0], at: $0 + 1) }
-            guard store.canAppend(entries, to: model.id) else { return }
+            guard store.appendableCount(of: entries, to: model.id) == entries.count else { return }
             store.append(model.id, entries)
             drain()
             store.commit(model.id, through: LogIndex(UInt64(end)))
@@ -86,7 +86,7 @@ extension CrashRun {
         let source = self.source ?? SyncSource(copysets: model.count)
         self.source = source
         source.feed(model[number], number)
-        let (base, volumes) = source.store.syncState(model[number].id)
+        let (base, blocks, volumes) = source.store.syncState(model[number].id)
         // A leader never offers less than the replica has applied, unless the replica has lost it.
         let id = model[number].id
         if let state = store.state(of: id), !state.isSyncing, state.applied > base.index { return }
@@ -100,7 +100,8 @@ extension CrashRun {
         let sourceTerm =
             random.oneIn(2) ? base.term : model[number].log.last.map { Term($0.term) } ?? base.term
         (model[number].sourceTerm, model[number].reachedTerm) = (sourceTerm, base.term)
-        store.beginSync(id, base: base, sourceTerm: sourceTerm, voteFloor: floor, volumes: volumes)
+        store.beginSync(
+            id, base: base, sourceTerm: sourceTerm, voteFloor: floor, blocks: blocks, volumes: volumes)
     }
     func stepSync(_ number: Int) {
         guard isOpen, let source else { return }

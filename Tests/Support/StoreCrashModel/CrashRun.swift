@@ -220,7 +220,7 @@ package final class CrashRun {
         for start in stride(from: common, to: model[number].log.count, by: 8) {
             let end = min(start + 8, model[number].log.count)
             let entries = (start..<end).map { Self.entry(model[number].log[$0], at: $0 + 1) }
-            guard store.canAppend(entries, to: id) else { return }
+            guard store.appendableCount(of: entries, to: id) == entries.count else { return }
             store.append(id, entries)
             model[number].sent.append(contentsOf: model[number].log[start..<end])
         }

@@ -11,12 +11,16 @@ final class Campaign: @unchecked Sendable {
     private var undecided = 0
     private var traces: [UInt64: String] = [:]  // Looked up by seed.
     private var tally: [String: Int] = [:]  // Sorted where it is shown.
-    /// Memory of the first worker after each of its first seeds and of its last ones.
+    /// Memory of the first worker after some seeds, once it has warmed up, and after its last ones.
     private var earlyKiB: [Int] = []
     private var lateKiB: [Int] = []
     private let began = Date()
     /// The least of so many seeds is compared: single seeds may need much for a moment.
     private static let memorySeeds = 20
+    /// Seeds after which a worker's pools and tables have the size that they keep.
+    private static let warmUpSeeds = 100
+    /// What a worker's memory may still grow by. A volume that is never freed costs more.
+    private static let memoryGrowthMaxKiB = 512
 
     init(_ options: Options) { self.options = options }
 
@@ -38,10 +42,17 @@ final class Campaign: @unchecked Sendable {
                 + "\(undecided) block histories undecided, \(seconds) s")
         if options.showsTally { for name in tally.keys.sorted() { print("  \(tally[name] ?? 0) \(name)") } }
         print(
-            "memory of a worker, least of \(Self.memorySeeds) seeds: \((earlyKiB.min() ?? 0) >> 10) MiB "
-                + "at first, \((lateKiB.min() ?? 0) >> 10) MiB at last")
+            "memory in use by a worker, least of \(Self.memorySeeds) seeds: \(earlyKiB.min() ?? 0) KiB "
+                + "after \(Self.warmUpSeeds), \(lateKiB.min() ?? 0) KiB at last")
         print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
-        return failureCount == 0
+        return failureCount == 0 && (!options.demandsFlatMemory || memoryIsFlat)
+    }
+    private var memoryIsFlat: Bool {
+        guard let early = earlyKiB.min(), let late = lateKiB.min() else { return true }
+        guard late > early + Self.memoryGrowthMaxKiB else { return true }
+        print(
+            "the first worker grew by \(late - early) KiB after its first \(Self.warmUpSeeds) seeds")
+        return false
     }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
     private func follow(_ job: Int) {
@@ -100,7 +111,8 @@ final class Campaign: @unchecked Sendable {
     }
     private func noteMemory(_ kib: Int, afterSeeds seeds: Int) {
         lock.withLock {
-            if seeds <= Self.memorySeeds { earlyKiB.append(kib) }
+            let isEarly = seeds > Self.warmUpSeeds && earlyKiB.count < Self.memorySeeds
+            if isEarly { earlyKiB.append(kib) }
             if lateKiB.count == Self.memorySeeds { lateKiB.removeFirst() }
             lateKiB.append(kib)
         }

@@ -1,3 +1,5 @@
+import BlockTypes
+import CLinux
 import ClusterScenario
 import Foundation
 
@@ -11,7 +13,11 @@ import Foundation
                --scenario full       the same, and clients write more than the stores can hold
                --scenario restored   the same as world, and an older copy of the metadata takes its place
                --tally               says at the end how often what happened
+               --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
+               curve-sim --shrink SEED                        the least that must go wrong for it to fail
+               curve-sim --mutants [--jobs J]                 plants each bug; who notices, after how many seeds
+               curve-sim --mutant NAME                        one of them
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
 
@@ -19,8 +25,12 @@ import Foundation
         do {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
             if options.wantsHelp { return print(usage) }
+            if let planted = options.planted { Mutant(rawValue: planted)?.plant() }
+            if let seed = options.shrink { exit(ShrinkCommand(seed: seed, options: options).run() ? 0 : 1) }
             if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
+            if let name = options.mutant { MutantHunt.hunt(name) }
+            if options.huntsMutants { exit(MutantHunt.huntAll(jobs: options.jobs) ? 0 : 1) }
             exit(Campaign(options).run() ? 0 : 1)
         } catch {
             FileHandle.standardError.write(Data("curve-sim: \(error)\n\(usage)\n".utf8))
@@ -29,7 +39,11 @@ import Foundation
     }
     private static func replay(_ seed: UInt64, _ options: Options) -> Bool {
         let traced = options.traced
-        let outcome = options.scenario.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        let outcome = options.run(seed, traceLinesMax: traced ? 400_000 : 0)
+        if options.tells {
+            ShrinkCommand.tell(outcome)
+            return outcome.cause == nil
+        }
         if traced { print(options.scenario.describe(seed)) }
         for line in outcome.trace { print(line) }
         for name in outcome.tally.keys.sorted() { print("\(outcome.tally[name] ?? 0) \(name)") }
@@ -43,18 +57,17 @@ import Foundation
     private static func work(_ options: Options) {
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
-            let outcome = options.scenario.run(seed)
+            let outcome = options.run(seed)
             say("trace \(seed) \(outcome.traceHash)")
-            say("memory \(residentKiB)")
+            say("memory \(heapKiB)")
             for name in outcome.tally.keys.sorted() { say("tally \(outcome.tally[name] ?? 0) \(name)") }
             say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
     }
-    /// Memory that this process holds, as the kernel counts it.
-    private static var residentKiB: Int {
-        let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
-        let words = text.split(separator: " ")
-        return words.count > 1 ? (Int(words[1]) ?? 0) * 4 : 0
+    /// Memory that is in use, not what the heap keeps for later: holes between other things are no growth.
+    private static var heapKiB: Int {
+        let heap = mallinfo2()
+        return (heap.uordblks + heap.hblkhd) >> 10
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
 }
@@ -63,10 +76,23 @@ import Foundation
 enum ScenarioKind: String {
     case cluster, world, full, restored
 
-    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+    func run(
+        _ seed: UInt64, _ selection: PlanSelection, disksLie: Bool, traceLinesMax: Int,
+        told: @escaping (ScenarioEvent) -> Void
+    ) -> ScenarioOutcome {
         switch self {
-        case .cluster: Scenario(ScenarioPlan(seed: seed), traceLinesMax: traceLinesMax).run()
-        case .world, .full, .restored: WorldScenario(worldPlan(seed), traceLinesMax: traceLinesMax).run()
+        case .cluster:
+            var plan = ScenarioPlan(seed: seed)
+            if disksLie { (plan.disksLie, plan.damagedServer) = (true, nil) }
+            let scenario = Scenario(plan.reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
+        case .world, .full, .restored:
+            var plan = worldPlan(seed)
+            plan.disksLie = disksLie
+            let scenario = WorldScenario(plan.reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
         }
     }
     func describe(_ seed: UInt64) -> String {
@@ -92,9 +118,28 @@ struct Options {
     var traced = false
     var isWorker = false
     var isTwice = false
+    var demandsFlatMemory = false
     var showsTally = false
     var scenario = ScenarioKind.cluster
     var wantsHelp = false
+    var shrink: UInt64?
+    /// The part of the plan that is carried out.
+    var selection = PlanSelection()
+    /// The bug that is planted while seeds run.
+    var planted: String?
+    /// Disks lose what they called durable: every seed with a power loss of all must fail.
+    var disksLie = false
+    /// Says what a shrinking run wants to know.
+    var tells = false
+    /// One planted bug, or all of them.
+    var mutant: String?
+    var huntsMutants = false
+
+    func run(_ seed: UInt64, traceLinesMax: Int = 0) -> ScenarioOutcome {
+        scenario.run(seed, selection, disksLie: disksLie, traceLinesMax: traceLinesMax) { [tells] event in
+            if tells { ShrinkCommand.tell(event) }
+        }
+    }
 
     struct BadUsage: Error, CustomStringConvertible { let description: String }
 
@@ -106,6 +151,10 @@ struct Options {
             }
             return number
         }
+        func name(of option: String) throws -> String {
+            guard let name = rest.popFirst() else { throw BadUsage(description: "\(option) needs a name") }
+            return name
+        }
         while let argument = rest.popFirst() {
             switch argument {
             case "--seeds": seeds = try value(of: argument)
@@ -116,12 +165,23 @@ struct Options {
             case "--trace": traced = true
             case "--worker": isWorker = true
             case "--twice": isTwice = true
+            case "--flat-memory": demandsFlatMemory = true
             case "--tally": showsTally = true
             case "--scenario":
                 guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
                     throw BadUsage(description: "--scenario needs cluster, world, full or restored")
                 }
                 scenario = kind
+            case "--shrink": shrink = try value(of: argument)
+            case "--operations": selection.operationsMax = max(1, Int(try value(of: argument)))
+            case "--only":
+                let list = rest.popFirst() ?? ""
+                selection.kept = Set(list.split(separator: ",").compactMap { PlannedFault($0) })
+            case "--lying-disks": disksLie = true
+            case "--tell": tells = true
+            case "--plant": planted = try name(of: argument)
+            case "--mutants": huntsMutants = true
+            case "--mutant": mutant = try name(of: argument)
             case "--help", "-h": wantsHelp = true
             default: throw BadUsage(description: "unknown option \(argument)")
             }

@@ -35,7 +35,7 @@ final class WorldGateway {
         remote.hasBroken = true
         client.leave(politely: userHost.random() % 2 == 0)
     }
-    func close() { server.stop(drainFor: .zero) {} }
+    func close() { server.abandon() }
     private func dial(_ ready: @escaping () -> Void) {
         userHost.connect(to: Self.address, timeout: .seconds(5)) { [weak self] result in
             guard let self else { return }
@@ -44,12 +44,13 @@ final class WorldGateway {
                 return
             }
             let client = NBDClient(link)
-            client.ready = { [weak self] in
-                self?.remote.add(client)
+            // The connection holds its client.
+            client.ready = { [weak self, weak client] in
+                if let client { self?.remote.add(client) }
                 ready()
             }
-            client.ended = { [weak self] in
-                guard let self else { return }
+            client.ended = { [weak self, weak client] in
+                guard let self, let client else { return }
                 remote.remove(client)
                 userHost.after(.milliseconds(5)) { [weak self] in self?.dial(ready) }
             }

@@ -32,7 +32,8 @@ struct WorldJudge {
         return written <= budget
             ? nil : "\(written) bytes written to disks for \(bytes) of clients; the budget is \(budget)"
     }
-    func compareReplicas() -> String? {
+    /// - Parameter lagging: replicas that have no room for what the others have.
+    func compareReplicas(but lagging: [LaggingReplica]) -> String? {
         var runners: [Int: StoreRunner] = [:]  // Looked up by number.
         for index in 0..<scenario.servers.count {
             let host = world.startHost(on: scenario.servers.machine(index))
@@ -47,7 +48,9 @@ struct WorldJudge {
             runners[index] = runner
         }
         for copyset in scenario.copysets {
-            let members = copyset.members.compactMap { scenario.servers.index(of: $0) }.sorted()
+            let members = copyset.members.compactMap { scenario.servers.index(of: $0) }.sorted().filter {
+                !lagging.contains(LaggingReplica(server: $0, copyset: copyset.id))
+            }
             if let wrong = compare(copyset.id, members, members.compactMap { runners[$0] }) { return wrong }
         }
         for index in 0..<scenario.servers.count {
@@ -85,7 +88,7 @@ struct WorldJudge {
             for (runner, sum) in zip(runners, sums) where sum == nil {
                 let index = members.first { scenario.servers.disk($0).name == runner.name }
                 if index == scenario.plan.damagedServer, index != nil { continue }
-                return "\(runner.name) cannot read \(run): \(runner.failure ?? "")"
+                return "\(runner.name) cannot read \(run): \(runner.failure ?? ""), \(runner.store.diagnosis)"
             }
             let readable = sums.compactMap { $0 }
             guard let one = readable.first else { continue }

@@ -32,9 +32,10 @@ public struct WorldPlan: Sendable {
     public var hasVolatileCache: Bool
     /// Size of each store.
     public var storeBytes: UInt64
-    /// In the middle of the run the metadata server's database is replaced by an older copy. Never in a plan
-    /// made by seed: see the room's page.
+    /// In the middle of the run the metadata server's database is replaced by an older copy.
     public var restoresMetadata = false
+    /// An operator adopts that copy; otherwise nothing is given any more.
+    public var operatorAdopts: Bool { seed % 3 != 0 }
     /// The stores' sizes differ a little, as disks do.
     public var storeSizesDiffer: Bool
     /// Journal of each store: small ones wrap and make checkpoints.
@@ -50,6 +51,9 @@ public struct WorldPlan: Sendable {
     public var clonesStore: Bool
     /// The one chunkserver whose disk damages what it keeps, if any.
     public var damagedServer: Int?
+
+    /// What of all this is carried out.
+    public private(set) var selection = PlanSelection()
 
     /// Simulated time that load, nemesis and people have together.
     public static let turmoil: Duration = .seconds(15)
@@ -95,7 +99,7 @@ public struct WorldPlan: Sendable {
         if !fillsStores, random.oneIn(6) { damage(&random) }
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
-        if fillsStores { makeStoresFillUp() }
+        if fillsStores { storeBytes = (random.oneIn(2) ? 8 : 32) << 20 }
         for _ in 0..<count {
             volumes.append(
                 WorldVolumePlan(
@@ -104,11 +108,15 @@ public struct WorldPlan: Sendable {
                     isLarge: storeBytes > 64 << 20, fillsStores: fillsStores, &random))
         }
     }
-    /// Every store holds the same, and what is in flight is small beside the room that leaders keep free:
-    /// a leader judges growth by its own store alone.
-    private mutating func makeStoresFillUp() {
-        (servers, clientsMax, copysets) = (3, min(clientsMax, 2), min(copysets, 4))
-        (storeBytes, storeSizesDiffer) = (32 << 20, false)
+    /// True when leaders may lose sight of a server for a while. What they let in meanwhile it may have no
+    /// room for: a dead member must not stop the others.
+    var losesSightOfServers: Bool {
+        let blinding: [WorldDeed] = [
+            .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .pause, .move, .swapStores, .isolate,
+            .blockOneWay,
+            .slow, .hangDisk,
+        ]
+        return deeds.contains { blinding.contains($0) }
     }
     /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
     /// replicas left: whatever takes another one away, or makes it copy everything, is left out.
@@ -249,6 +257,30 @@ public enum WorldAct: CaseIterable, Sendable {
 
     /// True for acts that change sizes.
     var resizes: Bool { self == .resizeHeld || self == .growElsewhere }
+}
+
+extension WorldPlan {
+    /// What goes wrong now and then.
+    public var rates: [FaultRate] {
+        let isUntroubled = metadata.commitMax == .zero && metadata.failsOneIn + metadata.diesOneIn == 0
+        return FaultRate.allCases.filter { $0.isIn(faults) } + (damagedServer == nil ? [] : [.damage])
+            + (isUntroubled ? [] : [.metadata])
+    }
+    /// The plan without what `selection` leaves out.
+    public func reduced(to selection: PlanSelection) -> WorldPlan {
+        var plan = self
+        plan.selection = selection
+        for index in volumes.indices {
+            let most = max(1, selection.operationsMax / volumes.count)
+            plan.volumes[index].load.operations = min(volumes[index].load.operations, most)
+        }
+        for rate in rates where !selection.includes(.rate(rate)) {
+            rate.remove(from: &plan.faults)
+            if rate == .damage { plan.damagedServer = nil }
+            if rate == .metadata { plan.metadata = .none }
+        }
+        return plan
+    }
 }
 
 extension WorldPlan: CustomStringConvertible {

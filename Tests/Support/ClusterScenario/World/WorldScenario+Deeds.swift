@@ -5,53 +5,57 @@ import Simulation
 extension WorldScenario {
     func strike(_ deed: WorldDeed) {
         tally["deed \(deed)", default: 0] += 1
-        let victim = Int.random(in: 0..<servers.count, using: &world.random)
+        let victim = deedDice.pick(0..<servers.count)
         world.note { "nemesis: \(deed)" }
         switch deed {
         case .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores, .hangDisk:
             strike(deed, victim)
-        case .pause: servers.process(victim)?.pause(for: anyTime(upTo: 4000))
+        case .pause:
+            deedDice.note(servers.machine(victim))
+            servers.process(victim)?.pause(for: deedDice.time(upTo: 4000))
         case .isolate: world.isolate(anyMachine())
         case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
-        case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: anyTime(upTo: 1000))
+        case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: deedDice.time(upTo: 1000))
         case .heal: world.healNetwork()
         case .wallJump:
-            let seconds = Int64.random(in: -100_000...100_000, using: &world.random)
-            let process = world.random.oneIn(2) ? metadata.process : servers.process(victim)
+            let seconds = Int64(deedDice.pick(-100_000..<100_001))
+            let process = deedDice.oneIn(2) ? metadata.process : servers.process(victim)
             process?.jumpWallClock(bySeconds: seconds)
-        case .metadataDown: metadata.kill(thenStartAfter: anyTime(upTo: 4000))
-        case .metadataPause: metadata.process?.pause(for: anyTime(upTo: 4000))
+        case .metadataDown: metadata.kill(thenStartAfter: deedDice.time(upTo: 4000))
+        case .metadataPause: metadata.process?.pause(for: deedDice.time(upTo: 4000))
         case .clientPauses, .clientDies, .takeOver, .twoTakers, .gatewayBreaks: strikeClient(deed)
         }
     }
     private func strike(_ deed: WorldDeed, _ victim: Int) {
+        if deed != .powerLossOfAll { deedDice.note(servers.machine(victim)) }
         switch deed {
-        case .powerLoss: servers.losePower(victim, for: anyTime(upTo: 3000))
+        case .powerLoss: servers.losePower(victim, for: deedDice.time(upTo: 3000))
         case .powerLossOfAll:
-            let outage = anyTime(upTo: 2000)
+            let outage = deedDice.time(upTo: 2000)
             for index in 0..<servers.count { servers.losePower(index, for: outage) }
         case .breakDuringIO:
-            let count = Int.random(in: 1...60, using: &world.random)
-            servers.breakDuringIO(victim, count: count, losesPower: world.random.oneIn(2))
+            let count = deedDice.pick(1..<61)
+            servers.breakDuringIO(victim, count: count, losesPower: deedDice.oneIn(2))
             // Half of the time it is the recovery that meets its end.
-            if world.random.oneIn(2) { servers.kill(victim, thenStartAfter: anyTime(upTo: 500)) }
-        case .move: servers.move(victim, downFor: anyTime(upTo: 1000))
+            if deedDice.oneIn(2) { servers.kill(victim, thenStartAfter: deedDice.time(upTo: 500)) }
+        case .move: servers.move(victim, downFor: deedDice.time(upTo: 1000))
         case .swapStores:
-            let other = Int.random(in: 0..<servers.count, using: &world.random)
-            servers.swap(victim, other, downFor: anyTime(upTo: 1000))
-        case .hangDisk: servers.hangDisk(victim, for: anyTime(upTo: 5000))
-        default: servers.kill(victim, thenStartAfter: anyTime(upTo: 2000))
+            let other = deedDice.pick(0..<servers.count)
+            servers.swap(victim, other, downFor: deedDice.time(upTo: 1000))
+        case .hangDisk: servers.hangDisk(victim, for: deedDice.time(upTo: 5000))
+        default: servers.kill(victim, thenStartAfter: deedDice.time(upTo: 2000))
         }
     }
     private func strikeClient(_ deed: WorldDeed) {
         let used = volumes.filter { $0.client != nil && !$0.isPurged && !$0.isRecycled }
         guard !used.isEmpty else { return }
-        let volume = used[Int.random(in: 0..<used.count, using: &world.random)]
+        let volume = deedDice.pick(used)
+        deedDice.note(volume.path)
         switch deed {
         case .clientDies:
             volume.client?.die()
-            newClient(for: volume, takesOver: world.random.oneIn(2))
-        case .clientPauses: volume.client?.process.pause(for: anyTime(upTo: 14_000))
+            newClient(for: volume, takesOver: deedDice.oneIn(2))
+        case .clientPauses: volume.client?.process.pause(for: deedDice.time(upTo: 14_000))
         case .gatewayBreaks: volume.client?.breakGateway()
         case .twoTakers:
             newClient(for: volume, takesOver: true)
@@ -64,21 +68,12 @@ extension WorldScenario {
     }
     private func anyMachine() -> String {
         let clients = volumes.compactMap(\.client)
-        let choice = Int.random(in: 0...(servers.count + clients.count), using: &world.random)
-        if choice == servers.count { return WorldMetadata.machine }
-        return choice < servers.count ? servers.machine(choice) : clients[choice - servers.count - 1].machine
-    }
-}
-
-extension WorldScenario {
-    func restoreMetadataLater() {
-        guard plan.restoresMetadata else { return }
-        world.after(anyTime(upTo: 4_000)) { [weak self] in self?.metadata.takeCopy() }
-        world.after(.seconds(5) + anyTime(upTo: 5_000)) { [weak self] in
-            guard let self, isStriking else { return }
-            world.note { "nemesis: the metadata server's database is an older copy from now on" }
-            metadata.restoreCopy(thenStartAfter: anyTime(upTo: 2_000))
-        }
+        let choice = deedDice.pick(0..<(servers.count + clients.count + 1))
+        var name = WorldMetadata.machine
+        if choice < servers.count { name = servers.machine(choice) }
+        if choice > servers.count { name = clients[choice - servers.count - 1].machine }
+        deedDice.note(name)
+        return name
     }
 }
 

@@ -11,7 +11,8 @@ extension WorldScenario {
         tally["act \(act)", default: 0] += 1
         if act == .create { return create() }
         guard !present.isEmpty else { return }
-        let volume = present[Int.random(in: 0..<present.count, using: &world.random)]
+        let volume = actDice.pick(present)
+        actDice.note(volume.path)
         switch act {
         case .create: break
         case .resizeHeld: volume.client?.resize(to: anySize(of: volume))
@@ -29,11 +30,13 @@ extension WorldScenario {
         }
     }
     private func anySize(of volume: WorldVolume) -> UInt64 {
-        volume.plan.sizes[Int.random(in: 0..<volume.plan.sizes.count, using: &world.random)]
+        let size = actDice.pick(volume.plan.sizes)
+        actDice.note("\(ByteCount(bytes: size))")
+        return size
     }
     private func create() {
         guard volumes.count < WorldPlan.volumesMax else { return }
-        let model = plan.volumes[Int.random(in: 0..<plan.volumes.count, using: &world.random)]
+        let model = actDice.pick(plan.volumes)
         let volume = newVolume(model)
         // Nobody may look for it before it is there.
         volume.isRecycled = true

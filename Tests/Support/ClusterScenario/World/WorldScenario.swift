@@ -20,9 +20,15 @@ public final class WorldScenario {
     /// Nothing bad is to happen for a while.
     var isPeace = false
     var tally: [String: Int] = [:]  // Sorted where it is shown.
+    /// The metadata server's database is an older copy that nobody has adopted.
+    var isDatabaseOld = false
     private(set) var copysets: [(id: CopysetID, members: [ServerID])] = []
     private var clientCount = 0
-    private var volumeRandom: SeededRandom
+    /// For the nemesis and for people.
+    var deedDice: DeedDice, actDice: DeedDice
+    private var events: [ScenarioEvent] = []
+    /// Hears of each event as it happens: an invariant may end the process before the outcome is there.
+    public var told: (ScenarioEvent) -> Void = { _ in }
 
     /// - Parameter traceLinesMax: lines kept for a person to read.
     public init(_ plan: WorldPlan, traceLinesMax: Int = 0) {
@@ -34,7 +40,8 @@ public final class WorldScenario {
         metadata = WorldMetadata(world, pool: pool)
         servers = WorldServers(world, plan, pool: pool)
         desk = WorldDesk(world, name: "desk", pool: pool)
-        volumeRandom = SeededRandom(seed: plan.seed ^ 0xB00C_0000_0000_0000)
+        deedDice = DeedDice(seed: plan.seed ^ 0xDEED_0000_0000_0000)
+        actDice = DeedDice(seed: plan.seed ^ 0xAC70_0000_0000_0000)
     }
     /// Runs it to the end.
     public func run() -> ScenarioOutcome {
@@ -47,6 +54,7 @@ public final class WorldScenario {
         outcome.tally = finalTally
         outcome.traceHash = world.trace.hash
         outcome.steps = world.stepCount
+        (outcome.events, outcome.rates) = (events, plan.rates)
         outcome.trace = world.trace.lines
         for volume in volumes { for client in volume.clients { client.end() } }
         desk.close()
@@ -60,7 +68,10 @@ public final class WorldScenario {
     private func perform(_ outcome: inout ScenarioOutcome) -> String? {
         if let wrong = boot() { return wrong }
         turmoil()
-        if let wrong = complaint ?? calm() { return wrong }
+        if let wrong = complaint ?? calm() {
+            if world.trace.isListening { servers.noteDiagnosis() }
+            return wrong
+        }
         for volume in volumes {
             let (violation, undecided) = volume.record.history.check()
             outcome.undecided += undecided
@@ -69,8 +80,13 @@ public final class WorldScenario {
         if world.trace.isListening { servers.noteDiagnosis() }
         let judge = WorldJudge(self)
         if let wrong = judge.weighTraffic() { return wrong }
+        let lagging = servers.replicasWithoutRoom
+        guard lagging.isEmpty || plan.losesSightOfServers else {
+            return "the leaders let in more than these replicas have room for: \(lagging)"
+        }
+        tally["replicas without room"] = lagging.count
         guard servers.stopAll() else { return "the chunkservers do not stop" }
-        return complaint ?? judge.compareReplicas()
+        return complaint ?? judge.compareReplicas(but: lagging)
     }
     private var finalTally: [String: Int] {
         var tally = tally
@@ -175,37 +191,56 @@ public final class WorldScenario {
     }
     /// Nobody has anything left to ask.
     private var isQuiet: Bool {
-        guard plan.acts.isEmpty, !plan.clonesStore else { return false }
+        guard plan.acts.isEmpty, !plan.clonesStore, !plan.restoresMetadata else { return false }
         return volumes.prefix(plan.clientsMax).allSatisfy { !$0.isBusy && $0.openCount == 0 }
     }
     private func strikeLater(until end: Duration) {
         guard !plan.deeds.isEmpty else { return }
-        let most = max(1, plan.restMax.milliseconds)
-        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+        deedDice.advance()
+        world.after(deedDice.time(upTo: Int(plan.restMax.milliseconds))) { [weak self] in
             guard let self, isStriking, world.trueNow < end else { return }
-            if !isPeace { strike(plan.deeds[Int.random(in: 0..<plan.deeds.count, using: &world.random)]) }
+            let (fault, deed) = (PlannedFault.deed(deedDice.number), deedDice.pick(plan.deeds))
+            if !isPeace, plan.selection.includes(fault) {
+                strike(deed)
+                tell(fault, "\(deed)", deedDice)
+            }
             strikeLater(until: end)
         }
     }
     private func actLater(until end: Duration) {
         guard !plan.acts.isEmpty else { return }
-        let most = max(1, plan.actRestMax.milliseconds)
-        world.after(.milliseconds(Int64.random(in: 1...most, using: &world.random))) { [weak self] in
+        actDice.advance()
+        world.after(actDice.time(upTo: Int(plan.actRestMax.milliseconds))) { [weak self] in
             guard let self, isStriking, world.trueNow < end else { return }
-            act(plan.acts[Int.random(in: 0..<plan.acts.count, using: &world.random)])
+            let (fault, chosen) = (PlannedFault.act(actDice.number), actDice.pick(plan.acts))
+            if plan.selection.includes(fault) {
+                act(chosen)
+                tell(fault, "people: \(chosen)", actDice)
+            }
             actLater(until: end)
         }
     }
+    private func tell(_ fault: PlannedFault, _ what: String, _ dice: DeedDice) {
+        // The first detail is the rest before it.
+        let all = ([what] + dice.details.dropFirst()).joined(separator: ", ")
+        let event = ScenarioEvent(fault: fault, at: world.trueNow, what: all)
+        events.append(event)
+        told(event)
+    }
     /// Superblocks, and what a store keeps free for its own map.
-    private static let keptForStoreBytes: UInt64 = 7 << 19
-    /// Growth may be refused once what was ever written could fill a good part of the smallest store.
+    private static let keptForStoreBytes = 7 << 19
+    /// Growth may be refused once what was ever written could fill a good part of what the smallest store has
+    /// for it: beside its reserve, and a share for each leader that is too small for one request.
     private var mayLackSpace: Bool {
+        let blocksMax = volumes.map(\.plan.load.blocksMax).max() ?? 0
         // What is asked for counts before it is there.
         let blocks = volumes.reduce(0) {
             $0 + $1.record.writtenBlocks.count + $1.plan.load.inFlightMax * $1.plan.load.blocksMax
         }
-        let capacity = plan.storeBytes - plan.journalBytes - Self.keptForStoreBytes
-        return UInt64(blocks * Geometry.blockBytes) > capacity * 3 / 4
+        let capacity = Int(plan.storeBytes) - Int(plan.journalBytes) - Self.keptForStoreBytes
+        let reserve = max(capacity / 20, min(capacity / 4, 16 << 20))
+        let shares = servers.count * (blocksMax + 3) * Geometry.blockBytes
+        return blocks * Geometry.blockBytes > (capacity - reserve) * 3 / 4 - shares
     }
 
     // MARK: Calm
@@ -227,7 +262,8 @@ public final class WorldScenario {
             }
             volume.client?.insist()
         }
-        for volume in volumes where !volume.isPurged {
+        if let wrong = settleDatabase() { return wrong }
+        for volume in volumes where !volume.isPurged && !volume.isDoubtful && !isDatabaseOld {
             if volume.isRecycled { _ = desk.answer(to: restoration(of: volume)) }
             if volume.client?.isUsable != true { newClient(for: volume, takesOver: true) }
             volume.client?.stopAsking()
@@ -258,7 +294,12 @@ public final class WorldScenario {
     }
     /// Volumes that must be readable in calm: a deletion that nobody has heard of may have come true.
     private var readable: [WorldVolume] {
-        volumes.filter { !$0.isPurged && !($0.isDeletionAsked && $0.client?.isUsable != true) }
+        volumes.filter { volume in
+            if isDatabaseOld || volume.isDoubtful {
+                return volume.client?.isUsable == true && volume.client?.canBeRead == true
+            }
+            return !volume.isPurged && !(volume.isDeletionAsked && volume.client?.isUsable != true)
+        }
     }
     private var openCount: Int { volumes.reduce(0) { $0 + $1.openCount } }
     private var trouble: String {

@@ -39,6 +39,15 @@ final class WorldServers {
     func disk(_ index: Int) -> SimDisk { members[index].disk }
     func process(_ index: Int) -> SimHost? { members[index].host }
     func isServing(_ index: Int) -> Bool { members[index].isServing }
+    /// True when a majority keeps that it has heard of a later revision of the metadata; a disk that damages
+    /// what it keeps does not count.
+    func majorityRemembersMore(than revision: UInt64) -> Bool {
+        let informed = members.indices.count { index in
+            index != plan.damagedServer
+                && members[index].server.map { $0.durableMetadataRevision > revision } ?? false
+        }
+        return informed * 2 > members.count
+    }
     func index(of server: ServerID) -> Int? { members.firstIndex { $0.id == server } }
 
     init(_ world: SimWorld, _ plan: WorldPlan, pool: BufferPool) {
@@ -148,6 +157,12 @@ final class WorldServers {
         (member.host, member.server, member.isServing) = (nil, nil, false)
         return host
     }
+    /// Replicas that say that they fall behind for lack of room.
+    var replicasWithoutRoom: [LaggingReplica] {
+        members.enumerated().flatMap { index, member in
+            (member.server?.copysetsWithoutRoom ?? []).map { LaggingReplica(server: index, copyset: $0) }
+        }
+    }
     /// Tells the trace where every server stands.
     func noteDiagnosis() {
         for member in members {
@@ -239,4 +254,11 @@ extension WorldServers {
     func mendDisks() {
         for member in members { (member.disk.faults, member.disk.faultHook) = (.none, nil) }
     }
+}
+
+/// A replica that has no room for what the others have.
+struct LaggingReplica: Hashable, CustomStringConvertible {
+    let server: Int
+    let copyset: CopysetID
+    var description: String { "disk\(server + 1)'s of copyset \(copyset)" }
 }
