@@ -18,7 +18,7 @@ final class Attaching {
     private let pool = BufferPool()
     private let deadline: Duration
     private let completed: (Result<RemoteVolume, AttachError>) -> Void
-    /// Nobody else holds this until there is a volume.
+    /// Holds this while it is under way: callbacks of the channel, which this owns, must not.
     private var keeper: TimerID?
 
     init(
@@ -37,7 +37,10 @@ final class Attaching {
     }
 
     func start() {
-        if keeper == nil { keeper = environment.after(options.timeout * 2) { withExtendedLifetime(self) {} } }
+        keeper = environment.after(options.timeout * 2) { withExtendedLifetime(self) {} }
+        askForVolume()
+    }
+    private func askForVolume() {
         var question = ControlGetVolumeRequest()
         question.path = options.path
         ask(.getVolume(question)) { attaching, body in
@@ -52,11 +55,11 @@ final class Attaching {
         (request.expectedEpoch, request.attempt) = (epoch, max(1, environment.random()))
         ask(.attachVolume(request)) { attaching, body in
             guard case .attachVolume(let answer) = body else { return attaching.endInNonsense() }
+            attaching.letGo()
             do throws(AttachError) {
                 try RemoteVolume.begin(
                     answer, attaching.environment, attaching.channel, attaching.pool, attaching.options,
                     completed: attaching.completed)
-                attaching.letGo()
             } catch {
                 attaching.end(error)
             }
@@ -75,7 +78,7 @@ final class Attaching {
             case .success(let response): answered(self, response.body)
             case .failure(.refused(let failure))
             where failure.code == .notReady && environment.now + Self.askAgainAfter < deadline:
-                environment.after(Self.askAgainAfter) { [weak self] in self?.start() }
+                environment.after(Self.askAgainAfter) { [weak self] in self?.askForVolume() }
             case .failure(let error): end(.control(error))
             }
         }

@@ -197,6 +197,10 @@ extension RemoteVolume {
             environment.after(.zero) { completed(.failure(.noMetadataServer)) }
             return
         }
+        var options = options
+        if options.holderKey.isEmpty {
+            options.holderKey = UniqueID(high: environment.random(), low: environment.random()).description
+        }
         Attaching(environment, options, completed).start()
     }
 

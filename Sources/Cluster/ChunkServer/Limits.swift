@@ -35,10 +35,10 @@ public struct ChunkServerLimits: Sendable {
     /// Long enough for somebody who makes a cluster by hand or script; then it costs the MDS nothing any
     /// more.
     public var eagerFor: Duration = .seconds(10)
-    /// Volumes in one answer to the MDS's question which ones the store knows.
-    public var inventoryPageMax = 4096
     /// Copysets listed in one text for people.
     public var copysetsNamedMax = 8
+    /// Volumes in one answer to the MDS's question which ones the store knows.
+    public var inventoryPageMax = 4096
     /// A pull of a full copy that is not answered within this time is asked again.
     public var pullTimeout: Duration = .seconds(5)
     /// The default limits.

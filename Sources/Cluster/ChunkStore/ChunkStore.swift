@@ -56,12 +56,12 @@ public final class ChunkStore {
     var wantsCheckpoint = false
     var appliedSinceRoot = 0
     var finishingSyncs: [Copyset] = []
+    /// Blocks that full copies under way still bring; the sum over all copysets.
+    var blocksToCome = 0
     /// Not yet durable as long as it is above the superblock's.
     var heardRevision: UInt64 = 0
     var durableRevision: UInt64 = 0
     var mendedBlockCount: UInt64 = 0
-    /// Blocks that full copies under way still bring; the sum over all copysets.
-    var blocksToCome = 0
 
     var stagedBytes = 0
     var entryCount = 0

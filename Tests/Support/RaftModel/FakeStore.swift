@@ -75,6 +75,8 @@ struct FakeStore {
 
     /// Committed, durable, and not about to be truncated.
     var applicable: LogIndex {
+        // What is on disk is still the log that was given up for a copy.
+        guard !isBeginningCopy else { return applied }
         var index = min(commit, disk.last.index)
         while index > disk.base.index, disk.position(at: index) != view.position(at: index) {
             index = LogIndex(index.rawValue - 1)
@@ -82,8 +84,9 @@ struct FakeStore {
         return index
     }
     /// All that a finished copy needs is on stable media, of the copy begun last.
-    var mayFinishCopy: Bool {
-        disk.isWholeCopy && !pending.contains { if case .beginSync = $0 { true } else { false } }
+    var mayFinishCopy: Bool { disk.isWholeCopy && !isBeginningCopy }
+    private var isBeginningCopy: Bool {
+        pending.contains { if case .beginSync = $0 { true } else { false } }
     }
     mutating func loseEverything() {
         disk.loseEverything()
