@@ -180,14 +180,16 @@ import StoreCrashModel
     func metadataRevision() throws {
         let harness = try StoreHarness()
         harness.prepare()
+        harness.store.remember(metadataRevision: 1)
         harness.tick(.seconds(6))
+        #expect(harness.store.durableMetadataRevision == 1)
         let roots = harness.store.usage.traffic.superblockBytes
         for revision: UInt64 in [3, 9, 5] {
             harness.store.remember(metadataRevision: revision)
             harness.tick(.seconds(7))
         }
         #expect(harness.store.metadataRevision == 9)
-        #expect(harness.store.durableMetadataRevision == 0)
+        #expect(harness.store.durableMetadataRevision == 1)
         #expect(harness.store.usage.traffic.superblockBytes == roots)
         harness.tick(.seconds(12))
         #expect(harness.store.durableMetadataRevision == 9)

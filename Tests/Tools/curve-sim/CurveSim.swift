@@ -16,7 +16,7 @@ import Foundation
                --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
                curve-sim --shrink SEED                        the least that must go wrong for it to fail
-               curve-sim --mutants [--jobs J]                 plants each bug; who notices, after how many seeds
+               curve-sim --mutants [--jobs J]                 plants each bug; who notices, how soon
                curve-sim --mutant NAME                        one of them
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
