@@ -114,11 +114,13 @@ final class Copyset {
     /// True when nothing is missing of a copy whose pieces are all here.
     ///
     /// The log given up for it may have held what is committed. The log here surely holds that once it is
-    /// durable up to an entry of the source's own term, for a leader has what earlier ones committed. Before
-    /// that, this replica must neither vote by its log nor count.
+    /// durable up to an entry of the source's own term, for a leader has what earlier ones committed, and up
+    /// to the end of what was given up, which that same leader may have committed with this replica's word.
+    /// Before that, this replica must neither vote by its log nor count.
     var isWholeCopy: Bool {
         guard let syncSourceTerm, let reached = log.term(of: durable) else { return false }
-        return isSyncing && installed.isEmpty && reached >= syncSourceTerm
+        let end = LogPosition(term: reached, index: durable)
+        return isSyncing && installed.isEmpty && reached >= syncSourceTerm && end >= voteFloor
     }
 
     init(id: CopysetID, members: [ServerID]) { (self.id, self.members) = (id, members) }

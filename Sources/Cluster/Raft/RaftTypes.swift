@@ -160,7 +160,7 @@ extension RaftReplica {
         case offerSync(to: ServerID)
         /// Follower: drop all data and the log, persist ``RaftReplica/voteFloor``, and copy everything at and
         /// before `base` from the leader of `term`. The copy is complete, also on stable media, only when
-        /// the durable log ends in an entry of `term` or a later one.
+        /// the durable log ends in an entry of `term` or a later one, at or after ``RaftReplica/voteFloor``.
         case beginSync(from: ServerID, term: Term, base: LogPosition)
     }
 }

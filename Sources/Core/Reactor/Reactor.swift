@@ -77,7 +77,14 @@ public final class Reactor: Environment {
         return TimerID(rawValue: timers.set(deadline: overflowed ? .max : deadline, action))
     }
     /// Forgets a timer; harmless when it has fired.
-    public func cancel(_ timer: TimerID) { timers.cancel(timer.rawValue) }
+    public func cancel(_ timer: TimerID) {
+        let dropped = timers.cancel(timer.rawValue)
+        withExtendedLifetime(dropped) {}
+    }
+    private func forgetTimers() {
+        let dropped = timers.removeAll()
+        withExtendedLifetime(dropped) {}
+    }
 
     /// Writes one line to ``logSink``.
     public func log(_ level: LogLevel, _ message: @autoclosure () -> String) {
@@ -200,10 +207,10 @@ public final class Reactor: Environment {
                 return
             }
             if jobs.isIdle, connections.count == 0 { bell.disarm() }
-            timers.removeAll()
+            forgetTimers()
             turn()
         }
-        timers.removeAll()
+        forgetTimers()
         signals = nil  // Its action mostly holds this loop.
         staging.unregister(ring)
     }

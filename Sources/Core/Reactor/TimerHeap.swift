@@ -43,14 +43,17 @@ struct TimerHeap<Action> {
         siftUp(heap.count - 1)
         return UInt64(slots[Int(slot)].generation) << 32 | UInt64(slot)
     }
-    /// - Returns: false when the timer has fired or was cancelled.
-    @discardableResult mutating func cancel(_ name: UInt64) -> Bool {
+    /// The action is handed out: what ends with it may set or cancel timers, and this heap must be at rest
+    /// then.
+    /// - Returns: `nil` when the timer has fired or was cancelled.
+    mutating func cancel(_ name: UInt64) -> Action? {
         let slot = Int(truncatingIfNeeded: name & 0xFFFF_FFFF)
         guard slot < slots.count, slots[slot].generation == UInt32(name >> 32), slots[slot].place >= 0 else {
-            return false
+            return nil
         }
+        let action = slots[slot].action
         remove(at: slots[slot].place)
-        return true
+        return action
     }
     /// The first timer that is due and was set before `orderMark`; it is forgotten.
     mutating func popDue(now: Int64, before mark: UInt64) -> Action? {
@@ -60,7 +63,12 @@ struct TimerHeap<Action> {
         return action
     }
     /// Forgets all timers.
-    mutating func removeAll() { while !heap.isEmpty { remove(at: heap.count - 1) } }
+    /// - Returns: their actions; see ``cancel(_:)``.
+    mutating func removeAll() -> [Action] {
+        let actions = heap.compactMap { slots[Int($0.slot)].action }
+        while !heap.isEmpty { remove(at: heap.count - 1) }
+        return actions
+    }
 
     private mutating func remove(at place: Int) {
         let slot = Int(heap[place].slot)

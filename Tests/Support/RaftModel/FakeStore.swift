@@ -46,8 +46,8 @@ struct DiskState {
         case .finishSync: (isSyncing, sourceTerm, voteFloor) = (false, nil, .zero)
         }
     }
-    /// The log reaches the term of the copy's source.
-    var isWholeCopy: Bool { sourceTerm.map { last.term >= $0 } ?? false }
+    /// The log reaches the term of the copy's source, and what was given up for it.
+    var isWholeCopy: Bool { sourceTerm.map { last.term >= $0 && last >= voteFloor } ?? false }
     /// What a store finds that lost its map: votes and the end of its log, nothing else.
     mutating func loseEverything() {
         if !isSyncing { voteFloor = last }
@@ -73,10 +73,9 @@ struct FakeStore {
     var applied = LogIndex(0)
     var copyGeneration = 0
 
-    /// Committed, durable, and not about to be truncated.
+    /// Committed, durable, and not about to be truncated or given up for a copy.
     var applicable: LogIndex {
-        // What is on disk is still the log that was given up for a copy.
-        guard !isBeginningCopy else { return applied }
+        guard !isAboutToCopy else { return applied }
         var index = min(commit, disk.last.index)
         while index > disk.base.index, disk.position(at: index) != view.position(at: index) {
             index = LogIndex(index.rawValue - 1)
@@ -84,10 +83,9 @@ struct FakeStore {
         return index
     }
     /// All that a finished copy needs is on stable media, of the copy begun last.
-    var mayFinishCopy: Bool { disk.isWholeCopy && !isBeginningCopy }
-    private var isBeginningCopy: Bool {
-        pending.contains { if case .beginSync = $0 { true } else { false } }
-    }
+    var mayFinishCopy: Bool { disk.isWholeCopy && !isAboutToCopy }
+    /// What the disk holds is an older log, of which nothing counts any more.
+    private var isAboutToCopy: Bool { pending.contains { if case .beginSync = $0 { true } else { false } } }
     mutating func loseEverything() {
         disk.loseEverything()
         view = disk

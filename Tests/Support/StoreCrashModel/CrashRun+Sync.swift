@@ -95,7 +95,11 @@ extension CrashRun {
         model[number].acknowledged = 0
         model[number].told = Int(base.index.rawValue)
         model[number].sync = .beginning(base: Int(base.index.rawValue))
-        let floor = store.state(of: id).map { max($0.last, $0.voteFloor) } ?? .zero
+        // Whatever this replica has of its term, the source has too, for it leads.
+        let sourceEnd = LogPosition(
+            term: model[number].log.last.map { Term($0.term) } ?? base.term,
+            index: LogIndex(UInt64(model[number].log.count)))
+        let floor = min(store.state(of: id).map { max($0.last, $0.voteFloor) } ?? .zero, sourceEnd)
         // A leader that has just been elected has applied nothing of its own term yet.
         let sourceTerm =
             random.oneIn(2) ? base.term : model[number].log.last.map { Term($0.term) } ?? base.term

@@ -7,7 +7,10 @@ import Foundation
 @main struct CurveSim {
     static let usage = """
         usage: curve-sim [--seeds N] [--first S] [--jobs J]   runs N seeds from S, in J processes
-               curve-sim --replay SEED [--trace]              runs one seed again; --trace shows what happened
+               curve-sim --replay SEED [--trace]              runs one seed again, and shows what happened
+               curve-sim --shrink SEED                        the least that must go wrong for it to fail
+               curve-sim --mutants [--jobs J]                 plants each bug: who notices, and when
+               curve-sim --mutant NAME                        one of them
                --scenario cluster    three chunkservers and a volume, everything about the I/O path (default)
                --scenario world      metadata server, 3 to 9 chunkservers, volumes, gateways and people
                --scenario full       the same, and clients write more than the stores can hold
@@ -15,9 +18,9 @@ import Foundation
                --tally               says at the end how often what happened
                --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
-               curve-sim --shrink SEED                        the least that must go wrong for it to fail
-               curve-sim --mutants [--jobs J]                 plants each bug; who notices, how soon
-               curve-sim --mutant NAME                        one of them
+               --only LIST, --operations N    a part of the seed's plan, as --shrink prints it
+               --lying-disks         disks lose what they called durable
+               --plant NAME          with a planted bug, in a build that has them
         Exit status 0: all clean. 1: some seed failed. 2: bad usage.
         """
 
@@ -25,7 +28,7 @@ import Foundation
         do {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
             if options.wantsHelp { return print(usage) }
-            if let planted = options.planted { Mutant(rawValue: planted)?.plant() }
+            if let planted = options.planted { try plant(planted) }
             if let seed = options.shrink { exit(ShrinkCommand(seed: seed, options: options).run() ? 0 : 1) }
             if let seed = options.replay { exit(replay(seed, options) ? 0 : 1) }
             if options.isWorker { return work(options) }
@@ -36,6 +39,12 @@ import Foundation
             FileHandle.standardError.write(Data("curve-sim: \(error)\n\(usage)\n".utf8))
             exit(2)
         }
+    }
+    private static func plant(_ name: String) throws {
+        guard Mutant.areBuilt, let mutant = Mutant(rawValue: name) else {
+            throw Options.BadUsage(description: "no bug '\(name)' can be planted in this build")
+        }
+        mutant.plant()
     }
     private static func replay(_ seed: UInt64, _ options: Options) -> Bool {
         let traced = options.traced
