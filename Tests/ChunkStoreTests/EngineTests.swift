@@ -176,6 +176,48 @@ import StoreCrashModel
         harness.drain()
         #expect(harness.openError == .otherCluster(found: StoreHarness.cluster))
     }
+    @Test("a heard revision of the metadata outlives a power loss, without a root for each of them")
+    func metadataRevision() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        harness.store.remember(metadataRevision: 1)
+        harness.tick(.seconds(6))
+        #expect(harness.store.durableMetadataRevision == 1)
+        let roots = harness.store.usage.traffic.superblockBytes
+        for revision: UInt64 in [3, 9, 5] {
+            harness.store.remember(metadataRevision: revision)
+            harness.tick(.seconds(7))
+        }
+        #expect(harness.store.metadataRevision == 9)
+        #expect(harness.store.durableMetadataRevision == 1)
+        #expect(harness.store.usage.traffic.superblockBytes == roots)
+        harness.tick(.seconds(12))
+        #expect(harness.store.durableMetadataRevision == 9)
+        #expect(harness.store.usage.traffic.superblockBytes == roots + 4 * 4096)
+        harness.crash()
+        #expect(harness.store.metadataRevision == 9)
+        #expect(harness.store.durableMetadataRevision == 9)
+    }
+
+    @Test("a store says page by page which volumes it knows, with the newest fence of any copyset")
+    func volumeKnowledge() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        for number: UInt64 in [3, 4, 9] {
+            let fence = VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: number << 20), change: 5)
+            harness.append(.fence(VolumeID(number), fence))
+        }
+        harness.append(.deleteVolume(VolumeID(4)))
+        harness.commitAll()
+        let first = harness.store.volumes(after: VolumeID(0), countMax: 3)
+        #expect(first.map(\.volume.rawValue) == [3, 4, 7])
+        #expect(first.map(\.isDeleted) == [false, true, false])
+        #expect(first[0].fence.size == ByteCount(bytes: 3 << 20) && first[0].fence.change == 5)
+        let rest = harness.store.volumes(after: first[2].volume, countMax: 3)
+        #expect(rest.map(\.volume.rawValue) == [9])
+        #expect(harness.store.volumes(after: VolumeID(9), countMax: 3).isEmpty)
+    }
+
     @Test("a copyset comes back with its votes, members and uncommitted entries")
     func restart() throws {
         let harness = try StoreHarness()

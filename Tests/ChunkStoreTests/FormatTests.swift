@@ -17,7 +17,7 @@ import Testing
         superblock.indexes[1] = [PageRef(location: 5000, checksum: 77)]
         superblock.pageCounts[1] = 3
         superblock.badBlocks = PageRef(location: 6000, checksum: 88)
-        superblock.badBlockCount = 2
+        (superblock.badBlockCount, superblock.metadataRevision) = (2, 7_000_000_000)
         return superblock
     }
     private func bytes(of superblock: Superblock) -> [UInt8] {

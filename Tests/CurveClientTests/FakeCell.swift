@@ -31,6 +31,11 @@ final class FakeCell {
     var bookVersion: UInt64 = 1
     var renewals = 0, detachments = 0
     var refusesEverything = false
+    /// The database went back: attachments and renewals are refused, questions answered.
+    var hasOldDatabase = false
+    /// Attach is refused as not ready so many times.
+    var notReadyCount = 0
+    var attempts: [ControlAttachVolumeRequest] = []
     var copysetCount: UInt32 = 4
     /// Answers to attach are changed by this before they leave.
     var spoilsAttach: ((inout ControlAttachVolumeResponse) -> Void)?
@@ -87,9 +92,17 @@ final class FakeCell {
             return ControlResponse(refusing: ControlFailure(.store, "the store is broken"))
         }
         switch request.body {
+        case .getVolume(let request):
+            guard request.path == "/demo" else {
+                return ControlResponse(refusing: ControlFailure(.notFound, "there is no \(request.path)"))
+            }
+            var answer = ControlVolumeResponse()
+            answer.volume.epoch = epoch
+            return ControlResponse(.volume(answer))
         case .attachVolume(let request): return attach(request)
         case .renewLease(let request):
             renewals += 1
+            if hasOldDatabase { return ControlResponse(refusing: ControlFailure(.databaseWentBack, "old")) }
             guard request.epoch == epoch else {
                 return ControlResponse(refusing: ControlFailure(.fenced, "over"))
             }
@@ -109,11 +122,21 @@ final class FakeCell {
             var answer = ControlVolumeResponse()
             (answer.volume.sizeBytes, answer.volume.change) = (size, change)
             return ControlResponse(.volume(answer))
+        case .getAddressBook:
+            var answer = ControlGetAddressBookResponse()
+            answer.addressBook = book()
+            return ControlResponse(.getAddressBook(answer))
         case .getCluster: return ControlResponse(.getCluster(ControlGetClusterResponse()))
         default: return ControlResponse(refusing: ControlFailure(.badRequest, "not here"))
         }
     }
     private func attach(_ request: ControlAttachVolumeRequest) -> ControlResponse {
+        attempts.append(request)
+        if hasOldDatabase { return ControlResponse(refusing: ControlFailure(.databaseWentBack, "old")) }
+        if notReadyCount > 0 {
+            notReadyCount -= 1
+            return ControlResponse(refusing: ControlFailure(.notReady, "not yet"))
+        }
         guard request.path == "/demo" else {
             return ControlResponse(refusing: ControlFailure(.notFound, "there is no \(request.path)"))
         }

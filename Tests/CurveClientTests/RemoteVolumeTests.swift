@@ -163,6 +163,34 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
         #expect(cell.renewals > 0)
     }
 
+    @Test func anAttachNamesTheAttachmentItFollowsAndItself() throws {
+        let cell = try FakeCell()
+        cell.epoch = 41
+        cell.notReadyCount = 2
+        let volume = try cell.volume()
+        #expect(volume.epoch == Epoch(42))
+        #expect(cell.attempts.map(\.expectedEpoch) == [41, 41, 41])
+        #expect(Set(cell.attempts.map(\.attempt)).count == 3 && !cell.attempts.contains { $0.attempt == 0 })
+    }
+
+    @Test func whileRenewalsAreRefusedIOGoesOnAndMovedChunkserversAreFound() throws {
+        let cell = try FakeCell()
+        let volume = try cell.volume()
+        cell.hasOldDatabase = true
+        guard case .failure(.control(.refused(let failure))) = cell.attach(key: "other", takeOver: true)
+        else {
+            Issue.record("attached")
+            return
+        }
+        #expect(failure.code == .databaseWentBack)
+        cell.store.defaultLeader = ServerID(1)
+        cell.chunkservers[ServerID(1)]?.stop()
+        try cell.chunkservers[ServerID(1)]?.start(port: 9999)
+        cell.bookVersion = 2
+        #expect(isSuccess(cell.write(volume, at: 0, 1, count: 4096, wait: .seconds(10))))
+        #expect(volume.lossReason == nil)
+    }
+
     @Test func aServerThatSaysAnotherNumberIsNotTalkedTo() throws {
         let cell = try FakeCell()
         cell.chunkservers[ServerID(1)]?.claims = ServerID(2)

@@ -1,6 +1,6 @@
 """Drills on disks and on the MDS's database."""
 import contextlib, mmap, os, shutil, subprocess, tempfile, time
-from cluster import MIB, connect, eventually
+from cluster import MIB, NBD, connect, eventually, run
 from scene import Failed, Scene, Skipped
 
 MARKED_OFFSET = 512 * MIB
@@ -118,26 +118,56 @@ def bit_flip(seed):
             if handle.pread(4096, MARKED_OFFSET) != content:
                 raise Failed("a damaged block was handed out")
         eventually(10, lambda: find_block(store, content) is not None, "the damaged copy was not mended")
-        counted = sum(server.get("badBlocksFound", 0) for server in scene.cluster.status()["servers"])
-        result = scene.finish()
-        if not counted:
-            result.update(ok=False, note="status says nothing of the damaged block")
-        return result
+        eventually(5, lambda: any(server["mendedBlocks"] for server in scene.cluster.status()["servers"]),
+                   "status says nothing of the mended block")
+        return scene.finish()
+
+
+WENT_BACK = "older than what chunkservers"
 
 
 def mds_restore(seed):
-    """the MDS's database is lost and an older backup is restored"""
+    """an older backup of the MDS's database is put back: holders go on, nothing is given before an operator agrees"""
     with Scene(seed) as scene:
-        folder = scene.cluster.folder + "/mds"
-        backup = scene.cluster.folder + "/backup"
+        cluster, content = scene.cluster, os.urandom(4096)
+        folder, backup = cluster.folder + "/mds", cluster.folder + "/backup"
+
+        def is_in(state):
+            return cluster.status()["database"]["state"] == state
+
         # The files of one moment, as a snapshot of the file system would have them.
-        scene.stop([scene.cluster.mds])
+        scene.stop([cluster.mds])
         shutil.copytree(folder, backup)
-        scene.go_on([scene.cluster.mds])
-        scene.cluster.curve("volume", "create", "younger", "--size", "64M")
-        scene.kill([scene.cluster.mds])
+        scene.go_on([cluster.mds])
+        cluster.curve("volume", "create", "younger", "--size", "64M")
+        younger, uri = cluster.serve_volume("younger", socket_name="younger")
+        younger.ready()
+        handle = connect(uri)
+        handle.pwrite(content, 0)
+        cluster.curve("volume", "resize", "v", "--size", "2G")
+        time.sleep(5)  # The holder hears of it when it renews, chunkservers of everything with a heartbeat.
+        scene.kill([cluster.mds])
         shutil.rmtree(folder)
         time.sleep(2)
         shutil.copytree(backup, folder)
-        scene.start([scene.cluster.mds])
-        return scene.finish()
+        scene.start([cluster.mds])
+        eventually(10, lambda: is_in("went back"), "the older database was not noticed")
+        cluster.curve("volume", "create", "new", "--size", "64M", status=2, says=WENT_BACK)
+        taker = [NBD, "serve", "v", "--mds", cluster.address, "--listen", f"unix:{cluster.folder}/taker.sock",
+                 "--takeover"]
+        run(taker, status=2, says=WENT_BACK)
+        if handle.pread(4096, 0) != content:
+            raise Failed("the holder of a volume that the database does not know reads something else")
+        cluster.curve("mds", "adopt", says="volume 1, /v, has 2 GiB")
+        if not is_in("current"):
+            raise Failed("the database was adopted and still does not count")
+        cluster.curve("volume", "create", "new", "--size", "64M")
+        handle.pwrite(content, MIB)
+        result = scene.finish()
+        scene.kill([scene.gateway])
+        again, uri = cluster.serve_volume("v", "--takeover", socket_name="taker")
+        again.ready()
+        size = connect(uri).get_size()
+        if size != 2048 * MIB:
+            result.update(ok=False, note=f"after the adoption the volume has {size} bytes")
+        return result

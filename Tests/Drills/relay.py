@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """A bad cable between two interfaces: relay.py A B LOSS-PERCENT DELAY-MILLISECONDS
 
+Says `ready` when it is, and begins with the next line of its input: the cable need not be cut while it starts.
 Frames pass with their virtio_net header, so that what the kernel left to hardware (checksums, cutting into segments)
 is still known on the other side. See packet(7).
 """
@@ -19,9 +20,21 @@ def end(interface):
     return raw
 
 
+def drop_waiting(raw):
+    try:
+        while True:
+            raw.recv(FRAME_MAX)
+    except BlockingIOError:
+        pass
+
+
 def main():
     ends, loss, delay = [end(sys.argv[1]), end(sys.argv[2])], float(sys.argv[3]) / 100, float(sys.argv[4]) / 1000
     waiting, order, chance = [], 0, random.Random(7)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for raw in ends:  # Passed some other way before the cable was bad.
+        drop_waiting(raw)
     while True:
         pause = max(0, waiting[0][0] - time.monotonic()) if waiting else None
         for source in select.select(ends, [], [], pause)[0]:

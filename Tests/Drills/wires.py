@@ -86,17 +86,20 @@ class Wires:
         self.hub.ip(f"link add c{server} type veth peer name d{server}")
         self.hub.ip(f"link set d{server} master br0 up")
         self.hub.ip(f"link set c{server} up")
-        self.cut(server)
         relay = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.py")
         self.cables[server] = subprocess.Popen(
             [*self.hub.prefix, "/usr/bin/python3", relay, f"v{server}", f"c{server}", str(loss_percent),
-             str(delay_milliseconds)], stdin=subprocess.DEVNULL)
+             str(delay_milliseconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.cables[server].stdout.readline()
+        self.cut(server)
+        self.cables[server].stdin.write(b"go\n")
+        self.cables[server].stdin.flush()
 
     def good_cable(self, server):
         self.cables[server].kill()
+        self.join(server)
         self.cables.pop(server).wait()
         self.hub.ip(f"link del c{server}")
-        self.join(server)
 
     def close(self):
         for cable in self.cables.values():

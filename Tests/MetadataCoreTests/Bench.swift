@@ -19,6 +19,8 @@ final class Bench {
     var failedCommitsArrive = false
     var log: [String] = []
     var closed: [SessionID] = []
+    /// What chunkservers say that they remember of the database.
+    var remembered: [ServerID: UInt64] = [:]
     private var nextRequest: UInt64 = 1
 
     static let cluster = UniqueID(high: 7, low: 11)
@@ -107,9 +109,16 @@ final class Bench {
         }
     }
     /// Ends the process and starts another on what the store holds.
-    func restart() throws {
+    /// - Parameter hears: the chunkservers report at once, each with the revision that it remembers.
+    func restart(hears: Bool = true) throws {
         core = try MetadataCore(
             records: rows.values.shuffled(), limits: limits, now: now, secondsSince1970: wall)
+        guard hears else { return }
+        for server in core.state.serversInOrder where !server.addresses.isEmpty {
+            var beat = Self.beat(server.id.rawValue, incarnation: server.incarnation.rawValue)
+            beat.revision = remembered[server.id] ?? 0
+            try ask(.heartbeat(beat), session: 1000 + server.id.rawValue)
+        }
     }
     func pass(_ time: Duration) {
         now += time
@@ -130,6 +139,7 @@ extension Bench {
     }
     static func beat(_ number: UInt64, incarnation: UInt64 = 1) -> ServerHeartbeat {
         var beat = ServerHeartbeat(server: ServerID(number), incarnation: Incarnation(incarnation))
+        beat.cluster = cluster
         (beat.capacityBytes, beat.usedBytes, beat.freeBytes) = (100 << 30, 10 << 30, 90 << 30)
         return beat
     }
@@ -155,7 +165,7 @@ extension Bench {
             }
             beat.finishedTasks = finished
             guard
-                case .heartbeat(_, _, _, let found) = try ask(
+                case .heartbeat(_, _, _, let found, _) = try ask(
                     .heartbeat(beat), session: 1000 + server.id.rawValue)
             else { continue }
             tasks += found

@@ -122,7 +122,7 @@ import Testing
         try bench.create("/v")
         _ = try bench.attach("/v")
         try bench.beatAll()
-        try bench.restart()
+        try bench.restart(hears: false)
         let status = try bench.status()
         #expect(status.servers.allSatisfy { !$0.isOnline })
         #expect(status.attachedCount == 1)

@@ -50,7 +50,7 @@ import Testing
         try bench.ask(.registerServer(moved), session: 50)
         #expect(bench.core.state.servers[ServerID(2)]?.addresses == ["[fe80::1]:9"])
         bench.feed(.sessionClosed(SessionID(rawValue: 50)))
-        try bench.restart()
+        try bench.restart(hears: false)
         let old = bench.refusal(.registerServer(Bench.registration(2, incarnation: 4)), session: 51)
         #expect(old?.code == .staleIncarnation)
         let oldBeat = bench.refusal(.heartbeat(Bench.beat(2, incarnation: 4)), session: 51)
@@ -138,13 +138,13 @@ import Testing
         let bench = try Bench.ready()
         var beat = Bench.beat(1)
         guard
-            case .heartbeat(let book?, let copysets, let version, let tasks) = try bench.ask(
+            case .heartbeat(let book?, let copysets, let version, let tasks, nil) = try bench.ask(
                 .heartbeat(beat), session: 1001)
         else { throw Bench.Wrong.reply }
         #expect(copysets.count == 12)
         #expect(tasks.isEmpty)
         (beat.addressBookVersion, beat.copysetsVersion) = (book.version, version)
-        guard case .heartbeat(nil, let none, version, _) = try bench.ask(.heartbeat(beat), session: 1001)
+        guard case .heartbeat(nil, let none, version, _, _) = try bench.ask(.heartbeat(beat), session: 1001)
         else { throw Bench.Wrong.reply }
         #expect(none.isEmpty)
     }
@@ -165,7 +165,7 @@ import Testing
             beat.copysets.append(CopysetReport(copyset: CopysetID(77), isLeader: true, term: Term(9)))
             beat.finishedTasks = finished
             guard
-                case .heartbeat(_, _, _, let tasks) = try bench.ask(
+                case .heartbeat(_, _, _, let tasks, _) = try bench.ask(
                     .heartbeat(beat), session: 1000 + server)
             else { throw Bench.Wrong.reply }
             return tasks

@@ -117,6 +117,20 @@ import Testing
         try bench.ask(grow, session: 5)
         #expect(try bench.info("/v").row.change == 5)
     }
+    @Test("a holder that was silent for longer than its lease does not fence itself when it shrinks")
+    func resizeAfterSilence() throws {
+        let bench = try Bench.ready()
+        try bench.create("/v")
+        let epoch = try bench.attach("/v", session: 5).epoch
+        bench.pass(.seconds(11))
+        try bench.ask(.resize(path: "/v", sizeBytes: 512 * mib, allowShrink: true), session: 5)
+        let row = try bench.info("/v").row
+        #expect(row.epoch == epoch && row.holder != nil && row.sizeBytes == 512 * mib)
+        // Whoever does not hold it takes it from the silent one, as before.
+        try bench.beatAll(finished: try bench.beatAll().map(\.id))
+        try bench.ask(.resize(path: "/v", sizeBytes: 256 * mib, allowShrink: true), session: 6)
+        #expect(try bench.info("/v").row.epoch > epoch)
+    }
     @Test("what lies between an uneven end and its stripe group is uncovered by a holder only")
     func growUneven() throws {
         let bench = try Bench.ready()

@@ -116,7 +116,7 @@ import Testing
                     try store.commit(changes.map { try RecordCodec.storeChange($0) })
                     core.step(.committed, now: .seconds(step), effects: &effects)
                 case .reply(_, .success(let reply)):
-                    let _: [UInt8] = try ControlResponse(reply, version: "v").serializedBytes()
+                    let _: [UInt8] = try ControlResponse(reply, version: "v", revision: 1).serializedBytes()
                 case .reply, .closeSession, .reload, .log: break
                 }
             }

@@ -200,6 +200,22 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
         #expect(link.received == simpleReply(28) + simpleReply(28) + simpleReply(5) + simpleReply())
         #expect(world.logged.count == 2 && server.status.failedRequests == 3)
     }
+    @Test(
+        "a volume that was taken over ends its connections unanswered: whoever serves it now may be asked again"
+    )
+    func takenOver() throws {
+        let mapped = MemoryVolume(environment: world, size: ByteCount(bytes: 1 << 20))
+        try server.add(NBDExport(name: "mapped", volume: mapped, answersWhenFenced: true))
+        (volume.failures, mapped.failures) = ([.fenced, .fenced], [.fenced])
+        let (link, kernel) = (servedClient(), world.client())
+        kernel.say(hello("mapped"))
+        kernel.received = []
+        link.say(request(Command.flush) + request(Command.flush, cookie: 2))
+        kernel.say(request(Command.flush))
+        world.run()
+        #expect(link.isClosed && link.received.isEmpty && server.status.connections == 1)
+        #expect(!kernel.isClosed && kernel.received == simpleReply(5))
+    }
     @Test("a client that breaks the protocol is closed and logged with the cause")
     func violation() {
         let link = servedClient()

@@ -26,6 +26,10 @@ import Testing
         }
         #expect(isCaught)
     }
+    @Test("a copy that begins below what its log had applied applies nothing of that log")
+    func copyBelow() {
+        #expect(RaftRun.run(seed: 5063).failure == nil)
+    }
     @Test("the same seed gives the same run")
     func deterministic() {
         let (one, two) = (RaftRun.run(seed: 1, tracing: true), RaftRun.run(seed: 1, tracing: true))

@@ -9,6 +9,15 @@ import Testing
         #expect(outcome.cause == nil, "tools/sim --scenario world --replay \(seed) --trace")
         #expect(outcome.answered > 0)
     }
+    @Test(
+        "an older copy of the metadata is noticed, and nothing is given before it is adopted",
+        arguments: 0..<3)
+    func restored(seed: UInt64) {
+        var plan = WorldPlan(seed: seed)
+        plan.restoresMetadata = true
+        let outcome = WorldScenario(plan).run()
+        #expect(outcome.cause == nil, "tools/sim --scenario restored --replay \(seed) --trace")
+    }
     @Test("the same seed gives the same run", arguments: [1])
     func sameSeed(seed: UInt64) {
         let first = WorldScenario(WorldPlan(seed: seed)).run()

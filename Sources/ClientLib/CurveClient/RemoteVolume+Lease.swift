@@ -33,7 +33,8 @@ extension RemoteVolume {
         logWait()
         var request = ControlRenewLeaseRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
-        request.addressBookVersion = links.bookVersion
+        (request.addressBookVersion, request.revision) = (links.bookVersion, metadataRevision)
+        if let cluster { request.clusterID = cluster.controlBytes }
         let timeout = max(attachment.lease / 3, .seconds(1))
         channel.call(ControlRequest(.renewLease(request)), timeout: timeout, isIdempotent: true) {
             [weak self] result in
@@ -48,6 +49,7 @@ extension RemoteVolume {
             guard case .renewLease(let answer) = response.body else { break }
             if renewalFailure != nil { environment.log(.notice, "\(path): the lease is renewed again") }
             renewalFailure = nil
+            metadataRevision = max(metadataRevision, answer.revision)
             if answer.hasAddressBook { learn(answer.addressBook) }
             feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
             serveSizeWaiters()
@@ -57,8 +59,22 @@ extension RemoteVolume {
                 environment.log(.warning, "\(path): the lease is not renewed, I/O goes on: \(error)")
             }
             renewalFailure = (renewalFailure?.since ?? environment.now, "\(error)")
+            if case .refused = error { askForAddresses() }
         }
         scheduleRenewal(after: attachment.lease / 3)
+    }
+    /// A metadata server whose database went back may not know this attachment, but it knows where the
+    /// chunkservers are.
+    private func askForAddresses() {
+        var request = ControlGetAddressBookRequest()
+        request.version = links.bookVersion
+        channel.call(
+            ControlRequest(.getAddressBook(request)), timeout: Self.callTimeout, isIdempotent: true
+        ) { [weak self] result in
+            guard case .success(let response) = result, case .getAddressBook(let answer) = response.body
+            else { return }
+            self?.learn(answer.addressBook)
+        }
     }
 
     func learn(_ book: ControlAddressBook) {

@@ -57,6 +57,10 @@ public final class RemoteVolume: BlockVolume {
     var isRenewing = false
     var lastRenewal: Duration
     var renewalFailure: (since: Duration, why: String)?
+    /// The highest revision of the cluster's metadata that was heard of: said with each renewal, so that a
+    /// metadata server whose database went back learns of it.
+    var metadataRevision: UInt64 = 0
+    private(set) var cluster: UniqueID?
     var loggedWait: VolumeCore.Blockage?
     private var detached: [() -> Void] = []
     private var isDetaching = false
@@ -197,51 +201,27 @@ extension RemoteVolume {
         if options.holderKey.isEmpty {
             options.holderKey = UniqueID(high: environment.random(), low: environment.random()).description
         }
-        let pool = BufferPool()
-        let channel = ControlChannel(
-            environment: environment, addresses: options.metadataServers, hello: Hello(role: .client),
-            pool: pool)
-        var request = ControlAttachVolumeRequest()
-        (request.path, request.holder, request.holderKey) = (options.path, options.holder, options.holderKey)
-        (request.takeOver, request.readOnly) = (options.takeOver, options.isReadOnly)
-        // Asking twice is harmless: the same key attaches again, and only the last answer is used.
-        // Nobody else holds the channel until there is a volume.
-        let keeper = environment.after(options.timeout * 2) { withExtendedLifetime(channel) {} }
-        channel.call(ControlRequest(.attachVolume(request)), timeout: options.timeout, isIdempotent: true) {
-            [options, weak channel] result in
-            guard let channel else { return }
-            environment.cancel(keeper)
-            do throws(AttachError) {
-                let volume = try begin(result, environment, channel, pool, options)
-                volume.attached = completed
-                volume.keep(for: options.timeout) { $0.attachTimedOut() }
-                volume.startRenewing()
-                volume.feed(.start)
-            } catch {
-                channel.close()
-                completed(.failure(error))
-            }
-        }
+        Attaching(environment, options, completed).start()
     }
 
-    private static func begin(
-        _ result: Result<ControlResponse, ControlError>, _ environment: any Environment,
-        _ channel: ControlChannel, _ pool: BufferPool, _ options: AttachOptions
-    ) throws(AttachError) -> RemoteVolume {
-        switch result {
-        case .failure(let error): throw .control(error)
-        case .success(let response):
-            guard case .attachVolume(let answer) = response.body else {
-                throw .badAnswer("an answer to another question")
-            }
-            var cluster: UniqueID?
-            if case .connected(_, let hello) = channel.state { cluster = hello.cluster }
-            let links = ChunkserverLinks(
-                environment: environment, pool: pool, hello: Hello(role: .client, cluster: cluster))
-            return try RemoteVolume(
-                environment: environment, channel: channel, links: links, pool: pool,
-                attachment: try Attachment(answer), options: options)
-        }
+    /// Begins the life of what the metadata server has granted.
+    static func begin(
+        _ answer: ControlAttachVolumeResponse, _ environment: any Environment, _ channel: ControlChannel,
+        _ pool: BufferPool, _ options: AttachOptions,
+        completed: @escaping (Result<RemoteVolume, AttachError>) -> Void
+    ) throws(AttachError) {
+        var cluster: UniqueID?
+        if case .connected(_, let hello) = channel.state { cluster = hello.cluster }
+        let links = ChunkserverLinks(
+            environment: environment, pool: pool, hello: Hello(role: .client, cluster: cluster))
+        let volume = try RemoteVolume(
+            environment: environment, channel: channel, links: links, pool: pool,
+            attachment: try Attachment(answer), options: options)
+        (volume.cluster, volume.metadataRevision) = (cluster, answer.revision)
+        volume.attached = completed
+        volume.keep(for: options.timeout) { $0.attachTimedOut() }
+        volume.startRenewing()
+        volume.feed(.start)
     }
 
     private func attachTimedOut() {

@@ -19,6 +19,8 @@ struct Registration {
     var isAsking = false
     /// When the first refusal because of a running twin came.
     var refusedSince: Duration?
+    /// What the MDS wants to know of volumes: those after this one.
+    var inquiry: VolumeID?
     /// When the MDS first said yes.
     var registeredAt: Duration = .zero
 
@@ -87,6 +89,7 @@ extension ChunkServer {
         (request.host, request.zone) = (options.host, options.zone)
         request.capacityBytes = UInt64(store.usage.capacityBytes)
         request.lazilyGrown = store.usage.isLazilyGrown
+        request.revision = store.metadataRevision
         call(.registerServer(request)) { [weak self] result in
             guard let self else { return }
             switch result {
@@ -116,7 +119,8 @@ extension ChunkServer {
                 registration.refusedSince = since
                 if environment.now - since < limits.identityRetryMax { return retryRegistration() }
             }
-            if failure.code != .notReady, failure.code != .store {
+            // A database that went back may not know this server any more, until somebody adopts it.
+            if ![.notReady, .store, .databaseWentBack].contains(failure.code) {
                 return fail(.refused("the MDS refuses this chunkserver: \(failure.message)"))
             }
         }
@@ -132,6 +136,7 @@ extension ChunkServer {
         if response.heartbeatMilliseconds > 0 {
             registration.heartbeatEvery = .milliseconds(Int64(response.heartbeatMilliseconds))
         }
+        store.remember(metadataRevision: response.revision)
         take(response.addressBook)
         guard phase == .registering else { return }
         phase = .serving
@@ -186,6 +191,9 @@ extension ChunkServer {
         request.addressBookVersion = registration.addressBookVersion
         request.copysetsVersion = registration.copysetsVersion
         request.health = healthText
+        (request.mendedBlocks, request.revision) = (usage.mendedBlocks, store.metadataRevision)
+        request.clusterID = store.identity.cluster.controlBytes
+        if let inquiry = registration.inquiry { request.inventory = inventory(after: inquiry) }
         let reported = tasks.done
         call(.serverHeartbeat(request)) { [weak self] result in
             guard let self, phase == .serving else { return }
@@ -198,11 +206,28 @@ extension ChunkServer {
         }
     }
 
-    /// A new server hears of its copysets by heartbeat, and somebody waits for the first volume.
+    /// A new server hears of its copysets by heartbeat, and somebody waits for the first volume. An MDS that
+    /// asks what the store knows is waited for as well.
     private var pauseUntilHeartbeat: Duration {
         let isNew = environment.now - registration.registeredAt < limits.eagerFor && copysetOrder.isEmpty
+        if registration.inquiry != nil { return limits.eagerHeartbeatEvery }
         return isNew
             ? min(limits.eagerHeartbeatEvery, registration.heartbeatEvery) : registration.heartbeatEvery
+    }
+
+    private func inventory(after volume: VolumeID) -> ControlVolumeInventory {
+        let known = store.volumes(after: volume, countMax: limits.inventoryPageMax)
+        var inventory = ControlVolumeInventory()
+        inventory.afterVolume = volume.rawValue
+        inventory.isLast = known.count < limits.inventoryPageMax
+        inventory.volumes = known.map { knowledge in
+            var report = ControlVolumeReport()
+            (report.volume, report.isDeleted) = (knowledge.volume.rawValue, knowledge.isDeleted)
+            (report.epoch, report.change) = (knowledge.fence.epoch.rawValue, knowledge.fence.change)
+            report.sizeBytes = knowledge.fence.size.bytes
+            return report
+        }
+        return inventory
     }
 
     private func report(_ replica: CopysetReplica) -> ControlCopysetReport {
@@ -218,6 +243,8 @@ extension ChunkServer {
     }
 
     private func heartbeatAnswered(_ response: ControlServerHeartbeatResponse, reported: [UInt64]) {
+        store.remember(metadataRevision: response.revision)
+        registration.inquiry = response.hasInquiry ? VolumeID(response.inquiry.afterVolume) : nil
         if response.hasAddressBook { take(response.addressBook) }
         take(response.copysets)
         registration.copysetsVersion = max(registration.copysetsVersion, response.copysetsVersion)

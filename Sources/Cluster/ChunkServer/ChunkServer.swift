@@ -72,6 +72,9 @@ public final class ChunkServer {
     /// What the store holds of a copyset, for whoever watches over several servers; `nil`: not here.
     public func state(of copyset: CopysetID) -> CopysetState? { store.state(of: copyset) }
 
+    /// What of the metadata server's revisions this server would still know after a power loss.
+    public var durableMetadataRevision: UInt64 { store.durableMetadataRevision }
+
     /// Opens the store, registers with the MDS, then serves.
     public func start() {
         invariant(phase == .idle, "a chunkserver starts once")

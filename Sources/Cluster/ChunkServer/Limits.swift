@@ -37,6 +37,8 @@ public struct ChunkServerLimits: Sendable {
     public var eagerFor: Duration = .seconds(10)
     /// Copysets listed in one text for people.
     public var copysetsNamedMax = 8
+    /// Volumes in one answer to the MDS's question which ones the store knows.
+    public var inventoryPageMax = 4096
     /// A pull of a full copy that is not answered within this time is asked again.
     public var pullTimeout: Duration = .seconds(5)
     /// The default limits.

@@ -342,6 +342,7 @@ extension ChunkStore {
             superblock.tail = checkpoint.tail
             superblock.head = max(superblock.head, journal.inFlight.first?.lsn ?? journal.head)
             superblock.badBlockCount = UInt32(checkpoint.badBlockCount)
+            superblock.metadataRevision = max(superblock.metadataRevision, heardRevision)
             superblock.sequence += 1
             for table in tables.indices {
                 superblock.indexes[table] = tables[table].indexPages
@@ -373,6 +374,7 @@ extension ChunkStore {
     }
     private func rootIsDurable(_ checkpoint: Checkpoint) {
         self.checkpoint = nil
+        durableRevision = superblock.metadataRevision
         journal.tail = checkpoint.tail
         if checkpoint.endsRoomMaking { journal.roomMaking = .none }
         watermarksAreDurable(checkpoint.marks)

@@ -434,6 +434,7 @@ extension ChunkStore {
         let before = chunk.dirtyLeaves
         _ = chunk.set(block.block, MapEntry(location: block.new, checksum: block.old.checksum))
         noteDirtyLeaves(chunk, before)
+        mendedBlockCount += 1
     }
 }
 

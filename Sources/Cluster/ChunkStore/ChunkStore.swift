@@ -58,6 +58,10 @@ public final class ChunkStore {
     var finishingSyncs: [Copyset] = []
     /// Blocks that full copies under way still bring; the sum over all copysets.
     var blocksToCome = 0
+    /// Not yet durable as long as it is above the superblock's.
+    var heardRevision: UInt64 = 0
+    var durableRevision: UInt64 = 0
+    var mendedBlockCount: UInt64 = 0
 
     var stagedBytes = 0
     var entryCount = 0
@@ -103,6 +107,7 @@ public final class ChunkStore {
         usage.journalBytesTotal = layout.journalBytes
         (usage.isLazilyGrown, usage.isOutOfSpaceBelow) = (superblock.isLazilyGrown, isOutOfSpaceBelow)
         usage.traffic = traffic
+        usage.mendedBlocks = mendedBlockCount
         return usage
     }
     /// What Raft starts from; `nil` for a copyset that is not here.
@@ -136,6 +141,7 @@ public final class ChunkStore {
         tickDiscards()
         tickSync()
         if hasCheckpointWork && now - lastCheckpoint >= settings.checkpointEvery { wantsCheckpoint = true }
+        tickRevision()
     }
     /// Commits a root, flushes, then says ``StoreEffect/closed``. Entries given before are stored first.
     public func close() {

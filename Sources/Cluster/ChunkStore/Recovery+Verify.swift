@@ -105,6 +105,7 @@ extension ChunkStore {
         recovery = nil
         phase = .open
         lastCheckpoint = now
+        (durableRevision, heardRevision) = (superblock.metadataRevision, superblock.metadataRevision)
         noteJournalFill()
         enforceRetention()
         effects.removeAll { if case .logStart = $0 { true } else { false } }

@@ -279,6 +279,8 @@ public struct StoreUsage: Hashable, Sendable {
     public var isLazilyGrown = false
     /// The file system below a lazily grown store had no room at the last try.
     public var isOutOfSpaceBelow = false
+    /// Bad blocks replaced by a peer's good copy since the store was opened.
+    public var mendedBlocks: UInt64 = 0
     /// Device bytes by cause.
     public var traffic = StoreTraffic()
     /// Nothing known yet.

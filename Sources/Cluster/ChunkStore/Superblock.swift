@@ -18,6 +18,8 @@ struct Superblock: Equatable {
     var head: UInt64 = 0
     var badBlocks: PageRef = .none
     var badBlockCount: UInt32 = 0
+    /// The highest revision of the metadata server's database that this server has heard of.
+    var metadataRevision: UInt64 = 0
     /// Index pages of the node, copyset and volume tables.
     var indexes: [[PageRef]] = [[], [], []]
     /// Pages of each table, empty ones included.
@@ -70,6 +72,7 @@ struct Superblock: Equatable {
             page.put(UInt32(indexes[table].count))
             page.put(UInt32(pageCounts[table]))
         }
+        page.put(metadataRevision)
         page.position = Self.refsStart
         for refs in indexes { for ref in refs { page.put(ref.word) } }
         invariant(page.position <= Self.checksumAt, "superblock overflows")
@@ -117,6 +120,7 @@ struct Superblock: Equatable {
             counts.append(Int(indexPages))
             pageCounts[table] = Int(pages)
         }
+        metadataRevision = page.next(UInt64.self) ?? 0
         page.position = Self.refsStart
         for table in 0..<3 {
             for _ in 0..<counts[table] {

@@ -11,10 +11,21 @@ import Reactor
 
 struct MDSCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "mds", abstract: "Run the metadata server.",
+        commandName: "mds", abstract: "Run the metadata server, or go on with an older database of it.",
+        discussion: """
+            Examples:
+              curve mds --data /var/lib/curve/mds --listen 10.0.0.5:6700
+              curve mds adopt        after its database was put back from a backup
+            """,
+        subcommands: [MDSServe.self, MDSAdopt.self], defaultSubcommand: MDSServe.self)
+}
+
+struct MDSServe: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Run the metadata server (the default).",
         discussion: """
             Example:
-              curve mds --data /var/lib/curve/mds --listen 10.0.0.5:6700
+              curve mds serve --data /var/lib/curve/mds --listen 10.0.0.5:6700
             """)
     @Option(help: "Folder of its database; made if missing.") var data: String
     @Option(help: "Address to listen on, host:port; port 0 lets the system choose.") var listen =
@@ -42,6 +53,32 @@ struct MDSCommand: ParsableCommand {
             failure = .failed(words(for: error))
         } catch { failure = .failed("\(error)") }
         if let failure { throw failure }
+    }
+}
+
+struct MDSAdopt: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "adopt",
+        abstract: "Go on with a database that is older than what the cluster remembers.",
+        discussion: """
+            A metadata server whose database was put back from a backup gives nothing away: volumes may have \
+            been attached, resized or deleted since. Put the newest database back if there is one. If not, \
+            this takes over what chunkservers know of volumes, passes over all numbers that may have been \
+            given since, and says what it found. What only the lost database knew (names of new volumes, \
+            renamings, new pools) is gone.
+            Example:
+              curve mds adopt
+            """)
+    @Flag(help: "Also when chunkservers cannot say what they know; older sizes of volumes may come back.")
+    var force = false
+    @OptionGroup var metadata: MetadataOptions
+    func run() throws {
+        var request = ControlAdoptDatabaseRequest()
+        request.force = force
+        let call = MetadataCall(address: try metadata.address(), timeout: .seconds(20))
+        let answer = try call.whenReady(.adoptDatabase(request)).adoptDatabase
+        for finding in answer.findings { print(finding) }
+        print("the database counts from now on, at revision \(answer.revision)")
     }
 }
 

@@ -24,15 +24,16 @@ struct StatusJSON: Encodable {
     struct Server: Encodable {
         let id: UInt64, device: String, host: String, addresses: [String], incarnation: UInt64, online: Bool
         let zone: String?, capacityBytes: UInt64, usedBytes: UInt64, freeBytes: UInt64, lazilyGrown: Bool
-        let copysetsLed: UInt32, health: String
+        let copysetsLed: UInt32, health: String, mendedBlocks: UInt64
     }
     struct Pool: Encodable {
         let name: String, replicas: UInt32, copysets: UInt32, capacityBytes: UInt64, freeBytes: UInt64
     }
     struct Copyset: Encodable { let id: UInt32, members: [UInt64], leader: UInt64?, membersInStep: UInt32 }
+    struct Database: Encodable { let state: String, revision: UInt64, heardRevision: UInt64 }
     let cluster: String, healthy: Bool, servers: [Server], pools: [Pool], copysets: [Copyset]
     let volumes: UInt32, attachedVolumes: UInt32, recycledVolumes: UInt32, pendingTasks: UInt32,
-        warnings: [String]
+        warnings: [String], database: Database
 
     init(_ status: ControlGetStatusResponse) {
         cluster = UniqueID(controlBytes: status.clusterID)?.description ?? ""
@@ -43,7 +44,8 @@ struct StatusJSON: Encodable {
                 addresses: $0.addresses, incarnation: $0.incarnation, online: $0.online,
                 zone: $0.zone.isEmpty ? nil : $0.zone, capacityBytes: $0.capacityBytes,
                 usedBytes: $0.usedBytes, freeBytes: $0.freeBytes,
-                lazilyGrown: $0.lazilyGrown, copysetsLed: $0.copysetsLed, health: $0.health)
+                lazilyGrown: $0.lazilyGrown, copysetsLed: $0.copysetsLed, health: $0.health,
+                mendedBlocks: $0.mendedBlocks)
         }
         pools = status.pools.map {
             Pool(
@@ -58,6 +60,15 @@ struct StatusJSON: Encodable {
         (volumes, attachedVolumes) = (status.volumes, status.attachedVolumes)
         (recycledVolumes, pendingTasks) = (status.recycledVolumes, status.pendingTasks)
         warnings = status.warnings
+        let state =
+            switch status.database.state {
+            case .current: "current"
+            case .waiting: "waiting"
+            case .wentBack: "went back"
+            case .UNRECOGNIZED(let number): "state \(number)"
+            }
+        database = Database(
+            state: state, revision: status.database.revision, heardRevision: status.database.heardRevision)
     }
 }
 
@@ -84,6 +95,7 @@ enum StatusText {
                     server.addresses.joined(separator: ","), Text.size(server.usedBytes),
                     Text.size(server.freeBytes), Text.size(server.capacityBytes), "\(server.copysetsLed)",
                     (server.lazilyGrown ? "grows lazily" : "prewritten")
+                        + (server.mendedBlocks == 0 ? "" : ", \(server.mendedBlocks) blocks mended")
                         + (server.health == "ok" || server.health.isEmpty ? "" : ", \(server.health)"),
                 ])
         }

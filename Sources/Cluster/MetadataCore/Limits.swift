@@ -32,6 +32,17 @@ public struct MetadataLimits: Hashable, Sendable {
     public var purgesPerTickMax = 16
     /// Requests that wait for a transaction in flight; more are refused.
     public var waitingRequestsMax = 1024
+    /// Requests that wait this long for chunkservers to say what they remember are told to come again.
+    public var trustPatience: Duration = .seconds(3)
+    /// A revision further ahead than this is nonsense: no cluster makes a transaction each microsecond for
+    /// ten days.
+    public var revisionGapMax: UInt64 = 1 << 40
+    /// Transactions of a lost database that nobody heard of, at most: those of its last seconds.
+    public var unheardRevisionsMax: UInt64 = 1024
+    /// Lost ranges of numbers, and stranded volumes, that are remembered; the newest ones.
+    public var lostRangesMax = 16, strandedVolumesMax = 1000
+    /// Sentences in the answer to an adoption.
+    public var findingsMax = 200
     /// Addresses of one chunkserver.
     public var addressesMax = 8
     /// One address: the longest host name and a port fit.

@@ -21,24 +21,24 @@ extension MetadataCore {
     /// The number of the next attachment.
     func nextEpoch(of row: VolumeRow) throws(MetadataRefusal) -> Epoch {
         if isPlanted(.epochReused), row.epoch > Epoch(0) { return row.epoch }
-        let (next, overflowed) = row.epoch.rawValue.addingReportingOverflow(1)
-        guard !overflowed else {
+        let next = UInt64(row.epoch.rawValue) + UInt64(row.skip ?? 0) + 1
+        guard next <= UInt32.max else {
             throw MetadataRefusal(
                 .noSpace,
                 "volume \(row.id) was attached \(row.epoch) times, the limit; copy it to a new volume")
         }
-        return Epoch(next)
+        return Epoch(UInt32(next))
     }
 
     /// The number of the volume's next change.
     func nextChange(of row: VolumeRow) throws(MetadataRefusal) -> UInt32 {
-        let (next, overflowed) = (row.change ?? 0).addingReportingOverflow(1)
-        guard !overflowed else {
+        let next = UInt64(row.change ?? 0) + UInt64(row.skip ?? 0) + 1
+        guard next <= UInt32.max else {
             throw MetadataRefusal(
                 .noSpace,
                 "volume \(row.id) was changed \(UInt32.max) times, the limit; copy it to a new volume")
         }
-        return next
+        return UInt32(next)
     }
 
     func attach(
@@ -47,35 +47,58 @@ extension MetadataCore {
         var row = try volume(at: request.path)
         try check(request.holder, "a holder's name")
         try check(request.holderKey, "a holder's key")
+        // A copy of the request that got it: the same answer again.
+        if request.attempt != 0, let holder = row.holder, holder.attempt == request.attempt {
+            return Decision(.attached(attachment(row, now: now)), [], [.lease(row.id, session)])
+        }
         let isSame = row.holder.map { !$0.key.isEmpty && $0.key == request.holderKey } ?? false
         if isLeaseLive(row, now: now), !isSame, !request.takeOver {
             throw held(
                 row, request.path, "detach it there, or attach with --takeover, which fences that holder")
         }
+        if let expected = request.expectedEpoch, expected != row.epoch {
+            throw MetadataRefusal(
+                .notReady,
+                "\(request.path) was attached with number \(row.epoch) since \(expected) was read; try again")
+        }
         let old = row.holder
         (row.epoch, row.change) = (try nextEpoch(of: row), try nextChange(of: row))
         row.holder = HolderRow(
             name: request.holder, key: request.holderKey, since: secondsSince1970,
-            readOnly: request.readOnly)
-        let copysets = state.table(of: row).compactMap { state.copysets[$0] }
-        var attached = info(of: row, now: now)
-        attached.holder = request.holder
-        let attachment = VolumeAttachment(
-            volume: attached, epoch: row.epoch, lease: limits.lease, copysets: copysets,
-            addressBook: state.addressBook)
+            readOnly: request.readOnly, attempt: request.attempt == 0 ? nil : request.attempt)
+        row.skip = nil
+        let attached = attachment(row, now: now)
         var afterwards: [Afterwards] = [.lease(row.id, session)]
         if let old {
             let names = "from \(MetadataPath.quoted(old.name)) to \(MetadataPath.quoted(request.holder))"
             afterwards.append(
-                .log("volume \(row.id), \(attached.path), goes \(names), epoch \(row.epoch)"))
+                .log("volume \(row.id), \(attached.volume.path), goes \(names), epoch \(row.epoch)"))
         }
-        return Decision(.attached(attachment), [.put(.volume(row))], afterwards)
+        return Decision(.attached(attached), [.put(.volume(row))], afterwards)
+    }
+    /// What the holder of `row` needs to know.
+    private func attachment(_ row: VolumeRow, now: Duration) -> VolumeAttachment {
+        let copysets = state.table(of: row).compactMap { state.copysets[$0] }
+        var info = info(of: row, now: now)
+        info.holder = row.holder?.name ?? ""
+        return VolumeAttachment(
+            volume: info, epoch: row.epoch, lease: limits.lease, copysets: copysets,
+            addressBook: state.addressBook)
     }
 
     /// Keeps a lease alive, even one that had ended if nobody took its place.
     mutating func renew(
-        _ id: VolumeID, epoch: Epoch, addressBookVersion: UInt64, session: SessionID, now: Duration
+        _ id: VolumeID, epoch: Epoch, addressBookVersion: UInt64, of cluster: UniqueID?, revision: UInt64,
+        session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
+        if let cluster {
+            guard cluster == clusterID else {
+                throw MetadataRefusal(
+                    .wrongCluster, "this is cluster \(clusterID), the volume is of \(cluster)")
+            }
+            heard(revision: revision)
+            heard(addressBookVersion: addressBookVersion)
+        }
         let row = try attachment(of: id, epoch: epoch)
         guard row.holder != nil else {
             throw MetadataRefusal(.fenced, "volume \(id) is detached; attach it again")
@@ -93,15 +116,19 @@ extension MetadataCore {
         var row = try attachment(of: id, epoch: epoch)
         guard row.holder != nil else { return Decision(.done) }
         row.holder = nil
-        return Decision(.done, [.put(.volume(row))], [.endLease(id)])
+        return Decision(bookkeeping: .done, [.put(.volume(row))], [.endLease(id)])
     }
 
     private func attachment(of id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> VolumeRow {
         guard let row = state.volumes[id], !row.isPurging else {
+            // Nobody is told that his volume is gone by a database that may never have known it.
+            guard id.rawValue < state.cluster.nextVolume, !mayBeLost(id) else {
+                throw unknownAttachment("volume \(id) is not known here")
+            }
             throw MetadataRefusal(.fenced, "volume \(id) is gone; it was deleted")
         }
         guard epoch <= row.epoch, epoch > Epoch(0) else {
-            throw MetadataRefusal(.badRequest, "volume \(id) never had an attachment \(epoch)")
+            throw unknownAttachment("volume \(id) never had an attachment \(epoch)")
         }
         guard epoch == row.epoch else {
             let by = row.holder.map { ", attached by \(MetadataPath.quoted($0.name))" } ?? ""
@@ -109,5 +136,11 @@ extension MetadataCore {
                 .fenced, "attachment \(epoch) of volume \(id) is over: it is at \(row.epoch) now\(by)")
         }
         return row
+    }
+    private func unknownAttachment(_ what: String) -> MetadataRefusal {
+        trust == .current
+            ? MetadataRefusal(
+                .badRequest, "\(what); if the database was put back, its lease cannot be renewed")
+            : databaseWentBack()
     }
 }

@@ -22,7 +22,7 @@ extension MetadataCore {
             .allocated(cluster: clusterID, server: row.id), [.put(.cluster(cluster)), .put(.server(row))])
     }
 
-    func register(
+    mutating func register(
         _ registration: ServerRegistration, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
         guard registration.cluster == clusterID else {
@@ -32,6 +32,8 @@ extension MetadataCore {
                     + " with its own metadata server, or format it anew for this one")
         }
         guard var row = state.servers[registration.server], row.device == registration.device else {
+            metStranger(registration)
+            if trust == .wentBack { throw databaseWentBack() }
             let known = state.serverOfDevice[registration.device].map { "; that device has number \($0)" }
             throw MetadataRefusal(
                 .notFound,
@@ -48,12 +50,14 @@ extension MetadataCore {
                 .badRequest, "a chunkserver has 1 to \(limits.addressesMax) addresses; register with them")
         }
         try checkIdentity(row, registration.incarnation, session: session, now: now)
+        spoke(row.id, revision: registration.revision)
         let old = row
         (row.host, row.zone, row.addresses) = (registration.host, registration.zone, registration.addresses)
         (row.incarnation, row.capacityBytes) = (registration.incarnation, registration.capacityBytes)
         row.lazilyGrown = registration.lazilyGrown
         var cluster = state.cluster
-        if row != old { cluster.addressBookVersion += 1 }
+        let isChanged = row != old
+        if isChanged { cluster.addressBookVersion = newBookVersion }
         var book = state.addressBook
         book.version = cluster.addressBookVersion
         book.servers = book.servers.filter { $0.id < row.id } + [row] + book.servers.filter { $0.id > row.id }
@@ -62,8 +66,8 @@ extension MetadataCore {
             "chunkserver \(row.id) on \(row.host) registered: \(enumerated(row.addresses)),"
             + " incarnation \(row.incarnation)"
         return Decision(
-            .registered(copysets: copysets, addressBook: book, heartbeat: limits.heartbeat),
-            row == old ? [] : [.put(.cluster(cluster)), .put(.server(row))],
+            bookkeeping: .registered(copysets: copysets, addressBook: book, heartbeat: limits.heartbeat),
+            isChanged ? [.put(.cluster(cluster)), .put(.server(row))] : [],
             [.serverRegistered(row.id, session), .log(line)])
     }
     /// Refuses who comes with an older incarnation, and who comes while another process has the identity.
@@ -127,7 +131,9 @@ extension MetadataCore {
     mutating func heard(
         _ heartbeat: ServerHeartbeat, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
-        guard let row = state.servers[heartbeat.server], !row.addresses.isEmpty else {
+        guard let row = state.servers[heartbeat.server], !row.addresses.isEmpty,
+            heartbeat.cluster ?? clusterID == clusterID
+        else {
             throw MetadataRefusal(
                 .notFound, "chunkserver \(heartbeat.server) has not registered; register first")
         }
@@ -142,17 +148,27 @@ extension MetadataCore {
                 "chunkserver \(row.id) has registered with incarnation \(row.incarnation), not"
                     + " \(heartbeat.incarnation); register first")
         }
+        if heartbeat.cluster != nil { spoke(row.id, revision: heartbeat.revision) }
+        if let inventory = heartbeat.inventory { take(inventory, from: row.id) }
         var returned: [Afterwards] = []
         if silent.remove(row.id) != nil {
             returned.append(.log("chunkserver \(row.id) on \(row.host) is heard again"))
         }
         var kept = heartbeat
-        (kept.copysets, kept.finishedTasks) = ([], [])  // Kept elsewhere; a copyset's news is its leader's.
+        // Kept elsewhere; a copyset's news is its leader's.
+        (kept.copysets, kept.finishedTasks, kept.inventory) = ([], [], nil)
         let rival = live[row.id]?.session == session ? live[row.id]?.rival : nil
         live[row.id] = LiveServer(session: session, lastHeard: now, heartbeat: kept, rival: rival)
         let led = note(heartbeat.copysets, from: row.id, now: now)
         let done = Set(heartbeat.finishedTasks.filter { isMember(row.id, of: state.tasks[$0]?.copyset) })
-        let changes = finished(done)
+        var changes = finished(done)
+        // An older database has an older address book; others take it only with a newer version.
+        if heartbeat.cluster != nil { heard(addressBookVersion: heartbeat.addressBookVersion) }
+        if trustLedger.heardBookVersion > state.cluster.addressBookVersion {
+            var cluster = state.cluster
+            cluster.addressBookVersion = newBookVersion
+            changes.append(.put(.cluster(cluster)))
+        }
         var tasks: [TaskRow] = []
         for copyset in led where tasks.count < limits.tasksPerHeartbeatMax {
             for id in (state.tasksOfCopyset[copyset] ?? []).sorted() where !done.contains(id) {
@@ -164,10 +180,16 @@ extension MetadataCore {
         let copysets = heartbeat.copysetsVersion == version ? [] : state.copysetsOfServer[row.id] ?? []
         let isNew = heartbeat.addressBookVersion != state.cluster.addressBookVersion
         return Decision(
-            .heartbeat(
+            bookkeeping: .heartbeat(
                 addressBook: isNew ? state.addressBook : nil,
-                copysets: copysets.compactMap { state.copysets[$0] }, copysetsVersion: version, tasks: tasks),
+                copysets: copysets.compactMap { state.copysets[$0] }, copysetsVersion: version, tasks: tasks,
+                inquiry: trust == .wentBack ? trustLedger.inquiry(of: row.id) : nil),
             changes, returned)
+    }
+    /// Newer than every address book that anybody has.
+    private var newBookVersion: UInt64 {
+        let (ours, heard) = (state.cluster.addressBookVersion, trustLedger.heardBookVersion)
+        return heard > ours ? heard + limits.unheardRevisionsMax : ours + 1
     }
     private func isMember(_ server: ServerID, of copyset: CopysetID?) -> Bool {
         copyset.flatMap { state.copysets[$0] }?.members.contains(server) ?? false

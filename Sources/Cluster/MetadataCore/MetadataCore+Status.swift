@@ -15,7 +15,8 @@ extension MetadataCore {
             cluster: clusterID, servers: servers, pools: state.poolsInOrder.map { info(of: $0) },
             volumeCount: named, attachedCount: attached, recycledCount: state.recycled.count,
             copysets: copysets, pendingTaskCount: state.tasks.count,
-            warnings: Array(warnings.prefix(limits.warningsMax)))
+            warnings: Array(warnings.prefix(limits.warningsMax)), trust: trust, revision: revision,
+            heardRevision: max(revision, heardRevision))
     }
     private func status(of row: ServerRow, now: Duration) -> ServerStatus {
         let live = live[row.id]
@@ -27,7 +28,8 @@ extension MetadataCore {
             row: row, isOnline: isOnline, secondsSinceHeartbeat: UInt64(max(0, silent)),
             capacityBytes: heartbeat?.capacityBytes ?? row.capacityBytes,
             usedBytes: heartbeat?.usedBytes ?? 0, freeBytes: heartbeat?.freeBytes ?? 0,
-            copysetsLed: isOnline ? led : 0, health: heartbeat?.health ?? "")
+            copysetsLed: isOnline ? led : 0, health: heartbeat?.health ?? "",
+            mendedBlocks: heartbeat?.mendedBlocks ?? 0)
     }
     private func status(of row: CopysetRow, now: Duration) -> CopysetStatus {
         guard let live = liveCopysets[row.id], live.isReady, isOnline(live.leader, now: now) else {
@@ -38,6 +40,16 @@ extension MetadataCore {
 
     private func warnings(servers: [ServerStatus], copysets: [CopysetStatus]) -> [String] {
         var warnings: [String] = []
+        switch trust {
+        case .current: break
+        case .waiting: warnings.append(waitingText)
+        case .wentBack: warnings.append(wentBackText)
+        }
+        if let stranded = state.cluster.strandedVolumes, !stranded.isEmpty {
+            warnings.append(
+                "\(stranded.count) volumes are not in the database since an older one was adopted, but"
+                    + " chunkservers hold their data: \(enumerated(stranded))")
+        }
         if servers.isEmpty {
             warnings.append("there is no chunkserver; format a store and start one")
         } else if state.pools.isEmpty {

@@ -68,6 +68,9 @@ extension MetadataCore {
         row.sizeBytes = sizeBytes
         guard sizeBytes != old else { return Decision(.volume(info(of: row, now: now))) }
         let oldEnd = row.fenceBytes(forSize: old)
+        // Also by a holder whose lease has ended and whom nobody has superseded: it must not fence itself.
+        let isHeld =
+            isLeaseLive(row, now: now) || row.holder != nil && leases[row.id]?.session == session
         row.change = try nextChange(of: row)
         if sizeBytes > old {
             if let pending = state.tasksOfVolume[row.id]?.count {
@@ -77,7 +80,7 @@ extension MetadataCore {
                 )
             }
             // What lies between the old end and the end of its stripe group is trimmed by a holder only.
-            guard oldEnd == old || row.epoch == Epoch(0) || isLeaseLive(row, now: now) else {
+            guard oldEnd == old || row.epoch == Epoch(0) || isHeld else {
                 throw MetadataRefusal(
                     .badRequest,
                     "\(text) is striped over \(row.stripeCount) chunks and does not end with a whole stripe"
@@ -91,7 +94,7 @@ extension MetadataCore {
                 "\(text) has \(ByteCount(bytes: old)); a size of \(ByteCount(bytes: sizeBytes)) would cut off"
                     + " data for good; allow the shrink if that is meant")
         }
-        if isLeaseLive(row, now: now) {
+        if isHeld {
             guard leases[row.id]?.session == session else {
                 throw held(row, text, "only its holder can shrink it; detach it first")
             }
@@ -174,7 +177,7 @@ extension MetadataCore {
     }
 
     /// Ends a volume. Its number lives on until every copyset has said that it freed the volume's blocks.
-    private func purged(
+    func purged(
         _ ending: VolumeRow, counters: inout ClusterRow
     ) throws(MetadataRefusal) -> [RecordChange] {
         var row = ending

@@ -46,13 +46,23 @@ public struct MetadataCore: Machine {
         var reply: MetadataReply
         var changes: [RecordChange] = []
         var afterwards: [Afterwards] = []
+        /// True when others would rely on it: it raises the revision.
+        var raisesRevision = true
         init(_ reply: MetadataReply, _ changes: [RecordChange] = [], _ afterwards: [Afterwards] = []) {
             (self.reply, self.changes, self.afterwards) = (reply, changes, afterwards)
+        }
+        /// A decision that a database may forget without harm, or that a database which went back may take.
+        init(
+            bookkeeping reply: MetadataReply, _ changes: [RecordChange] = [], _ afterwards: [Afterwards] = []
+        ) {
+            self.init(reply, changes, afterwards)
+            raisesRevision = false
         }
     }
     /// What becomes true in memory once the changes are durable.
     enum Afterwards: Hashable {
-        case lease(VolumeID, SessionID), endLease(VolumeID)
+        case lease(VolumeID, SessionID), endLease(VolumeID), grace(VolumeID)
+        case adopted, overruled
         case serverRegistered(ServerID, SessionID)
         case log(String)
     }
@@ -84,6 +94,7 @@ public struct MetadataCore: Machine {
         let id: RequestID
         let request: MetadataRequest
         let session: SessionID
+        let arrived: Duration
     }
     /// ready -> committing -> ready | reloading; reloading -> ready | broken; broken -> reloading.
     private enum Phase {
@@ -98,6 +109,8 @@ public struct MetadataCore: Machine {
     var leases: [VolumeID: Lease] = [:]
     /// Chunkservers that the log calls silent.
     var silent: Set<ServerID> = []
+    /// Whether the database may be relied on.
+    var trustLedger: TrustLedger
     /// When this process started; silence before it says nothing.
     let startedAt: Duration
     private let wallAtStart: UInt64
@@ -107,6 +120,8 @@ public struct MetadataCore: Machine {
     /// In order of arrival; those before ``waitingHead`` are served.
     private var waiting: [Waiting] = []
     private var waitingHead = 0
+    /// Those that wait until it is clear whether the database may be relied on.
+    private var waitingForTrust: [Waiting] = []
 
     /// - Parameter records: every row of the store.
     /// - Throws: ``DamagedMetadata`` when they cannot be true together.
@@ -115,6 +130,7 @@ public struct MetadataCore: Machine {
     ) throws(DamagedMetadata) {
         self.limits = limits
         state = try MetadataState(records)
+        trustLedger = TrustLedger(state)
         (startedAt, wallAtStart, self.secondsSince1970) = (now, secondsSince1970, secondsSince1970)
         grantGrace(now: now)
     }
@@ -128,7 +144,9 @@ public struct MetadataCore: Machine {
         switch event {
         case .received(let id, let request, let session, let seconds):
             secondsSince1970 = seconds
-            receive(Waiting(id: id, request: request, session: session), now: now, effects: &effects)
+            receive(
+                Waiting(id: id, request: request, session: session, arrived: now), now: now, effects: &effects
+            )
         case .committed:
             guard case .committing(let id, let decision) = phase else {
                 invariant(false, "committed, but nothing was to be")
@@ -151,11 +169,13 @@ public struct MetadataCore: Machine {
         case .sessionClosed(let session):
             waiting = waiting[waitingHead...].filter { $0.session != session }
             waitingHead = 0
+            waitingForTrust.removeAll { $0.session == session }
             for server in live.keys where live[server]?.session == session { live[server]?.session = nil }
         case .tick(let seconds):
             secondsSince1970 = seconds
             tick(now: now, effects: &effects)
         }
+        if !waitingForTrust.isEmpty { serveThoseWhoWaitForTrust(now: now, effects: &effects) }
     }
 }
 
@@ -186,23 +206,65 @@ extension MetadataCore {
         waiting.removeAll(keepingCapacity: true)
         waitingHead = 0
     }
+    /// Serves or refuses them once that is clear, or they have waited for too long.
+    private mutating func serveThoseWhoWaitForTrust(now: Duration, effects: inout [Effect]) {
+        if trust == .waiting {
+            let all = waitingForTrust
+            waitingForTrust = all.filter { now - $0.arrived < limits.trustPatience }
+            for request in all where now - request.arrived >= limits.trustPatience {
+                effects.append(.reply(request.id, .failure(MetadataRefusal(.notReady, waitingText))))
+            }
+        } else {
+            waiting += waitingForTrust
+            waitingForTrust = []
+            serveWaiting(now: now, effects: &effects)
+        }
+    }
     private mutating func serve(_ request: Waiting, now: Duration, effects: inout [Effect]) {
+        if request.request.needsTrust {
+            switch trust {
+            case .current: break
+            case .wentBack: return effects.append(.reply(request.id, .failure(databaseWentBack())))
+            case .waiting:
+                guard waitingForTrust.count < limits.waitingRequestsMax else {
+                    let refusal = MetadataRefusal(.notReady, waitingText)
+                    return effects.append(.reply(request.id, .failure(refusal)))
+                }
+                return waitingForTrust.append(request)
+            }
+        }
         do {
             let decision = try decide(request.request, session: request.session, now: now)
             begin(decision, id: request.id, now: now, effects: &effects)
         } catch {
-            effects.append(.reply(request.id, .failure(error)))
+            effects.append(.reply(request.id, .failure(doubting(error, request.request))))
         }
+    }
+    /// What an older database does not know may well be there.
+    private func doubting(_ refusal: MetadataRefusal, _ request: MetadataRequest) -> MetadataRefusal {
+        guard refusal.code == .notFound, request.looksUpPath, trust != .current else { return refusal }
+        let doubt = trust == .wentBack ? databaseWentBack() : MetadataRefusal(.notReady, waitingText)
+        return MetadataRefusal(doubt.code, "\(refusal.message), but \(doubt.message)")
     }
     private mutating func begin(
         _ decision: Decision, id: RequestID?, now: Duration, effects: inout [Effect]
     ) {
         guard decision.changes.isEmpty else {
+            var decision = decision
+            if decision.raisesRevision { decision.changes = raisingRevision(decision.changes) }
             phase = .committing(id, decision)
             effects.append(.commit(decision.changes))
             return
         }
         finish(decision, id: id, now: now, effects: &effects)
+    }
+    private func raisingRevision(_ changes: [RecordChange]) -> [RecordChange] {
+        var (cluster, others) = (state.cluster, [RecordChange]())
+        for change in changes {
+            if case .put(.cluster(let row)) = change { cluster = row } else { others.append(change) }
+        }
+        cluster.revision = revision + 1
+        return [.put(.cluster(cluster))] + others
     }
     private mutating func finish(
         _ decision: Decision, id: RequestID?, now: Duration, effects: inout [Effect]
@@ -212,6 +274,10 @@ extension MetadataCore {
             case .lease(let volume, let session):
                 leases[volume] = Lease(end: now + limits.lease, session: session)
             case .endLease(let volume): leases[volume] = nil
+            case .grace(let volume):
+                leases[volume] = Lease(end: now + limits.lease, session: nil)
+            case .adopted: trustLedger.adopted()
+            case .overruled: trustLedger.isOverruled = true
             case .serverRegistered(let server, let session):
                 if let old = live[server]?.session, old != session { effects.append(.closeSession(old)) }
                 live[server] = LiveServer(session: session, lastHeard: now)
@@ -255,6 +321,9 @@ extension MetadataCore {
         switch phase {
         case .ready:
             for line in newlySilent(now: now) { effects.append(.log(line)) }
+            if let notice = notice() { return begin(notice, id: nil, now: now, effects: &effects) }
+            // An older database may hold as deleted what was restored since.
+            guard trust == .current else { return }
             let decision = endRetention(wall: trustedWall(now: now))
             if !decision.changes.isEmpty { begin(decision, id: nil, now: now, effects: &effects) }
         case .broken:
@@ -296,9 +365,12 @@ extension MetadataCore {
         case .attach(let request): try attach(request, session: session, now: now)
         case .detach(let volume, let epoch): try detach(volume, epoch: epoch)
         case .addressBook: Decision(.addressBook(state.addressBook))
+        case .adoptDatabase(let force): try adopt(force: force)
         case .heartbeat(let heartbeat): try heard(heartbeat, session: session, now: now)
-        case .renewLease(let volume, let epoch, let version):
-            try renew(volume, epoch: epoch, addressBookVersion: version, session: session, now: now)
+        case .renewLease(let volume, let epoch, let version, let cluster, let revision):
+            try renew(
+                volume, epoch: epoch, addressBookVersion: version, of: cluster, revision: revision,
+                session: session, now: now)
         }
     }
 }

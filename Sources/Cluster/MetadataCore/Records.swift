@@ -50,8 +50,24 @@ public struct ClusterRow: Hashable, Sendable, Codable {
     public var addressBookVersion: UInt64 = 1
     /// Goes up when a copyset is made or changed.
     public var copysetsVersion: UInt64 = 1
+    /// Counts the transactions that gave or changed something. Missing: none was counted.
+    public var revision: UInt64?
+    /// The highest revision that somebody remembers, while that is more than ours: the database went back.
+    public var heardRevision: UInt64?
+    /// Numbers that a lost database may have given, newest last.
+    public var lostVolumes: [LostNumbers]?
+    /// Volumes of a lost database of which chunkservers hold data.
+    public var strandedVolumes: [VolumeID]?
     /// A cluster in which nothing has happened yet.
     public init(id: UniqueID) { self.id = id }
+}
+
+/// Numbers of volumes that were passed over when an older database was adopted.
+public struct LostNumbers: Hashable, Sendable, Codable {
+    /// The first one.
+    public var from: UInt64
+    /// The first one after them.
+    public var to: UInt64
 }
 
 /// A chunkserver: a number for a device. Where it is reached is its last word, not its name.
@@ -138,6 +154,8 @@ public struct HolderRow: Hashable, Sendable, Codable {
     public var since: UInt64
     /// True when it does not write.
     public var readOnly: Bool
+    /// The name of the attempt that got it. Missing: it had none.
+    public var attempt: UInt64?
 }
 
 /// Where a volume is in its life.
@@ -176,6 +194,8 @@ public struct VolumeRow: Hashable, Sendable, Codable {
     public var holder: HolderRow?
     /// Attachments, resizes and deletions so far: tells the newer of two fences. Missing: none was counted.
     public var change: UInt32?
+    /// Epochs and changes that the next one passes over: a lost database may have given them.
+    public var skip: UInt32?
 }
 
 /// Something that a copyset must commit on the metadata server's behalf.

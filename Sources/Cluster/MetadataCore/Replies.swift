@@ -8,9 +8,11 @@ public enum MetadataReply: Hashable, Sendable {
     case allocated(cluster: UniqueID, server: ServerID)
     /// A chunkserver's copysets and where its peers are.
     case registered(copysets: [CopysetRow], addressBook: AddressBook, heartbeat: Duration)
-    /// News for a chunkserver: the address book and its copysets when it has old ones, and work.
+    /// News for a chunkserver: the address book and its copysets when it has old ones, work, and after which
+    /// volume its store's knowledge is asked for, if it is.
     case heartbeat(
-        addressBook: AddressBook?, copysets: [CopysetRow], copysetsVersion: UInt64, tasks: [TaskRow])
+        addressBook: AddressBook?, copysets: [CopysetRow], copysetsVersion: UInt64, tasks: [TaskRow],
+        inquiry: VolumeID?)
     /// All there is to know.
     case status(ClusterStatus)
     /// A pool.
@@ -29,6 +31,8 @@ public enum MetadataReply: Hashable, Sendable {
     case renewed(sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?)
     /// Where the chunkservers are.
     case addressBook(AddressBook)
+    /// The database counts from now on; what is different from what others remember.
+    case adopted(findings: [String])
 }
 
 /// Why a request was refused: a code for programs, a sentence for people.
@@ -36,7 +40,7 @@ public struct MetadataRefusal: Error, Hashable, Sendable, CustomStringConvertibl
     /// The codes of `control.proto`, one by one.
     public enum Code: Hashable, Sendable {
         case badRequest, notFound, alreadyExists, held, fenced, noSpace, notEmpty, wrongCluster
-        case identityInUse, staleIncarnation, notReady, store
+        case identityInUse, staleIncarnation, notReady, store, databaseWentBack
     }
     /// For programs.
     public let code: Code
@@ -124,6 +128,22 @@ public struct ClusterStatus: Hashable, Sendable {
     public var pendingTaskCount: Int
     /// Each a sentence: what is wrong and what to do.
     public var warnings: [String]
+    /// Whether the database may be relied on.
+    public var trust: DatabaseTrust
+    /// The database's revision.
+    public var revision: UInt64
+    /// The highest revision that anybody remembers.
+    public var heardRevision: UInt64
+}
+
+/// Whether the database may be relied on.
+public enum DatabaseTrust: Hashable, Sendable {
+    /// Nobody who matters remembers more than it says.
+    case current
+    /// The server has just started, and too few chunkservers have said what they remember.
+    case waiting
+    /// Somebody remembers more: it is an older copy. Nothing is given or changed.
+    case wentBack
 }
 
 /// The state of a chunkserver.
@@ -144,6 +164,8 @@ public struct ServerStatus: Hashable, Sendable {
     public var copysetsLed: Int
     /// "ok", what is wrong in words, or empty when it never reported.
     public var health: String
+    /// Bad blocks replaced by a peer's copy since it started.
+    public var mendedBlocks: UInt64
 }
 
 /// The state of a copyset.

@@ -55,12 +55,16 @@ public enum MetadataRequest: Hashable, Sendable {
     case deleteDirectory(path: String)
     /// Hold a volume.
     case attach(AttachRequest)
-    /// Hold on.
-    case renewLease(volume: VolumeID, epoch: Epoch, addressBookVersion: UInt64)
+    /// Hold on. `revision`: the highest of the database of `cluster` that the holder remembers.
+    case renewLease(
+        volume: VolumeID, epoch: Epoch, addressBookVersion: UInt64, cluster: UniqueID? = nil,
+        revision: UInt64 = 0)
     /// Let go.
     case detach(volume: VolumeID, epoch: Epoch)
     /// Where the chunkservers are.
     case addressBook(version: UInt64)
+    /// Go on with a database that went back.
+    case adoptDatabase(force: Bool)
 }
 
 /// What a starting chunkserver says of itself.
@@ -83,6 +87,8 @@ public struct ServerRegistration: Hashable, Sendable {
     public var capacityBytes: UInt64
     /// True when the store's file grows as it is used.
     public var lazilyGrown: Bool
+    /// The highest revision of the database that it remembers.
+    public var revision: UInt64 = 0
     /// All of it.
     public init(
         cluster: UniqueID, device: UniqueID, server: ServerID, incarnation: Incarnation, addresses: [String],
@@ -116,9 +122,45 @@ public struct ServerHeartbeat: Hashable, Sendable {
     public var copysetsVersion: UInt64 = 0
     /// "ok", or what is wrong in words.
     public var health = "ok"
+    /// Bad blocks replaced by a peer's copy since the process started.
+    public var mendedBlocks: UInt64 = 0
+    /// The cluster that it belongs to; `nil` when it does not say.
+    public var cluster: UniqueID?
+    /// The highest revision of the database that it remembers.
+    public var revision: UInt64 = 0
+    /// What its store knows of volumes, when that was asked.
+    public var inventory: VolumeInventory?
     /// A heartbeat without news.
     public init(server: ServerID, incarnation: Incarnation) {
         (self.server, self.incarnation) = (server, incarnation)
+    }
+}
+
+/// What a chunkserver's store knows of volumes: one page of it.
+public struct VolumeInventory: Hashable, Sendable {
+    /// The volumes of this page come after this one.
+    public var after: VolumeID
+    /// In order of number.
+    public var volumes: [KnownVolume]
+    /// There are no further pages.
+    public var isLast: Bool
+    /// One page.
+    public init(after: VolumeID, volumes: [KnownVolume], isLast: Bool) {
+        (self.after, self.volumes, self.isLast) = (after, volumes, isLast)
+    }
+}
+
+/// A volume as a chunkserver's store knows it.
+public struct KnownVolume: Hashable, Sendable {
+    /// Which.
+    public var volume: VolumeID
+    /// The newest fence in any of its copysets there.
+    public var fence: VolumeFence
+    /// True when a copyset there has deleted it.
+    public var isDeleted: Bool
+    /// All of it.
+    public init(volume: VolumeID, fence: VolumeFence, isDeleted: Bool) {
+        (self.volume, self.fence, self.isDeleted) = (volume, fence, isDeleted)
     }
 }
 
@@ -164,11 +206,17 @@ public struct AttachRequest: Hashable, Sendable {
     public var takeOver: Bool
     /// True when the holder will not write.
     public var readOnly: Bool
+    /// Attach only while the last attachment is this one; `nil`: whatever it is.
+    public var expectedEpoch: Epoch?
+    /// Names the attempt: a copy of it gets the same answer. 0: no name.
+    public var attempt: UInt64
     /// All of it.
     public init(
-        path: String, holder: String, holderKey: String, takeOver: Bool = false, readOnly: Bool = false
+        path: String, holder: String, holderKey: String, takeOver: Bool = false, readOnly: Bool = false,
+        expectedEpoch: Epoch? = nil, attempt: UInt64 = 0
     ) {
         (self.path, self.holder, self.holderKey) = (path, holder, holderKey)
         (self.takeOver, self.readOnly) = (takeOver, readOnly)
+        (self.expectedEpoch, self.attempt) = (expectedEpoch, attempt)
     }
 }

@@ -4,7 +4,8 @@ import MetadataCore
 
 /// Replies as the core makes them, turned into what the wire has.
 extension ControlResponse {
-    init(_ reply: MetadataReply, version: String) {
+    /// - Parameter revision: of the database, for those who shall remember it.
+    init(_ reply: MetadataReply, version: String, revision: UInt64) {
         switch reply {
         case .cluster(let id):
             var body = ControlGetClusterResponse()
@@ -18,14 +19,16 @@ extension ControlResponse {
             var body = ControlRegisterServerResponse()
             body.copysets = copysets.map { ControlCopyset($0) }
             body.addressBook = ControlAddressBook(addressBook)
-            body.heartbeatMilliseconds = heartbeat.wholeMilliseconds
+            (body.heartbeatMilliseconds, body.revision) = (heartbeat.wholeMilliseconds, revision)
             self.init(.registerServer(body))
-        case .heartbeat(let addressBook, let copysets, let copysetsVersion, let tasks):
+        case .heartbeat(let addressBook, let copysets, let copysetsVersion, let tasks, let inquiry):
             var body = ControlServerHeartbeatResponse()
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             body.copysets = copysets.map { ControlCopyset($0) }
             body.copysetsVersion = copysetsVersion
             body.tasks = tasks.map { ControlCopysetTask($0) }
+            body.revision = revision
+            if let inquiry { body.inquiry.afterVolume = inquiry.rawValue }
             self.init(.serverHeartbeat(body))
         case .status(let status): self.init(.getStatus(ControlGetStatusResponse(status)))
         case .pool(let info):
@@ -52,16 +55,21 @@ extension ControlResponse {
             body.leaseMilliseconds = attachment.lease.wholeMilliseconds
             body.copysets = attachment.copysets.map { ControlCopyset($0) }
             body.addressBook = ControlAddressBook(attachment.addressBook)
+            body.revision = revision
             self.init(.attachVolume(body))
         case .renewed(let sizeBytes, let change, let addressBook):
             var body = ControlRenewLeaseResponse()
-            (body.sizeBytes, body.change) = (sizeBytes, change)
+            (body.sizeBytes, body.change, body.revision) = (sizeBytes, change, revision)
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             self.init(.renewLease(body))
         case .addressBook(let addressBook):
             var body = ControlGetAddressBookResponse()
             body.addressBook = ControlAddressBook(addressBook)
             self.init(.getAddressBook(body))
+        case .adopted(let findings):
+            var body = ControlAdoptDatabaseResponse()
+            (body.revision, body.findings) = (revision, findings)
+            self.init(.adoptDatabase(body))
         }
     }
 }
@@ -82,6 +90,7 @@ extension ControlFailure {
             case .staleIncarnation: .staleIncarnation
             case .notReady: .notReady
             case .store: .store
+            case .databaseWentBack: .databaseWentBack
             }
         self.init(code, refusal.message, holder: refusal.holder)
     }
@@ -184,6 +193,13 @@ extension ControlGetStatusResponse {
         }
         pendingTasks = UInt32(clamping: status.pendingTaskCount)
         warnings = status.warnings
+        database.state =
+            switch status.trust {
+            case .current: .current
+            case .waiting: .waiting
+            case .wentBack: .wentBack
+            }
+        (database.revision, database.heardRevision) = (status.revision, status.heardRevision)
     }
 }
 
@@ -196,6 +212,6 @@ extension ControlServerStatus {
         (online, secondsSinceHeartbeat) = (status.isOnline, status.secondsSinceHeartbeat)
         (capacityBytes, usedBytes, freeBytes) = (status.capacityBytes, status.usedBytes, status.freeBytes)
         (lazilyGrown, copysetsLed) = (row.lazilyGrown, UInt32(clamping: status.copysetsLed))
-        (health, zone) = (status.health, row.zone)
+        (health, zone, mendedBlocks) = (status.health, row.zone, status.mendedBlocks)
     }
 }

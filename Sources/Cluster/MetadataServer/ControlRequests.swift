@@ -47,14 +47,18 @@ extension MetadataRequest {
             self = .attach(
                 AttachRequest(
                     path: body.path, holder: body.holder, holderKey: body.holderKey, takeOver: body.takeOver,
-                    readOnly: body.readOnly))
+                    readOnly: body.readOnly,
+                    expectedEpoch: body.hasExpectedEpoch ? Epoch(body.expectedEpoch) : nil,
+                    attempt: body.attempt))
         case .renewLease(let body):
             self = .renewLease(
                 volume: VolumeID(body.volume), epoch: Epoch(body.epoch),
-                addressBookVersion: body.addressBookVersion)
+                addressBookVersion: body.addressBookVersion,
+                cluster: UniqueID(controlBytes: body.clusterID), revision: body.revision)
         case .detachVolume(let body):
             self = .detach(volume: VolumeID(body.volume), epoch: Epoch(body.epoch))
         case .getAddressBook(let body): self = .addressBook(version: body.version)
+        case .adoptDatabase(let body): self = .adoptDatabase(force: body.force)
         }
     }
 }
@@ -78,6 +82,7 @@ extension ServerRegistration {
             server: ServerID(body.server), incarnation: Incarnation(body.incarnation),
             addresses: body.addresses, host: body.host, zone: body.zone, capacityBytes: body.capacityBytes,
             lazilyGrown: body.lazilyGrown)
+        revision = body.revision
     }
 }
 
@@ -92,7 +97,22 @@ extension ServerHeartbeat {
         }
         finishedTasks = body.finishedTasks.map { TaskID($0) }
         (addressBookVersion, copysetsVersion) = (body.addressBookVersion, body.copysetsVersion)
-        health = body.health
+        (health, mendedBlocks, revision) = (body.health, body.mendedBlocks, body.revision)
+        cluster = UniqueID(controlBytes: body.clusterID)
+        if body.hasInventory { inventory = VolumeInventory(body.inventory) }
+    }
+}
+
+extension VolumeInventory {
+    fileprivate init(_ body: ControlVolumeInventory) {
+        let volumes = body.volumes.map {
+            KnownVolume(
+                volume: VolumeID($0.volume),
+                fence: VolumeFence(
+                    epoch: Epoch($0.epoch), size: ByteCount(bytes: $0.sizeBytes), change: $0.change),
+                isDeleted: $0.isDeleted)
+        }
+        self.init(after: VolumeID(body.afterVolume), volumes: volumes, isLast: body.isLast)
     }
 }
 

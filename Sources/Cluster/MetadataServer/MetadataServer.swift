@@ -44,6 +44,9 @@ public final class MetadataServer {
     /// Where it listens, with the port that the system chose; `nil` until ``start(listen:)``.
     public private(set) var address: SocketAddress?
 
+    /// Of the database: counts the transactions that gave or changed something.
+    public var revision: UInt64 { core.revision }
+
     private let environment: any Environment
     private let store: any MetadataStore
     private let options: Options
@@ -154,7 +157,9 @@ extension MetadataServer {
     private func respond(to caller: Caller, _ result: Result<MetadataReply, MetadataRefusal>) {
         switch result {
         case .success(let reply):
-            caller.connection.respond(to: caller.id, ControlResponse(reply, version: options.version))
+            caller.connection.respond(
+                to: caller.id,
+                ControlResponse(reply, version: options.version, revision: core.revision))
         case .failure(let refusal):
             environment.log(.debug, "refused \(caller.connection.peer): \(refusal)")
             caller.connection.respond(to: caller.id, ControlResponse(refusing: ControlFailure(refusal)))

@@ -61,6 +61,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case epochReused = "epoch-reused"
     /// Two processes may run as one chunkserver.
     case twinAdmitted = "twin-admitted"
+    /// A metadata database that was put back from an older copy counts.
+    case databaseBelieved = "database-believed"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

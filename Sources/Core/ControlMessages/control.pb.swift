@@ -121,6 +121,14 @@ public nonisolated struct ControlRequest: Sendable {
     set {body = .createPool(newValue)}
   }
 
+  public var adoptDatabase: ControlAdoptDatabaseRequest {
+    get {
+      if case .adoptDatabase(let v)? = body {return v}
+      return ControlAdoptDatabaseRequest()
+    }
+    set {body = .adoptDatabase(newValue)}
+  }
+
   public var createVolume: ControlCreateVolumeRequest {
     get {
       if case .createVolume(let v)? = body {return v}
@@ -250,6 +258,7 @@ public nonisolated struct ControlRequest: Sendable {
     case serverHeartbeat(ControlServerHeartbeatRequest)
     case getStatus(ControlGetStatusRequest)
     case createPool(ControlCreatePoolRequest)
+    case adoptDatabase(ControlAdoptDatabaseRequest)
     case createVolume(ControlCreateVolumeRequest)
     case getVolume(ControlGetVolumeRequest)
     case listDirectory(ControlListDirectoryRequest)
@@ -336,6 +345,14 @@ public nonisolated struct ControlResponse: Sendable {
     set {body = .createPool(newValue)}
   }
 
+  public var adoptDatabase: ControlAdoptDatabaseResponse {
+    get {
+      if case .adoptDatabase(let v)? = body {return v}
+      return ControlAdoptDatabaseResponse()
+    }
+    set {body = .adoptDatabase(newValue)}
+  }
+
   /// create, get, resize, rename, restore
   public var volume: ControlVolumeResponse {
     get {
@@ -403,6 +420,7 @@ public nonisolated struct ControlResponse: Sendable {
     case serverHeartbeat(ControlServerHeartbeatResponse)
     case getStatus(ControlGetStatusResponse)
     case createPool(ControlCreatePoolResponse)
+    case adoptDatabase(ControlAdoptDatabaseResponse)
     /// create, get, resize, rename, restore
     case volume(ControlVolumeResponse)
     case listDirectory(ControlListDirectoryResponse)
@@ -470,6 +488,9 @@ public nonisolated struct ControlFailure: Sendable {
 
     /// The metadata store failed.
     case store // = 12
+
+    /// The MDS's database is older than what others remember.
+    case databaseWentBack // = 13
     case UNRECOGNIZED(Int)
 
     public init() {
@@ -491,6 +512,7 @@ public nonisolated struct ControlFailure: Sendable {
       case 10: self = .staleIncarnation
       case 11: self = .notReady
       case 12: self = .store
+      case 13: self = .databaseWentBack
       default: self = .UNRECOGNIZED(rawValue)
       }
     }
@@ -510,6 +532,7 @@ public nonisolated struct ControlFailure: Sendable {
       case .staleIncarnation: return 10
       case .notReady: return 11
       case .store: return 12
+      case .databaseWentBack: return 13
       case .UNRECOGNIZED(let i): return i
       }
     }
@@ -529,6 +552,7 @@ public nonisolated struct ControlFailure: Sendable {
       .staleIncarnation,
       .notReady,
       .store,
+      .databaseWentBack,
     ]
 
   }
@@ -614,6 +638,9 @@ public nonisolated struct ControlRegisterServerRequest: Sendable {
   /// Machines that may fail together; empty: none known.
   public var zone: String = String()
 
+  /// The highest revision of the database that it remembers.
+  public var revision: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -637,6 +664,9 @@ public nonisolated struct ControlRegisterServerResponse: Sendable {
   public mutating func clearAddressBook() {self._addressBook = nil}
 
   public var heartbeatMilliseconds: UInt32 = 0
+
+  /// Of the database: counts the transactions that gave or changed something.
+  public var revision: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -672,9 +702,30 @@ public nonisolated struct ControlServerHeartbeatRequest: Sendable {
   /// "ok", or what is wrong in words.
   public var health: String = String()
 
+  /// Bad blocks replaced by a peer's copy since the process started.
+  public var mendedBlocks: UInt64 = 0
+
+  /// As in RegisterServerRequest.
+  public var revision: UInt64 = 0
+
+  /// The answer to the last inquiry; unset when there was none.
+  public var inventory: ControlVolumeInventory {
+    get {_inventory ?? ControlVolumeInventory()}
+    set {_inventory = newValue}
+  }
+  /// Returns true if `inventory` has been explicitly set.
+  public var hasInventory: Bool {self._inventory != nil}
+  /// Clears the value of `inventory`. Subsequent reads from it will return its default value.
+  public mutating func clearInventory() {self._inventory = nil}
+
+  /// 16 bytes; without it the revision says nothing.
+  public var clusterID: Data = Data()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _inventory: ControlVolumeInventory? = nil
 }
 
 public nonisolated struct ControlServerHeartbeatResponse: Sendable {
@@ -700,11 +751,109 @@ public nonisolated struct ControlServerHeartbeatResponse: Sendable {
   /// For copysets this server leads. Sent until reported finished.
   public var tasks: [ControlCopysetTask] = []
 
+  /// As in RegisterServerResponse.
+  public var revision: UInt64 = 0
+
+  /// Set when the MDS wants to know what the store knows of volumes.
+  public var inquiry: ControlVolumeInquiry {
+    get {_inquiry ?? ControlVolumeInquiry()}
+    set {_inquiry = newValue}
+  }
+  /// Returns true if `inquiry` has been explicitly set.
+  public var hasInquiry: Bool {self._inquiry != nil}
+  /// Clears the value of `inquiry`. Subsequent reads from it will return its default value.
+  public mutating func clearInquiry() {self._inquiry = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _addressBook: ControlAddressBook? = nil
+  fileprivate var _inquiry: ControlVolumeInquiry? = nil
+}
+
+/// Asked while the database is known to be older than the stores: which volumes are there, in order of number.
+public nonisolated struct ControlVolumeInquiry: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var afterVolume: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlVolumeInventory: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// As asked.
+  public var afterVolume: UInt64 = 0
+
+  public var volumes: [ControlVolumeReport] = []
+
+  /// There are no further ones.
+  public var isLast: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlVolumeReport: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var volume: UInt64 = 0
+
+  /// Of the newest fence in any copyset here.
+  public var epoch: UInt32 = 0
+
+  public var change: UInt32 = 0
+
+  /// End of the chunk address space by that fence.
+  public var sizeBytes: UInt64 = 0
+
+  /// In at least one copyset here.
+  public var isDeleted: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// The operator agrees that the database is older than what chunkservers and clients remember.
+public nonisolated struct ControlAdoptDatabaseRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Also when not every copyset's leader has said what it knows.
+  public var force: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlAdoptDatabaseResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The new one, above all that were heard of.
+  public var revision: UInt64 = 0
+
+  /// Each a sentence: what is different from what was remembered.
+  public var findings: [String] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
 }
 
 public nonisolated struct ControlCopysetReport: Sendable {
@@ -1225,9 +1374,24 @@ public nonisolated struct ControlAttachVolumeRequest: Sendable {
 
   public var readOnly: Bool = false
 
+  /// Attach only if the last attachment is this one.
+  public var expectedEpoch: UInt32 {
+    get {_expectedEpoch ?? 0}
+    set {_expectedEpoch = newValue}
+  }
+  /// Returns true if `expectedEpoch` has been explicitly set.
+  public var hasExpectedEpoch: Bool {self._expectedEpoch != nil}
+  /// Clears the value of `expectedEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearExpectedEpoch() {self._expectedEpoch = nil}
+
+  /// Names the attempt: a copy of it gets the same answer. 0: no name.
+  public var attempt: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _expectedEpoch: UInt32? = nil
 }
 
 public nonisolated struct ControlAttachVolumeResponse: @unchecked Sendable {
@@ -1269,6 +1433,11 @@ public nonisolated struct ControlAttachVolumeResponse: @unchecked Sendable {
   /// Clears the value of `addressBook`. Subsequent reads from it will return its default value.
   public mutating func clearAddressBook() {_uniqueStorage()._addressBook = nil}
 
+  public var revision: UInt64 {
+    get {_storage._revision}
+    set {_uniqueStorage()._revision = newValue}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1286,6 +1455,12 @@ public nonisolated struct ControlRenewLeaseRequest: Sendable {
   public var epoch: UInt32 = 0
 
   public var addressBookVersion: UInt64 = 0
+
+  /// The highest revision of the database that it remembers.
+  public var revision: UInt64 = 0
+
+  /// 16 bytes; without it the revision says nothing.
+  public var clusterID: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1309,6 +1484,8 @@ public nonisolated struct ControlRenewLeaseResponse: Sendable {
   public mutating func clearAddressBook() {self._addressBook = nil}
 
   public var change: UInt32 = 0
+
+  public var revision: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1365,7 +1542,77 @@ public nonisolated struct ControlGetStatusResponse: Sendable {
   /// Each a sentence: what is wrong and what to do.
   public var warnings: [String] = []
 
+  public var database: ControlDatabaseStatus {
+    get {_database ?? ControlDatabaseStatus()}
+    set {_database = newValue}
+  }
+  /// Returns true if `database` has been explicitly set.
+  public var hasDatabase: Bool {self._database != nil}
+  /// Clears the value of `database`. Subsequent reads from it will return its default value.
+  public mutating func clearDatabase() {self._database = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _database: ControlDatabaseStatus? = nil
+}
+
+public nonisolated struct ControlDatabaseStatus: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var state: ControlDatabaseStatus.State = .current
+
+  public var revision: UInt64 = 0
+
+  /// The highest that anybody remembers.
+  public var heardRevision: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated enum State: SwiftProtobuf.Enum, Swift.CaseIterable {
+    public typealias RawValue = Int
+    case current // = 0
+
+    /// Just started: too few chunkservers have said what they remember.
+    case waiting // = 1
+
+    /// Older than what somebody remembers; nothing is given or changed.
+    case wentBack // = 2
+    case UNRECOGNIZED(Int)
+
+    public init() {
+      self = .current
+    }
+
+    public init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .current
+      case 1: self = .waiting
+      case 2: self = .wentBack
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    public var rawValue: Int {
+      switch self {
+      case .current: return 0
+      case .waiting: return 1
+      case .wentBack: return 2
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    public static let allCases: [ControlDatabaseStatus.State] = [
+      .current,
+      .waiting,
+      .wentBack,
+    ]
+
+  }
 
   public init() {}
 }
@@ -1404,6 +1651,9 @@ public nonisolated struct ControlServerStatus: Sendable {
   /// Empty: none known.
   public var zone: String = String()
 
+  /// As in ServerHeartbeatRequest.
+  public var mendedBlocks: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1438,7 +1688,7 @@ nonisolated extension ControlFailureDomain: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Request"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{4}\u{4}create_volume\0\u{3}get_volume\0\u{3}list_directory\0\u{3}resize_volume\0\u{1}rename\0\u{3}delete_volume\0\u{3}restore_volume\0\u{3}purge_volume\0\u{3}list_recycled\0\u{3}create_directory\0\u{3}delete_directory\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{3}detach_volume\0\u{3}get_address_book\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{4}\u{3}create_volume\0\u{3}get_volume\0\u{3}list_directory\0\u{3}resize_volume\0\u{1}rename\0\u{3}delete_volume\0\u{3}restore_volume\0\u{3}purge_volume\0\u{3}list_recycled\0\u{3}create_directory\0\u{3}delete_directory\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{3}detach_volume\0\u{3}get_address_book\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1522,6 +1772,19 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
         if let v = v {
           if hadOneofValue {try decoder.handleConflictingOneOf()}
           self.body = .createPool(v)
+        }
+      }()
+      case 7: try {
+        var v: ControlAdoptDatabaseRequest?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .adoptDatabase(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .adoptDatabase(v)
         }
       }()
       case 10: try {
@@ -1754,6 +2017,10 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
       guard case .createPool(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     }()
+    case .adoptDatabase?: try {
+      guard case .adoptDatabase(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    }()
     case .createVolume?: try {
       guard case .createVolume(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
@@ -1828,7 +2095,7 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Response"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{2}\u{4}volume\0\u{4}\u{2}list_directory\0\u{4}\u{6}list_recycled\0\u{2}\u{2}empty\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{4}\u{2}get_address_book\0\u{2}C\u{1}failure\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{2}\u{3}volume\0\u{4}\u{2}list_directory\0\u{4}\u{6}list_recycled\0\u{2}\u{2}empty\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{4}\u{2}get_address_book\0\u{2}C\u{1}failure\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1912,6 +2179,19 @@ nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._Mes
         if let v = v {
           if hadOneofValue {try decoder.handleConflictingOneOf()}
           self.body = .createPool(v)
+        }
+      }()
+      case 7: try {
+        var v: ControlAdoptDatabaseResponse?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .adoptDatabase(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .adoptDatabase(v)
         }
       }()
       case 10: try {
@@ -2041,6 +2321,10 @@ nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._Mes
       guard case .createPool(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     }()
+    case .adoptDatabase?: try {
+      guard case .adoptDatabase(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    }()
     case .volume?: try {
       guard case .volume(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
@@ -2145,7 +2429,7 @@ nonisolated extension ControlFailure: SwiftProtobuf.Message, SwiftProtobuf._Mess
 }
 
 nonisolated extension ControlFailure.Code: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}BAD_REQUEST\0\u{1}NOT_FOUND\0\u{1}ALREADY_EXISTS\0\u{1}HELD\0\u{1}FENCED\0\u{1}NO_SPACE\0\u{1}NOT_EMPTY\0\u{1}WRONG_CLUSTER\0\u{1}IDENTITY_IN_USE\0\u{1}STALE_INCARNATION\0\u{1}NOT_READY\0\u{1}STORE\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}BAD_REQUEST\0\u{1}NOT_FOUND\0\u{1}ALREADY_EXISTS\0\u{1}HELD\0\u{1}FENCED\0\u{1}NO_SPACE\0\u{1}NOT_EMPTY\0\u{1}WRONG_CLUSTER\0\u{1}IDENTITY_IN_USE\0\u{1}STALE_INCARNATION\0\u{1}NOT_READY\0\u{1}STORE\0\u{1}DATABASE_WENT_BACK\0")
 }
 
 nonisolated extension ControlGetClusterRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
@@ -2274,7 +2558,7 @@ nonisolated extension ControlAllocateServerResponse: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterServerRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}device_id\0\u{1}server\0\u{1}incarnation\0\u{1}addresses\0\u{1}host\0\u{3}capacity_bytes\0\u{3}lazily_grown\0\u{1}zone\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}device_id\0\u{1}server\0\u{1}incarnation\0\u{1}addresses\0\u{1}host\0\u{3}capacity_bytes\0\u{3}lazily_grown\0\u{1}zone\0\u{1}revision\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2291,6 +2575,7 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
       case 7: try { try decoder.decodeSingularUInt64Field(value: &self.capacityBytes) }()
       case 8: try { try decoder.decodeSingularBoolField(value: &self.lazilyGrown) }()
       case 9: try { try decoder.decodeSingularStringField(value: &self.zone) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       default: break
       }
     }
@@ -2324,6 +2609,9 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
     if !self.zone.isEmpty {
       try visitor.visitSingularStringField(value: self.zone, fieldNumber: 9)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2337,6 +2625,7 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
     if lhs.capacityBytes != rhs.capacityBytes {return false}
     if lhs.lazilyGrown != rhs.lazilyGrown {return false}
     if lhs.zone != rhs.zone {return false}
+    if lhs.revision != rhs.revision {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2344,7 +2633,7 @@ nonisolated extension ControlRegisterServerRequest: SwiftProtobuf.Message, Swift
 
 nonisolated extension ControlRegisterServerResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterServerResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}copysets\0\u{3}address_book\0\u{3}heartbeat_milliseconds\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}copysets\0\u{3}address_book\0\u{3}heartbeat_milliseconds\0\u{1}revision\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2355,6 +2644,7 @@ nonisolated extension ControlRegisterServerResponse: SwiftProtobuf.Message, Swif
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.copysets) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._addressBook) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.heartbeatMilliseconds) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       default: break
       }
     }
@@ -2374,6 +2664,9 @@ nonisolated extension ControlRegisterServerResponse: SwiftProtobuf.Message, Swif
     if self.heartbeatMilliseconds != 0 {
       try visitor.visitSingularUInt32Field(value: self.heartbeatMilliseconds, fieldNumber: 3)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2381,6 +2674,7 @@ nonisolated extension ControlRegisterServerResponse: SwiftProtobuf.Message, Swif
     if lhs.copysets != rhs.copysets {return false}
     if lhs._addressBook != rhs._addressBook {return false}
     if lhs.heartbeatMilliseconds != rhs.heartbeatMilliseconds {return false}
+    if lhs.revision != rhs.revision {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2388,7 +2682,7 @@ nonisolated extension ControlRegisterServerResponse: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlServerHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ServerHeartbeatRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{1}incarnation\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{1}copysets\0\u{3}finished_tasks\0\u{3}address_book_version\0\u{3}copysets_version\0\u{1}health\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{1}incarnation\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{1}copysets\0\u{3}finished_tasks\0\u{3}address_book_version\0\u{3}copysets_version\0\u{1}health\0\u{3}mended_blocks\0\u{1}revision\0\u{1}inventory\0\u{3}cluster_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2406,12 +2700,20 @@ nonisolated extension ControlServerHeartbeatRequest: SwiftProtobuf.Message, Swif
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.addressBookVersion) }()
       case 9: try { try decoder.decodeSingularUInt64Field(value: &self.copysetsVersion) }()
       case 10: try { try decoder.decodeSingularStringField(value: &self.health) }()
+      case 11: try { try decoder.decodeSingularUInt64Field(value: &self.mendedBlocks) }()
+      case 12: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 13: try { try decoder.decodeSingularMessageField(value: &self._inventory) }()
+      case 14: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.server != 0 {
       try visitor.visitSingularUInt64Field(value: self.server, fieldNumber: 1)
     }
@@ -2442,6 +2744,18 @@ nonisolated extension ControlServerHeartbeatRequest: SwiftProtobuf.Message, Swif
     if !self.health.isEmpty {
       try visitor.visitSingularStringField(value: self.health, fieldNumber: 10)
     }
+    if self.mendedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.mendedBlocks, fieldNumber: 11)
+    }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 12)
+    }
+    try { if let v = self._inventory {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
+    } }()
+    if !self.clusterID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2456,6 +2770,10 @@ nonisolated extension ControlServerHeartbeatRequest: SwiftProtobuf.Message, Swif
     if lhs.addressBookVersion != rhs.addressBookVersion {return false}
     if lhs.copysetsVersion != rhs.copysetsVersion {return false}
     if lhs.health != rhs.health {return false}
+    if lhs.mendedBlocks != rhs.mendedBlocks {return false}
+    if lhs.revision != rhs.revision {return false}
+    if lhs._inventory != rhs._inventory {return false}
+    if lhs.clusterID != rhs.clusterID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2463,7 +2781,7 @@ nonisolated extension ControlServerHeartbeatRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlServerHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ServerHeartbeatResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}address_book\0\u{1}copysets\0\u{3}copysets_version\0\u{1}tasks\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}address_book\0\u{1}copysets\0\u{3}copysets_version\0\u{1}tasks\0\u{1}revision\0\u{1}inquiry\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2475,6 +2793,8 @@ nonisolated extension ControlServerHeartbeatResponse: SwiftProtobuf.Message, Swi
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.copysets) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.copysetsVersion) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.tasks) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._inquiry) }()
       default: break
       }
     }
@@ -2497,6 +2817,12 @@ nonisolated extension ControlServerHeartbeatResponse: SwiftProtobuf.Message, Swi
     if !self.tasks.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.tasks, fieldNumber: 4)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 5)
+    }
+    try { if let v = self._inquiry {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2505,6 +2831,193 @@ nonisolated extension ControlServerHeartbeatResponse: SwiftProtobuf.Message, Swi
     if lhs.copysets != rhs.copysets {return false}
     if lhs.copysetsVersion != rhs.copysetsVersion {return false}
     if lhs.tasks != rhs.tasks {return false}
+    if lhs.revision != rhs.revision {return false}
+    if lhs._inquiry != rhs._inquiry {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlVolumeInquiry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".VolumeInquiry"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}after_volume\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.afterVolume) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.afterVolume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.afterVolume, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlVolumeInquiry, rhs: ControlVolumeInquiry) -> Bool {
+    if lhs.afterVolume != rhs.afterVolume {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlVolumeInventory: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".VolumeInventory"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}after_volume\0\u{1}volumes\0\u{3}is_last\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.afterVolume) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.isLast) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.afterVolume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.afterVolume, fieldNumber: 1)
+    }
+    if !self.volumes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 2)
+    }
+    if self.isLast != false {
+      try visitor.visitSingularBoolField(value: self.isLast, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlVolumeInventory, rhs: ControlVolumeInventory) -> Bool {
+    if lhs.afterVolume != rhs.afterVolume {return false}
+    if lhs.volumes != rhs.volumes {return false}
+    if lhs.isLast != rhs.isLast {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlVolumeReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".VolumeReport"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}change\0\u{3}size_bytes\0\u{3}is_deleted\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.sizeBytes) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self.isDeleted) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.volume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 2)
+    }
+    if self.change != 0 {
+      try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 3)
+    }
+    if self.sizeBytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sizeBytes, fieldNumber: 4)
+    }
+    if self.isDeleted != false {
+      try visitor.visitSingularBoolField(value: self.isDeleted, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlVolumeReport, rhs: ControlVolumeReport) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.change != rhs.change {return false}
+    if lhs.sizeBytes != rhs.sizeBytes {return false}
+    if lhs.isDeleted != rhs.isDeleted {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlAdoptDatabaseRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".AdoptDatabaseRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}force\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.force) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.force != false {
+      try visitor.visitSingularBoolField(value: self.force, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlAdoptDatabaseRequest, rhs: ControlAdoptDatabaseRequest) -> Bool {
+    if lhs.force != rhs.force {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlAdoptDatabaseResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".AdoptDatabaseResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}findings\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 2: try { try decoder.decodeRepeatedStringField(value: &self.findings) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 1)
+    }
+    if !self.findings.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.findings, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlAdoptDatabaseResponse, rhs: ControlAdoptDatabaseResponse) -> Bool {
+    if lhs.revision != rhs.revision {return false}
+    if lhs.findings != rhs.findings {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3624,7 +4137,7 @@ nonisolated extension ControlDeleteDirectoryRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AttachVolumeRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}holder\0\u{3}holder_key\0\u{3}take_over\0\u{3}read_only\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}holder\0\u{3}holder_key\0\u{3}take_over\0\u{3}read_only\0\u{3}expected_epoch\0\u{1}attempt\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3637,12 +4150,18 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
       case 3: try { try decoder.decodeSingularStringField(value: &self.holderKey) }()
       case 4: try { try decoder.decodeSingularBoolField(value: &self.takeOver) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.readOnly) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self._expectedEpoch) }()
+      case 7: try { try decoder.decodeSingularFixed64Field(value: &self.attempt) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.path.isEmpty {
       try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
     }
@@ -3658,6 +4177,12 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
     if self.readOnly != false {
       try visitor.visitSingularBoolField(value: self.readOnly, fieldNumber: 5)
     }
+    try { if let v = self._expectedEpoch {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 6)
+    } }()
+    if self.attempt != 0 {
+      try visitor.visitSingularFixed64Field(value: self.attempt, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3667,6 +4192,8 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.holderKey != rhs.holderKey {return false}
     if lhs.takeOver != rhs.takeOver {return false}
     if lhs.readOnly != rhs.readOnly {return false}
+    if lhs._expectedEpoch != rhs._expectedEpoch {return false}
+    if lhs.attempt != rhs.attempt {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3674,7 +4201,7 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AttachVolumeResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0\u{1}revision\0")
 
   fileprivate class _StorageClass {
     var _volume: ControlVolume? = nil
@@ -3682,6 +4209,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
     var _leaseMilliseconds: UInt32 = 0
     var _copysets: [ControlCopyset] = []
     var _addressBook: ControlAddressBook? = nil
+    var _revision: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -3697,6 +4225,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       _leaseMilliseconds = source._leaseMilliseconds
       _copysets = source._copysets
       _addressBook = source._addressBook
+      _revision = source._revision
     }
   }
 
@@ -3720,6 +4249,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         case 3: try { try decoder.decodeSingularUInt32Field(value: &_storage._leaseMilliseconds) }()
         case 4: try { try decoder.decodeRepeatedMessageField(value: &_storage._copysets) }()
         case 5: try { try decoder.decodeSingularMessageField(value: &_storage._addressBook) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._revision) }()
         default: break
         }
       }
@@ -3747,6 +4277,9 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       try { if let v = _storage._addressBook {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
       } }()
+      if _storage._revision != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._revision, fieldNumber: 6)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -3761,6 +4294,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         if _storage._leaseMilliseconds != rhs_storage._leaseMilliseconds {return false}
         if _storage._copysets != rhs_storage._copysets {return false}
         if _storage._addressBook != rhs_storage._addressBook {return false}
+        if _storage._revision != rhs_storage._revision {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -3772,7 +4306,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}address_book_version\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}address_book_version\0\u{1}revision\0\u{3}cluster_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3783,6 +4317,8 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.addressBookVersion) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
       default: break
       }
     }
@@ -3798,6 +4334,12 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
     if self.addressBookVersion != 0 {
       try visitor.visitSingularUInt64Field(value: self.addressBookVersion, fieldNumber: 3)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 4)
+    }
+    if !self.clusterID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3805,6 +4347,8 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
     if lhs.volume != rhs.volume {return false}
     if lhs.epoch != rhs.epoch {return false}
     if lhs.addressBookVersion != rhs.addressBookVersion {return false}
+    if lhs.revision != rhs.revision {return false}
+    if lhs.clusterID != rhs.clusterID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3812,7 +4356,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0\u{1}revision\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3823,6 +4367,7 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.sizeBytes) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._addressBook) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       default: break
       }
     }
@@ -3842,6 +4387,9 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if self.change != 0 {
       try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 3)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3849,6 +4397,7 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if lhs.sizeBytes != rhs.sizeBytes {return false}
     if lhs._addressBook != rhs._addressBook {return false}
     if lhs.change != rhs.change {return false}
+    if lhs.revision != rhs.revision {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3910,7 +4459,7 @@ nonisolated extension ControlGetStatusRequest: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".GetStatusResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{1}servers\0\u{1}pools\0\u{1}volumes\0\u{3}attached_volumes\0\u{3}recycled_volumes\0\u{1}copysets\0\u{3}pending_tasks\0\u{1}warnings\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{1}servers\0\u{1}pools\0\u{1}volumes\0\u{3}attached_volumes\0\u{3}recycled_volumes\0\u{1}copysets\0\u{3}pending_tasks\0\u{1}warnings\0\u{1}database\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3927,12 +4476,17 @@ nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProt
       case 7: try { try decoder.decodeRepeatedMessageField(value: &self.copysets) }()
       case 8: try { try decoder.decodeSingularUInt32Field(value: &self.pendingTasks) }()
       case 9: try { try decoder.decodeRepeatedStringField(value: &self.warnings) }()
+      case 10: try { try decoder.decodeSingularMessageField(value: &self._database) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.clusterID.isEmpty {
       try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 1)
     }
@@ -3960,6 +4514,9 @@ nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProt
     if !self.warnings.isEmpty {
       try visitor.visitRepeatedStringField(value: self.warnings, fieldNumber: 9)
     }
+    try { if let v = self._database {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3973,14 +4530,59 @@ nonisolated extension ControlGetStatusResponse: SwiftProtobuf.Message, SwiftProt
     if lhs.copysets != rhs.copysets {return false}
     if lhs.pendingTasks != rhs.pendingTasks {return false}
     if lhs.warnings != rhs.warnings {return false}
+    if lhs._database != rhs._database {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
 }
 
+nonisolated extension ControlDatabaseStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DatabaseStatus"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}state\0\u{1}revision\0\u{3}heard_revision\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.heardRevision) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.state != .current {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 1)
+    }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 2)
+    }
+    if self.heardRevision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.heardRevision, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlDatabaseStatus, rhs: ControlDatabaseStatus) -> Bool {
+    if lhs.state != rhs.state {return false}
+    if lhs.revision != rhs.revision {return false}
+    if lhs.heardRevision != rhs.heardRevision {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlDatabaseStatus.State: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CURRENT\0\u{1}WAITING\0\u{1}WENT_BACK\0")
+}
+
 nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ServerStatus"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0\u{1}zone\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}server\0\u{3}device_id\0\u{1}host\0\u{1}addresses\0\u{1}incarnation\0\u{1}online\0\u{3}seconds_since_heartbeat\0\u{3}capacity_bytes\0\u{3}used_bytes\0\u{3}free_bytes\0\u{3}lazily_grown\0\u{3}copysets_led\0\u{1}health\0\u{1}zone\0\u{3}mended_blocks\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4002,6 +4604,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
       case 12: try { try decoder.decodeSingularUInt32Field(value: &self.copysetsLed) }()
       case 13: try { try decoder.decodeSingularStringField(value: &self.health) }()
       case 14: try { try decoder.decodeSingularStringField(value: &self.zone) }()
+      case 15: try { try decoder.decodeSingularUInt64Field(value: &self.mendedBlocks) }()
       default: break
       }
     }
@@ -4050,6 +4653,9 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.zone.isEmpty {
       try visitor.visitSingularStringField(value: self.zone, fieldNumber: 14)
     }
+    if self.mendedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.mendedBlocks, fieldNumber: 15)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4068,6 +4674,7 @@ nonisolated extension ControlServerStatus: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.copysetsLed != rhs.copysetsLed {return false}
     if lhs.health != rhs.health {return false}
     if lhs.zone != rhs.zone {return false}
+    if lhs.mendedBlocks != rhs.mendedBlocks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

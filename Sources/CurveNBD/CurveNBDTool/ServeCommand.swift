@@ -113,7 +113,10 @@ final class Gateway {
             stop()
         }
         do {
-            try server.add(NBDExport(name: exportName, volume: volume, isReadOnly: isReadOnly))
+            try server.add(
+                NBDExport(
+                    name: exportName, volume: volume, isReadOnly: isReadOnly,
+                    answersWhenFenced: servesAfterLoss))
             server.exportResized = { [self] _, size in resized?(size) }
             announce(try addresses.map { try server.listen(on: $0) })
         } catch {

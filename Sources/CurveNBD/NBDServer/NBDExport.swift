@@ -12,9 +12,15 @@ public struct NBDExport {
     public var volume: any BlockVolume
     /// Refuse writes even when the volume takes them.
     public var isReadOnly: Bool
+    /// Answers requests with errors once another client has taken the volume over. Otherwise the connection
+    /// is closed without: unanswered, a request may be sent again to whoever serves the volume now.
+    public var answersWhenFenced: Bool
     /// `volume` under `name`.
-    public init(name: String, description: String = "", volume: any BlockVolume, isReadOnly: Bool = false) {
-        (self.name, self.description) = (name, description)
+    public init(
+        name: String, description: String = "", volume: any BlockVolume, isReadOnly: Bool = false,
+        answersWhenFenced: Bool = false
+    ) {
+        (self.name, self.description, self.answersWhenFenced) = (name, description, answersWhenFenced)
         (self.volume, self.isReadOnly) = (volume, isReadOnly || volume.isReadOnly)
     }
     var described: NBDExportDescription {

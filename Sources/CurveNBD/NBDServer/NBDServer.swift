@@ -153,9 +153,7 @@ public final class NBDServer {
         describedExports = described
         return described
     }
-    func volume(of exportName: String) -> (any BlockVolume)? {
-        exports.first { $0.name == exportName }?.volume
-    }
+    func export(named name: String) -> NBDExport? { exports.first { $0.name == name } }
     /// Forgets a connection. Harmless when it is forgotten already.
     func forget(_ number: Int) {
         connections[number] = nil

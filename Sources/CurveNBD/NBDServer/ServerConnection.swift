@@ -10,6 +10,7 @@ final class ServerConnection: ConnectionHandler {
     private var session: NBDSession
     private var volume: (any BlockVolume)?
     private(set) var exportName: String?
+    private var answersWhenFenced = false
     private var handshakeTimer: TimerID?
     private var effects: [NBDSession.Effect] = []
     /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
@@ -76,7 +77,10 @@ final class ServerConnection: ConnectionHandler {
     }
 
     private func completed(_ token: NBDRequestToken, _ result: VolumeResult) {
-        if case .failure(let error) = result { note(error) }
+        if case .failure(let error) = result {
+            note(error)
+            if error == .fenced, !answersWhenFenced { return finish() }
+        }
         session.completed(
             token, result, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
@@ -125,7 +129,8 @@ final class ServerConnection: ConnectionHandler {
         if let handshakeTimer { server.environment.cancel(handshakeTimer) }
         handshakeTimer = nil
         exportName = name
-        volume = server.volume(of: name)
+        let export = server.export(named: name)
+        (volume, answersWhenFenced) = (export?.volume, export?.answersWhenFenced ?? false)
     }
     private func submit(_ token: NBDRequestToken, _ request: VolumeRequest) {
         guard let volume else { return invariant(isOver, "a request before an export was chosen") }

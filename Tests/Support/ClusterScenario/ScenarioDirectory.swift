@@ -63,7 +63,15 @@ public final class ScenarioDirectory {
             answer.copysetsVersion = 1
             if beat.copysetsVersion != 1 { answer.copysets = copysets(of: beat.server) }
             response.body = .serverHeartbeat(answer)
-        case .attachVolume(let attach): response.body = .attachVolume(attached(by: attach.holder))
+        case .getVolume:
+            var answer = ControlVolumeResponse()
+            answer.volume.epoch = state.epoch
+            response.body = .volume(answer)
+        case .attachVolume(let attach):
+            guard attach.expectedEpoch == state.epoch else {
+                return refusal(.notReady, "somebody else has attached meanwhile")
+            }
+            response.body = .attachVolume(attached(by: attach.holder))
         case .renewLease(let renewal):
             guard renewal.epoch == state.epoch else {
                 return refusal(.fenced, "another client has taken over")

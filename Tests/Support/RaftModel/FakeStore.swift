@@ -83,9 +83,7 @@ struct FakeStore {
         return index
     }
     /// All that a finished copy needs is on stable media, of the copy begun last.
-    var mayFinishCopy: Bool {
-        disk.isWholeCopy && !isAboutToCopy
-    }
+    var mayFinishCopy: Bool { disk.isWholeCopy && !isAboutToCopy }
     /// What the disk holds is an older log, of which nothing counts any more.
     private var isAboutToCopy: Bool { pending.contains { if case .beginSync = $0 { true } else { false } } }
     mutating func loseEverything() {

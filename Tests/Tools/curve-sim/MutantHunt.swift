@@ -76,6 +76,7 @@ enum MutantHunt {
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost: [.cluster]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted: [.world]
+        case .databaseBelieved: [.restored]
         }
     }
     private static func say(_ line: String) { FileHandle.standardOutput.write(Data("\(line)\n".utf8)) }
@@ -164,6 +165,7 @@ enum HuntModel: String, CaseIterable {
     case raft = "Raft model"
     case cluster = "simulated cluster"
     case world = "simulated world"
+    case restored = "older metadata"
 
     /// - Parameter commitsAhead: a watermark can only run ahead where the commit does.
     func run(_ seed: UInt64, commitsAhead: Bool) -> String? {
@@ -176,6 +178,10 @@ enum HuntModel: String, CaseIterable {
         case .raft: return RaftRun.pastReign(seed: seed) ?? RaftRun.run(seed: seed).failure
         case .cluster: return Scenario(ScenarioPlan(seed: seed)).run().cause
         case .world: return WorldScenario(WorldPlan(seed: seed)).run().cause
+        case .restored:
+            var plan = WorldPlan(seed: seed)
+            plan.restoresMetadata = true
+            return WorldScenario(plan).run().cause
         }
     }
 }

@@ -72,7 +72,7 @@ final class WorldClient {
         if error.isNotFound, volume.isDeletionAsked || volume.isPurged { return isLost = true }
         pathsNotFound = error.isNotFound && isNameSteady ? pathsNotFound.union([path]) : []
         // A renaming that nobody has heard of may come true between two attempts.
-        if volume.rumouredPath == nil, pathsNotFound.contains(volume.path) {
+        if volume.isNameSure, pathsNotFound.contains(volume.path) {
             volume.record.complain("\(volume.path) is not found: \(error)")
         }
         // A superseded client's attach may be fenced by the newer one: it gives up.
@@ -81,7 +81,7 @@ final class WorldClient {
     }
     private func attached(_ attachment: RemoteVolume) {
         (self.attachment, attachedAt, attachTrouble) = (attachment, world.trueNow, nil)
-        if let purgedAt = volume.purgedAt, let lastAsk, lastAsk > purgedAt {
+        if let purgedAt = volume.purgedAt, !volume.isDoubtful, let lastAsk, lastAsk > purgedAt {
             volume.record.complain("\(volume.path) was purged and is attached all the same")
         }
         let session = attachment.epoch.rawValue

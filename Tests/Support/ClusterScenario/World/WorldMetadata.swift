@@ -34,6 +34,10 @@ final class WorldMetadata {
     private let pool: BufferPool
     fileprivate var rows: [StoreRow.Key: String] = [:]  // Looked up; sorted where the order can be seen.
     private var copy: [StoreRow.Key: String]?
+    /// The revision that the copy has.
+    private(set) var copyRevision: UInt64?
+    /// The revision that the database had when it was lost.
+    private(set) var lostRevision: UInt64 = 0
     private var host: SimHost?
     private var server: MetadataServer?
     /// Counts the restarts asked for: only the newest happens.
@@ -82,13 +86,20 @@ final class WorldMetadata {
         restart(after: .milliseconds(Int.random(in: 1...3000, using: &world.random)))
     }
     /// A backup of the database.
-    func takeCopy() { copy = rows }
+    func takeCopy() { (copy, copyRevision) = (rows, revisionOfRows) }
     /// The database is lost, and the backup takes its place.
     func restoreCopy(thenStartAfter delay: Duration) {
         guard let copy else { return }
         stop()
+        lostRevision = revisionOfRows
         rows = copy
         restart(after: delay)
+    }
+    /// As the rows say, whether or not their process has noticed.
+    var revisionOfRows: UInt64 {
+        let text = rows[StoreRow.Key(table: "cluster", number: 0)] ?? ""
+        guard let place = text.firstRange(of: "\"revision\":") else { return 0 }
+        return UInt64(text[place.upperBound...].prefix { $0.isNumber }) ?? 0
     }
     private func restart(after delay: Duration) {
         starts += 1

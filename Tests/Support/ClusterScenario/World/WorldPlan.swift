@@ -32,9 +32,10 @@ public struct WorldPlan: Sendable {
     public var hasVolatileCache: Bool
     /// Size of each store.
     public var storeBytes: UInt64
-    /// In the middle of the run the metadata server's database is replaced by an older copy. Never in a plan
-    /// made by seed: see the room's page.
+    /// In the middle of the run the metadata server's database is replaced by an older copy.
     public var restoresMetadata = false
+    /// An operator adopts that copy; otherwise nothing is given any more.
+    public var operatorAdopts: Bool { seed % 3 != 0 }
     /// The stores' sizes differ a little, as disks do.
     public var storeSizesDiffer: Bool
     /// Journal of each store: small ones wrap and make checkpoints.

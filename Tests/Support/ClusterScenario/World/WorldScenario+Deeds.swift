@@ -77,18 +77,6 @@ extension WorldScenario {
     }
 }
 
-extension WorldScenario {
-    func restoreMetadataLater() {
-        guard plan.restoresMetadata else { return }
-        world.after(anyTime(upTo: 4_000)) { [weak self] in self?.metadata.takeCopy() }
-        world.after(.seconds(5) + anyTime(upTo: 5_000)) { [weak self] in
-            guard let self, isStriking else { return }
-            world.note { "nemesis: the metadata server's database is an older copy from now on" }
-            metadata.restoreCopy(thenStartAfter: anyTime(upTo: 2_000))
-        }
-    }
-}
-
 // A store is copied while it is in use, and the copy is started elsewhere.
 extension WorldScenario {
     /// Only while the original is well and heard: nobody can tell a copy from the original come back.

@@ -20,6 +20,8 @@ public final class WorldScenario {
     /// Nothing bad is to happen for a while.
     var isPeace = false
     var tally: [String: Int] = [:]  // Sorted where it is shown.
+    /// The metadata server's database is an older copy that nobody has adopted.
+    var isDatabaseOld = false
     private(set) var copysets: [(id: CopysetID, members: [ServerID])] = []
     private var clientCount = 0
     /// For the nemesis and for people.
@@ -189,7 +191,7 @@ public final class WorldScenario {
     }
     /// Nobody has anything left to ask.
     private var isQuiet: Bool {
-        guard plan.acts.isEmpty, !plan.clonesStore else { return false }
+        guard plan.acts.isEmpty, !plan.clonesStore, !plan.restoresMetadata else { return false }
         return volumes.prefix(plan.clientsMax).allSatisfy { !$0.isBusy && $0.openCount == 0 }
     }
     private func strikeLater(until end: Duration) {
@@ -260,7 +262,8 @@ public final class WorldScenario {
             }
             volume.client?.insist()
         }
-        for volume in volumes where !volume.isPurged {
+        if let wrong = settleDatabase() { return wrong }
+        for volume in volumes where !volume.isPurged && !volume.isDoubtful && !isDatabaseOld {
             if volume.isRecycled { _ = desk.answer(to: restoration(of: volume)) }
             if volume.client?.isUsable != true { newClient(for: volume, takesOver: true) }
             volume.client?.stopAsking()
@@ -291,7 +294,12 @@ public final class WorldScenario {
     }
     /// Volumes that must be readable in calm: a deletion that nobody has heard of may have come true.
     private var readable: [WorldVolume] {
-        volumes.filter { !$0.isPurged && !($0.isDeletionAsked && $0.client?.isUsable != true) }
+        volumes.filter { volume in
+            if isDatabaseOld || volume.isDoubtful {
+                return volume.client?.isUsable == true && volume.client?.canBeRead == true
+            }
+            return !volume.isPurged && !(volume.isDeletionAsked && volume.client?.isUsable != true)
+        }
     }
     private var openCount: Int { volumes.reduce(0) { $0 + $1.openCount } }
     private var trouble: String {

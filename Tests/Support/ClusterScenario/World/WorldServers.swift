@@ -39,6 +39,15 @@ final class WorldServers {
     func disk(_ index: Int) -> SimDisk { members[index].disk }
     func process(_ index: Int) -> SimHost? { members[index].host }
     func isServing(_ index: Int) -> Bool { members[index].isServing }
+    /// True when a majority keeps that it has heard of a later revision of the metadata; a disk that damages
+    /// what it keeps does not count.
+    func majorityRemembersMore(than revision: UInt64) -> Bool {
+        let informed = members.indices.count { index in
+            index != plan.damagedServer
+                && members[index].server.map { $0.durableMetadataRevision > revision } ?? false
+        }
+        return informed * 2 > members.count
+    }
     func index(of server: ServerID) -> Int? { members.firstIndex { $0.id == server } }
 
     init(_ world: SimWorld, _ plan: WorldPlan, pool: BufferPool) {

@@ -22,6 +22,13 @@ final class WorldVolume {
     var isRecycled = false
     /// Somebody resized it without holding it: that fences whoever held it last.
     var isShrunkUnheld = false
+    /// The metadata server's database was put back and may know it otherwise, or not at all.
+    private(set) var isDoubtful = false
+    /// What the copy of the database says of it; `nil`: the copy does not know it.
+    private var backup: (paths: [String], isDeletionAsked: Bool, isPurged: Bool)?
+    /// The names that it may have in a database that was put back.
+    private var oldPaths: [String] = []
+    private var isRenamedSince = false
     /// The clients that ever tried to attach it, in order.
     var clients: [WorldClient] = []
 
@@ -35,7 +42,20 @@ final class WorldVolume {
     var openCount: Int { clients.reduce(0) { $0 + $1.openCount } }
     var isBusy: Bool { !isPurged && !isRecycled && record.issued < plan.load.operations }
     /// Where a client may find it.
-    var paths: [String] { [path] + (rumouredPath.map { [$0] } ?? []) }
+    var paths: [String] { [path] + (rumouredPath.map { [$0] } ?? []) + oldPaths }
+    /// True when a name that is not found proves something.
+    var isNameSure: Bool { rumouredPath == nil && !isRenamedSince && !isDoubtful }
+    /// A copy of the database is taken.
+    func isBackedUp() { backup = (paths, isDeletionAsked, isPurged) }
+    /// The copy takes the database's place.
+    func isPutBack() {
+        guard let backup else { return (isDoubtful, isDeletionAsked) = (true, true) }
+        isRenamedSince = paths != backup.paths || rumouredPath != nil
+        oldPaths = backup.paths.filter { $0 != path }
+        guard isDeletionAsked || backup.isDeletionAsked else { return }
+        (isDoubtful, isDeletionAsked) = (true, true)
+        if !backup.isPurged { purgedAt = nil }
+    }
 
     // MARK: Sizes
 
