@@ -28,6 +28,44 @@ package enum RaftRun {
             return (world.eventCount, "\(error)", world.trace)
         }
     }
+    /// The Raft paper's figure 8: a leader dies with an entry that nobody else has; so does its successor; the
+    /// first one leads again, brings its old entry to a majority, and dies before anything of its new term
+    /// gets there. Then the successor comes back.
+    package static func pastReign(seed: UInt64) -> String? {
+        var faults = Faults()
+        faults.settings.messageEntriesMax = 1
+        faults.delayMicrosecondsMax = 5_000
+        let world = RaftWorld(seed: seed, faults: faults)
+        do {
+            try world.run(milliseconds: 3000)
+            guard let first = world.nodes.first(where: { $0.replica?.role == .leader }) else { return nil }
+            world.isolate(first)
+            for _ in 0..<world.between(1, 3) {
+                try world.deliver(.propose(world.token(), world.operation()), to: first, first.incarnation)
+            }
+            try world.run(milliseconds: 50)
+            world.crash(first)
+            world.cut = []
+            guard let second = try world.nextLeader(besides: first) else { return nil }
+            world.isolate(second)
+            try world.run(milliseconds: 30)
+            world.crash(second)
+            world.start(first)
+            guard try world.nextLeader(besides: second) === first else { return nil }
+            try world.run(milliseconds: world.between(0, 60))
+            world.isolate(first)
+            world.crash(first)
+            try world.run(milliseconds: 20)
+            world.cut = []
+            world.start(second)
+            try world.run(milliseconds: 4000)
+            world.calm()
+            try world.run(milliseconds: 6000)
+            return nil
+        } catch {
+            return "\(error)"
+        }
+    }
     /// One replica dies for good and another has lost everything; the leader that is left has just restarted
     /// and knows little of what is committed.
     package static func doubleFault(seed: UInt64, endsCopiesEarly: Bool = false) -> String? {

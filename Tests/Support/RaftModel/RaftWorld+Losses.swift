@@ -25,6 +25,22 @@ extension RaftWorld {
         node.isGone = true
         log("\(node.id) is gone for good")
     }
+    func isolate(_ node: Node) {
+        for other in nodes where other !== node {
+            let (a, b) = (Int(node.id.rawValue), Int(other.id.rawValue))
+            cut.formUnion([[a, b], [b, a]])
+        }
+    }
+    /// Lets time pass until somebody else leads, to the millisecond.
+    func nextLeader(besides node: Node) throws -> Node? {
+        for _ in 0..<6000 {
+            try run(milliseconds: 1)
+            if let leader = nodes.first(where: { $0 !== node && $0.replica?.role == .leader }) {
+                return leader
+            }
+        }
+        return nil
+    }
     /// The leader is cut off, and everybody else hears that it died. It lives, and may believe in its lease.
     func feignDeath() {
         guard let leader = nodes.first(where: { $0.replica?.role == .leader }) else { return }

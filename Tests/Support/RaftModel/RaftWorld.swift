@@ -70,13 +70,14 @@ struct Faults {
         faults.copyMicrosecondsMax = pick([500, 400_000])
         faults.driftsFully = pick([false, false, true])
         faults.falseDeaths = pick([false, false, true])
-        // Reigns that end between an entry of the past and the first of their own: single entries, slow ways.
-        if pick([false, false, false, true]) {
-            (faults.shortReigns, faults.settings.messageEntriesMax) = (true, 1)
-            (faults.crashes, faults.losesMedium, faults.losesOneForGood) = (true, false, false)
-            faults.delayMicrosecondsMax = pick([5_000, 20_000, 60_000])
-        }
-        return faults
+        return narrowed(faults, seed)
+    }
+    /// Some seeds do one thing only, and that all the time: in a crowd of faults it comes too rarely.
+    private static func narrowed(_ faults: Faults, _ seed: UInt64) -> Faults {
+        var only = Faults()
+        guard seed % 8 == 7 else { return faults }
+        (only.driftsFully, only.falseDeaths) = (true, true)
+        return only
     }
 }
 
@@ -265,7 +266,8 @@ final class RaftWorld {
             node.store.commit = max(node.store.commit, index)
             apply(node)
         case .retain(let index): if index > LogIndex(3), chance(30) { drop(node, through: index) }
-        case .becameLeader: if faults.shortReigns, !isCalm, chance(40) { cutShort(node) }
+        case .becameLeader:
+            if faults.shortReigns, !isCalm, chance(40) { cutShort(node) }
         case .accepted, .refused, .busy, .ready, .leadershipLost, .leaderChanged: break
         case .loadEntries(let target, let from, let bytesMax): load(node, target, from, bytesMax)
         case .offerSync(let target): offerSync(from: node, to: target)
@@ -491,7 +493,8 @@ final class RaftWorld {
         }
     }
     private func cutShort(_ node: Node) {
-        after(between(0, 40_000)) { world in if !world.isCalm { world.bounce(node) } }
+        after(between(0, 40_000)) { world in if !world.isCalm { world.bounce(node) }
+        }
     }
     private func ambush() {
         guard let leader = nodes.first(where: { $0.replica?.role == .leader }),

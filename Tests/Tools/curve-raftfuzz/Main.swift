@@ -26,6 +26,7 @@ import RaftModel
         }
         for seed in first..<(first + min(count, doubleFaultsMax)) {
             if let failure = RaftRun.doubleFault(seed: seed) { note("double fault: \(failure)", seed) }
+            if let failure = RaftRun.pastReign(seed: seed) { note("past reign: \(failure)", seed) }
         }
         print("\(count) seeds from \(first), \(events) events, \(failures) failures")
         exit(failures == 0 ? 0 : 1)

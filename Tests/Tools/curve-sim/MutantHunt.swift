@@ -175,7 +175,7 @@ enum HuntModel: String, CaseIterable {
             options.commitsAhead = commitsAhead
             return CrashRun(seed: seed, options: options).run()
         case .rot: return RotRun(seed: seed).run()
-        case .raft: return RaftRun.run(seed: seed).failure
+        case .raft: return RaftRun.pastReign(seed: seed) ?? RaftRun.run(seed: seed).failure
         case .cluster: return Scenario(ScenarioPlan(seed: seed)).run().cause
         case .world: return WorldScenario(WorldPlan(seed: seed)).run().cause
         case .restored:
