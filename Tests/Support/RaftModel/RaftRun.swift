@@ -28,9 +28,9 @@ package enum RaftRun {
             return (world.eventCount, "\(error)", world.trace)
         }
     }
-    /// The Raft paper's figure 8: a leader dies with an entry that nobody else has; so does its successor; the
-    /// first one leads again, brings its old entry to a majority, and dies before anything of its new term
-    /// gets there. Then the successor comes back.
+    /// The Raft paper's figure 8: a leader dies with an entry that nobody else has; so does its successor.
+    /// The first one leads again, brings its old entry to a majority, and dies before anything of its new
+    /// term gets there. Then the successor comes back.
     package static func pastReign(seed: UInt64) -> String? {
         var faults = Faults()
         faults.settings.messageEntriesMax = 1
