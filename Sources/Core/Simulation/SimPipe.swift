@@ -71,6 +71,7 @@ final class SimPipe {
 
     func append(_ more: [SendPiece]) {
         for piece in more where piece.byteCount > 0 {
+            world.wiretap?(ObjectIdentifier(self), from.name, to.name, piece)
             pieces.append(piece)
             appended += piece.byteCount
         }

@@ -12,6 +12,8 @@ public final class SimWorld {
     public var faults: SimFaults
     /// What happened.
     public private(set) var trace: SimTrace
+    /// Hears all that is sent when it is sent: which stream, from which machine to which, and the bytes.
+    public var wiretap: ((ObjectIdentifier, _ from: String, _ to: String, SendPiece) -> Void)?
     /// Chance, for the world and for tests that want theirs to depend on the same seed.
     public var random: SeededRandom
     /// Happenings performed so far.
