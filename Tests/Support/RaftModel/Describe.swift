@@ -32,10 +32,6 @@ package func describe(_ event: RaftReplica.Event) -> String {
 package func describe(_ effect: RaftReplica.Effect) -> String {
     switch effect {
     case .send(let to, let message): "to \(to): \(describe(message))"
-    case .accepted(let token, let position): "accepted \(token.rawValue) as \(position)"
-    case .leaderChanged(let leader): leader.map { "follows \($0)" } ?? "knows no leader"
-    case .storeVote(let term, let candidate):
-        "store term \(term), " + (candidate.map { "vote for \($0)" } ?? "no vote")
     case .append(let entries): "append \(entries.map { "\($0.position)" }.joined(separator: " "))"
     default: "\(effect)"
     }
