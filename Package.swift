@@ -117,6 +117,7 @@ let package = Package(
             ]),
 
         testSupport("Checkers", []),
+        testSupport("GoldenText", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
         testSupport("RaftModel", ["BlockTypes", "CurveWire", "Raft"]),
         testSupport(
@@ -154,7 +155,7 @@ let package = Package(
                 "MemoryEnvironment", "Reactor", "VolumeCore",
             ]),
         tests("ChunkStoreTests", ["BlockTypes", "ChunkStore", "Environment", "StoreCrashModel"]),
-        tests("RaftTests", ["BlockTypes", "CurveWire", "Raft", "RaftModel"]),
+        tests("RaftTests", ["BlockTypes", "CurveWire", "GoldenText", "Raft", "RaftModel"]),
         tests("ChunkServerTests", ["BlockTypes", "ChunkServer", "ChunkStore"]),
         tests("MetadataCoreTests", ["BlockTypes", "MetadataCore"]),
         tests(
@@ -169,7 +170,10 @@ let package = Package(
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",
-            ["BlockTypes", "Checkers", "ClusterScenario", "Environment", "Simulation", "TestVolumes"]),
+            [
+                "BlockTypes", "Checkers", "ClusterScenario", "Environment", "GoldenText", "Simulation",
+                "TestVolumes",
+            ]),
         tests("TidyTests", []),
     ]
 )
