@@ -209,8 +209,8 @@ public final class CurveCluster: Sendable {
         _ = thread.post { _ in self.letGo(bound) { extendLifetime(self) } }
     }
 
-    /// Detaches every volume that is still open and ends the client's thread. Calls that are under way then, and
-    /// later ones, fail with ``CurveError/Code/closed``.
+    /// Detaches every volume that is still open and ends the client's thread. Calls that are under way then
+    /// fail with ``CurveError/Code/closed``, and so do later ones.
     public func close() async {
         let (open, channel, closing) = (open, channel, closing)
         await onLoop(refused: ()) { _, answer in

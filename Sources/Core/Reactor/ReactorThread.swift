@@ -14,7 +14,7 @@ import CLinux
     /// Starts the thread, makes the loop there, runs `setUp` on it, then the loop, then `ended`.
     /// - Parameters:
     ///   - name: shown by ps and top; 15 bytes of it.
-    ///   - ended: runs on the thread after the last action: timers and closed connections no longer call back.
+    ///   - ended: runs on the thread after the last action; timers and connections no longer call back.
     /// - Throws: ``ReactorError`` when the loop or the thread cannot be had.
     public init(
         name: String, limits: ReactorLimits = ReactorLimits(),
