@@ -133,7 +133,7 @@ def mds_takeover(seed):
         time.sleep(STOP_SECONDS)
         cluster.curve("volume", "list", status=1, says="which holds the database")
         scene.kill([second])
-        use("again, the other way round")
+        use("back-again")
         scene.start([second])
         eventually(5, lambda: states() == ["leads", "stands by"], "the second one does not stand by")
         time.sleep(AFTERMATH_SECONDS)
