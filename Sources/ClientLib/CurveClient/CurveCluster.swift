@@ -61,21 +61,19 @@ public final class CurveCluster: Sendable {
     /// A call to the metadata server is given up after this long.
     public static let callTimeout = Duration.seconds(10)
 
-    /// Starts the client's thread and makes sure that the metadata server answers.
+    /// Starts the client's thread and makes sure that a metadata server answers.
     /// - Parameters:
-    ///   - mds: where it listens, `HOST:PORT`; several are tried in turn.
+    ///   - mds: where metadata servers listen, `HOST:PORT`, at most 8; the one that leads is found.
     ///   - name: who this program is, for people; shown as the holder of volumes.
     public static func connect(
         mds: [String], name: String = "a program with the client library"
     ) async throws(CurveError) -> CurveCluster {
-        var addresses: [SocketAddress] = []
-        for text in mds {
-            guard let address = SocketAddress(text) else {
-                throw CurveError(.invalidArgument, "'\(text)' is not an address; write HOST:PORT")
-            }
-            addresses.append(address)
+        let addresses: [SocketAddress]
+        do throws(MetadataServerListError) {
+            addresses = try MetadataServerList(texts: mds).addresses
+        } catch {
+            throw CurveError(AttachError.metadataServers(error))
         }
-        guard !addresses.isEmpty else { throw CurveError(AttachError.noMetadataServer) }
         let cluster = try CurveCluster(addresses, name)
         do throws(CurveError) {
             _ = try await cluster.call(ControlRequest(.getCluster(ControlGetClusterRequest())))
