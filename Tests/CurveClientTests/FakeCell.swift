@@ -207,6 +207,11 @@ final class FakeStore {
         }
         switch request.kind {
         case .fence: return BlockReply(status: .badRequest)
+        case .blockStatus(let run):
+            let segments = run.blocks.map { block -> ReadSegment in
+                blocks[Self.key(run, block)] == nil ? .zeroes(4096) : .stored(4096)
+            }
+            return BlockReply(status: .ok, segments: segments)
         case .read(let run):
             var reply = read(run)
             spoilsRead?(&reply)

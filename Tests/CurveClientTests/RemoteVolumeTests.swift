@@ -35,7 +35,7 @@ extension FakeCell {
         return segments.flatMap { segment -> [UInt8] in
             switch segment {
             case .data(let payload): payload.array
-            case .zeroes(let count): Array(repeating: 0, count: count)
+            case .zeroes(let count), .stored(let count): Array(repeating: 0, count: count)
             }
         }
     }

@@ -12,14 +12,16 @@ private struct Bench {
         var command: BlockCommand
         var run: BlockRun? {
             switch command {
-            case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _): run
+            case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _),
+                .blockStatus(let run):
+                run
             case .fence: nil
             }
         }
         var tag: RequestTag? {
             switch command {
             case .write(_, _, let tag, _, _), .trim(_, _, let tag), .zero(_, _, let tag): tag
-            case .read, .fence: nil
+            case .read, .fence, .blockStatus: nil
             }
         }
         var payloads: [Payload] {

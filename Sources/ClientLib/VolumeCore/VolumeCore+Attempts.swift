@@ -43,6 +43,7 @@ extension VolumeCore {
         }
         let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
         switch sub.work {
+        case .status: return .blockStatus(run)
         case _ where sub.isReading: return .read(run)
         case .trim: return .trim(run, configuration.snapshot, tag)
         case .zero: return .zero(run, configuration.snapshot, tag)
@@ -109,14 +110,19 @@ extension VolumeCore {
     ) {
         let sub = subs[slot]
         if sub.isReading {
-            guard segments.reduce(0, { $0 + $1.byteCount }) == sub.blocks.count * Geometry.blockBytes else {
+            let isFitting = segments.allSatisfy { $0.answers(sub.work) }
+            guard isFitting,
+                segments.reduce(0, { $0 + $1.byteCount }) == sub.blocks.count * Geometry.blockBytes
+            else {
                 // The server broke the protocol; perhaps the next one keeps it.
                 if isCurrent { passOver(slot, .refused, now: now, effects: &effects) }
                 return
             }
         }
         if sub.work == .edge, !sub.isMerged { return merge(slot, segments, now: now, effects: &effects) }
-        if sub.work == .read, sub.request >= 0 { requests[sub.request].results[sub.ordinal] = segments }
+        if sub.work == .read || sub.work == .status, sub.request >= 0 {
+            requests[sub.request].results[sub.ordinal] = segments
+        }
         if sub.work == .fence { fenceDone(sub) }
         drop(slot, now: now, effects: &effects)
         finishPiece(of: sub.request, failure: nil, now: now, effects: &effects)
@@ -316,5 +322,16 @@ extension VolumeCore {
     /// A request that waits for its turn does not age while those before it get on.
     private func lastProgress(of request: Request) -> Duration {
         request.outstanding == 0 ? max(request.progressAt, progressAt) : request.progressAt
+    }
+}
+
+extension ReadSegment {
+    /// False when a server sent bytes where only their places were asked for, or the other way round.
+    fileprivate func answers(_ work: SubRequest.Work) -> Bool {
+        switch self {
+        case .zeroes: true
+        case .data: work != .status
+        case .stored: work == .status
+        }
     }
 }
