@@ -176,6 +176,9 @@ public final class Scenario {
 
     // MARK: Calm
 
+    /// Replicas that differ after that are judged as they are.
+    private static let secondsToConverge = 20
+
     private func calm() -> String? {
         world.note { "calm" }
         cluster.calmDown()
@@ -196,7 +199,10 @@ public final class Scenario {
         }
         client.detach()
         // Followers learn of the last commits by heartbeats and catch up.
-        world.run(for: .seconds(20))
+        for _ in 0..<Self.secondsToConverge {
+            world.run(for: .seconds(1))
+            if cluster.hasConverged { break }
+        }
         return complaint
     }
     private func describe(_ found: (register: UInt64, what: RegisterViolation)) -> String {

@@ -65,7 +65,7 @@ public struct ScenarioPlan: Sendable {
         store.discardsFreedSpace = random.oneIn(3)
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
-            operations: Int.random(in: 100...1500, using: &random), random: &random)
+            operations: Int.random(in: 200...5000, using: &random), random: &random)
     }
 }
 

@@ -185,6 +185,17 @@ public final class SimCluster {
             startLater(index, after: .zero)
         }
     }
+    /// True when everybody who can be there is, with the same log, applied to its end.
+    var hasConverged: Bool {
+        let present = (0..<Self.serverCount).filter { !isGone[$0] }
+        guard present.allSatisfy({ isServing[$0] }) else { return false }
+        return directoryState.copysets.allSatisfy { id, _ in
+            let states = present.map { servers[$0]?.state(of: id) }
+            return states.allSatisfy {
+                $0?.isSyncing == false && $0?.applied == $0?.last.index && $0?.last == states[0]?.last
+            }
+        }
+    }
     /// Clean shutdown of all chunkservers.
     func stopServers() -> Bool {
         wasServing = isServing

@@ -16,6 +16,8 @@ public final class LoadRecord {
     /// The first thing that no history is needed to condemn: a torn block, a wrong length, an odd error.
     public private(set) var complaint: String?
     private var nextID: UInt64 = 0
+    /// Memory of writes that are done, for the next ones.
+    let pool = BufferPool(keptBytesPerClassMax: 1 << 20)
     /// Writes whose outcome nobody knows, of clients that were fenced or died: a new attachment settles them.
     private var limbo: [(id: UInt64, session: UInt32)] = []
 
@@ -149,7 +151,7 @@ public final class VolumeLoad {
     }
     private func write(_ start: Int, _ count: Int) {
         let value = record.newID()
-        let payload = Self.contents(value, count)
+        let payload = Self.contents(value, count, record.pool)
         // Sometimes in two pieces, as frontends do.
         let sectors = count / Geometry.sectorBytes
         let cut = random.oneIn(4) && sectors > 1 ? Int.random(in: 1..<sectors, using: &random) : 0
@@ -234,9 +236,10 @@ public final class VolumeLoad {
 
     // MARK: Contents
 
-    static func contents(_ value: UInt64, _ count: Int) -> Payload {
-        let buffer = BlockBuffer(byteCount: count)
-        _ = buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    private static func contents(_ value: UInt64, _ count: Int, _ pool: BufferPool) -> Payload {
+        let buffer = pool.take(byteCount: count)
+        _ = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count])
+            .initializeMemory(as: UInt8.self, repeating: 0)
         for sector in stride(from: 0, to: count, by: Geometry.sectorBytes) {
             buffer.bytes.storeBytes(of: value.littleEndian, toByteOffset: sector, as: UInt64.self)
             buffer.bytes.storeBytes(
