@@ -38,6 +38,17 @@ public final class NBDServer {
         return status
     }
 
+    /// What connections hold, against ``NBDServerLimits``.
+    package func readGauges(_ read: GaugeReader) {
+        read("NBD connections", connections.count, limits.connectionsMax)
+        let requests = connections.values.reduce(0) { max($0, $1.inFlightRequests) }
+        let bytes = connections.values.reduce(0) { max($0, $1.inFlightBytes) }
+        read("requests of an NBD connection", requests, limits.connection.inFlightRequestsMax)
+        read(
+            "bytes of an NBD connection", bytes,
+            max(limits.connection.inFlightBytesMax, NBDLimits.payloadBytesMax))
+    }
+
     /// Offers a volume to clients that connect from now on, and follows its size.
     /// - Throws: ``NBDServerError``.
     public func add(_ export: NBDExport) throws(NBDServerError) {

@@ -28,6 +28,7 @@ final class ServerConnection: ConnectionHandler {
 
     var isInHandshake: Bool { session.isInHandshake }
     var inFlightRequests: Int { session.inFlightRequests }
+    var inFlightBytes: Int { session.inFlightBytes }
 
     func open() {
         handshakeTimer = server.environment.after(server.limits.handshakeTimeout) { [weak self] in

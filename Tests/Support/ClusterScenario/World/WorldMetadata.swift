@@ -49,6 +49,7 @@ final class WorldMetadata {
 
     init(_ world: SimWorld, pool: BufferPool) { (self.world, self.pool) = (world, pool) }
 
+    func readGauges(_ read: GaugeReader) { if isRunning { server?.readGauges(read) } }
     var isRunning: Bool { host?.isAlive == true }
     /// Its process, to pause or to set its clock.
     var process: SimHost? { host }
