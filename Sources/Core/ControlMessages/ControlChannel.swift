@@ -83,7 +83,8 @@ public final class ControlChannel {
     private var round = Round()
     private var pause = ControlChannel.pauseMin
     private var retryTimer: TimerID?
-    private var lastFailure = "not tried yet"
+    /// What happened at the addresses that were tried last, for people.
+    public private(set) var lastFailure = "not tried yet"
 
     /// A channel to the metadata servers at `addresses`; says `hello` on each connection.
     public init(environment: any Environment, addresses: [SocketAddress], hello: Hello, pool: BufferPool) {

@@ -90,7 +90,7 @@ struct MapCommand: ParsableCommand {
     private func serve(_ index: UInt32?) throws {
         try refuseSecondMapping()
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let mds = try metadata.address()
+        let servers = try metadata.servers()
         let reactor = try daemon.reactor(name: "curve-nbd")
         let here = ProcessInfo.processInfo
         let socket = "\(DaemonMark.defaultFolder)/\(here.processIdentifier).sock"
@@ -106,7 +106,7 @@ struct MapCommand: ParsableCommand {
         keeper.ended = { [weak gateway] failure in gateway?.finish(failure) }
         try gateway.run(
             AttachOptions(
-                path: path, metadataServers: [mds],
+                path: path, metadataServers: servers.addresses,
                 holder: "curve-nbd map on \(here.hostName) pid \(here.processIdentifier)",
                 holderKey: "map \(path) on \(here.hostName)", takeOver: takeover, isReadOnly: readOnly,
                 policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue))

@@ -40,7 +40,7 @@ struct ServeCommand: ParsableCommand {
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
-        let mds = try metadata.address()
+        let servers = try metadata.servers()
         let gateway = Gateway(reactor: try daemon.reactor(name: "curve-nbd"), listen: addresses)
         gateway.exportName = exportName ?? (volume.hasPrefix("/") ? String(volume.dropFirst()) : volume)
         (gateway.isReadOnly, gateway.printsStats) = (readOnly, stats)
@@ -48,7 +48,7 @@ struct ServeCommand: ParsableCommand {
         let place = "\(here.hostName) pid \(here.processIdentifier)"
         try gateway.run(
             AttachOptions(
-                path: volume.hasPrefix("/") ? volume : "/" + volume, metadataServers: [mds],
+                path: volume.hasPrefix("/") ? volume : "/" + volume, metadataServers: servers.addresses,
                 holder: "curve-nbd serve on \(place)", holderKey: holderKey ?? place, takeOver: takeover,
                 isReadOnly: readOnly, policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue))
     }

@@ -21,6 +21,8 @@ public struct WorldPlan: Sendable {
     public var actRestMax: Duration
     /// Chunkservers, each on its own machine.
     public var servers: Int
+    /// Metadata servers, each on its own machine, over one database: one leads.
+    public var metadataServers: Int
     /// Copysets of the pool, three members each.
     public var copysets: Int
     /// Volumes that exist at the beginning; people may make more.
@@ -88,6 +90,9 @@ public struct WorldPlan: Sendable {
         acts = random.oneIn(3) ? [] : WorldAct.allCases.filter { _ in random.oneIn(2) }
         actRestMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
         servers = random.oneIn(2) ? 3 : Int.random(in: 4...9, using: &random)
+        // From a source of its own: what else a seed means does not depend on it.
+        var extra = SeededRandom(seed: seed ^ 0x3D5_0000_0000_0000)
+        metadataServers = Int.random(in: 1...3, using: &extra)
         copysets = Int.random(in: 1...(servers + 1), using: &random)
         clientsMax = Int.random(in: 1...4, using: &random)
         sectorBytes = random.oneIn(2) ? 512 : 4096
@@ -137,6 +142,7 @@ public struct WorldPlan: Sendable {
         (plan.faults, plan.metadata, plan.deeds, plan.acts) = (.none, .none, [], [])
         (plan.storeBytes, plan.clonesStore) = (256 << 20, false)
         (plan.damagedServers, plan.writeErrorOneIn) = ([], 0)
+        plan.metadataServers = 1
         return plan
     }
 }
@@ -233,9 +239,9 @@ public enum WorldDeed: CaseIterable, Sendable {
     case heal
     /// Somebody's wall clock jumps.
     case wallJump
-    /// The metadata server dies and comes back.
+    /// A metadata server dies, or its machine loses power, and comes back; mostly the one that leads.
     case metadataDown
-    /// The metadata server stands still.
+    /// A metadata server stands still; mostly the one that leads.
     case metadataPause
     /// A client stands still, perhaps long after its lease, and goes on as if nothing had happened.
     case clientPauses
@@ -309,7 +315,7 @@ extension WorldPlan: CustomStringConvertible {
         volumes: \(volumes.map { "\n    \($0)" }.joined())
         deeds: \(deeds) every \(restMax)
         acts: \(acts) every \(actRestMax)
-        metadata: \(metadata)
+        metadata: \(metadataServers) servers, \(metadata)
         faults: \(faults)
         """
     }

@@ -26,8 +26,13 @@ extension WorldScenario {
             let seconds = Int64(deedDice.pick(-100_000..<100_001))
             let process = deedDice.oneIn(2) ? metadata.process : servers.process(victim)
             process?.jumpWallClock(bySeconds: seconds)
-        case .metadataDown: metadata.kill(thenStartAfter: deedDice.time(upTo: 4000))
-        case .metadataPause: metadata.process?.pause(for: deedDice.time(upTo: 4000))
+        case .metadataDown:
+            let delay = deedDice.time(upTo: 4000)
+            let (index, losesPower) = (metadata.victim(&deedDice), deedDice.oneIn(2))
+            metadata.end(index, losesPower: losesPower, thenStartAfter: delay)
+        case .metadataPause:
+            let time = deedDice.time(upTo: 4000)
+            metadata.process(metadata.victim(&deedDice))?.pause(for: time)
         case .clientPauses, .clientDies, .takeOver, .twoTakers, .gatewayBreaks: strikeClient(deed)
         }
     }
@@ -93,7 +98,7 @@ extension WorldScenario {
     private func anyMachine() -> String {
         let clients = volumes.compactMap(\.client)
         let choice = deedDice.pick(0..<(servers.count + clients.count + 1))
-        var name = WorldMetadata.machine
+        var name = WorldMetadata.machine(choice == servers.count ? deedDice.pick(0..<metadata.count) : 0)
         if choice < servers.count { name = servers.machine(choice) }
         if choice > servers.count { name = clients[choice - servers.count - 1].machine }
         deedDice.note(name)
@@ -136,7 +141,7 @@ extension WorldScenario {
         world.healNetwork()
         servers.resumeAll()
         servers.startAll()
-        metadata.process?.resume()
+        metadata.resume()
         metadata.start()
     }
 }

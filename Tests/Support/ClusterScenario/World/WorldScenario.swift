@@ -38,9 +38,9 @@ public final class WorldScenario {
         var faults = SimFaults.none
         faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
         world = SimWorld(seed: plan.seed, faults: faults, traceLinesMax: traceLinesMax)
-        metadata = WorldMetadata(world, pool: pool)
-        servers = WorldServers(world, plan, pool: pool)
-        desk = WorldDesk(world, name: "desk", pool: pool)
+        metadata = WorldMetadata(world, count: plan.metadataServers, pool: pool)
+        servers = WorldServers(world, plan, metadata.addresses, pool: pool)
+        desk = WorldDesk(world, name: "desk", metadata.addresses, pool: pool)
         deedDice = DeedDice(seed: plan.seed ^ 0xDEED_0000_0000_0000)
         actDice = DeedDice(seed: plan.seed ^ 0xAC70_0000_0000_0000)
     }
@@ -106,7 +106,9 @@ public final class WorldScenario {
             tally["attachments", default: 0] += volume.clients.count { $0.isAttached }
         }
         for what in (bounds?.reached ?? []).sorted() { tally["reached the bound: \(what)"] = 1 }
+        tally["metadata servers"] = metadata.count
         tally["metadata server started"] = metadata.startCount
+        tally["metadata server took over"] = metadata.takeoverCount
         tally["chunkservers started"] = servers.startCount
         return tally
     }
@@ -177,7 +179,9 @@ public final class WorldScenario {
     }
     func newClient(for volume: WorldVolume, takesOver: Bool) {
         clientCount += 1
-        let client = WorldClient(world, number: clientCount, volume, takesOver: takesOver)
+        let client = WorldClient(
+            world, number: clientCount, volume, metadata.addresses(beginningWith: clientCount),
+            takesOver: takesOver)
         volume.clients.append(client)
         client.attach()
     }
@@ -277,7 +281,7 @@ public final class WorldScenario {
         world.healNetwork()
         servers.mendDisks()
         servers.resumeAll()
-        metadata.process?.resume()
+        metadata.resume()
         metadata.start()
         servers.startAll()
         for volume in volumes {

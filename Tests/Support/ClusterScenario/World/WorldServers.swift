@@ -28,6 +28,7 @@ final class WorldServers {
     }
     private let world: SimWorld
     private let plan: WorldPlan
+    private let metadataServers: [String]
     private let pool: BufferPool
     private var members: [Member] = []
     private var atlas = FaultAtlas([])
@@ -57,8 +58,9 @@ final class WorldServers {
     }
     func index(of server: ServerID) -> Int? { members.firstIndex { $0.id == server } }
 
-    init(_ world: SimWorld, _ plan: WorldPlan, pool: BufferPool) {
+    init(_ world: SimWorld, _ plan: WorldPlan, _ metadataServers: [SocketAddress], pool: BufferPool) {
         (self.world, self.plan, self.pool) = (world, plan, pool)
+        self.metadataServers = metadataServers.map(\.description)
         for index in 0..<plan.servers {
             let size = plan.storeBytes + (plan.storeSizesDiffer ? UInt64(index % 3) << 20 : 0)
             let disk = SimDisk(
@@ -167,7 +169,7 @@ final class WorldServers {
     }
     private func options(of member: Member) -> ChunkServerOptions {
         var options = ChunkServerOptions(
-            metadataServers: [WorldMetadata.address.description],
+            metadataServers: metadataServers,
             listen: "\(member.machine):\(member.port)", host: member.machine)
         options.store = plan.store
         options.limits = plan.limits
