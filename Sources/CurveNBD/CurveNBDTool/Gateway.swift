@@ -32,6 +32,7 @@ final class Gateway {
     private var isStopping = false
     private var onlyLink: (any Connection)?
     private var controlSocket: ControlSocket?
+    private var keys: GatewayKeys?
     var printsStats = false
     /// Where ``ControlSocket`` listens.
     var control: String?
@@ -54,12 +55,19 @@ final class Gateway {
     }
 
     func run(_ plans: [ExportPlan]) throws {
-        try onTermination(of: reactor) { [self] in stop() }
+        try onTermination(of: reactor, hangup: keys.map { keys in { keys.reload() } }) { [self] in stop() }
         if plans.contains(where: \.attach.takeOver) { try checkAddresses() }
         if let singleClient { onlyLink = try adopt(singleClient) }
         addNext(plans[...])
         reactor.run()
         if let failure { throw failure }
+    }
+
+    /// Offers TLS, or demands it.
+    func encrypt(with keys: GatewayKeys) {
+        self.keys = keys
+        keys.environment = reactor
+        server.tls = keys.server
     }
 
     /// Nobody is to lose a volume to a gateway that then cannot serve it.

@@ -36,6 +36,7 @@ struct ServeCommand: ParsableCommand {
     var holderKey: String?
     @Option(help: "Unix socket by which 'curve-nbd export' adds and removes exports.") var control: String?
     @Flag(help: "Print counters on standard output every second.") var stats = false
+    @OptionGroup var tls: TLSOptions
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
 
@@ -47,10 +48,12 @@ struct ServeCommand: ParsableCommand {
         guard !volumes.isEmpty || control != nil else {
             throw ToolError.failed("name a volume to serve, or --control to add some later")
         }
+        let keys = try tls.keys()
         let mds = try metadata.address()
         let reactor = try daemon.reactor(name: "curve-nbd")
         let gateway = Gateway(reactor: reactor, listen: addresses)
         (gateway.printsStats, gateway.control) = (stats, control)
+        if let keys { gateway.encrypt(with: keys) }
         if single { (gateway.singleClient, gateway.announce) = (0, { _ in }) }
         let plans = try volumes.enumerated().map { index, volume in
             try looks.plan(

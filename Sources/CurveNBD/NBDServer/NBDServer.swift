@@ -19,6 +19,9 @@ public final class NBDServer {
     private var describedExports: [NBDExportDescription]?
     var counters = NBDServerStatus()
 
+    /// How clients that connect from now on encrypt; `nil`: not at all.
+    public var tls: NBDServerTLS?
+
     /// Called when the last connection has gone.
     public var emptied: (() -> Void)?
 
