@@ -126,7 +126,6 @@ struct SubRequest {
     var wasSent = false
     var deadline = Duration.zero
     var failures = 0
-    var silences = 0
     var hints = 0
     var damages = 0
 

@@ -63,6 +63,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case twinAdmitted = "twin-admitted"
     /// A metadata database that was put back from an older copy counts.
     case databaseBelieved = "database-believed"
+    /// A metadata server that stands by leads without waiting for the database.
+    case databaseUnheld = "database-unheld"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

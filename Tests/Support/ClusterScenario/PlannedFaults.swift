@@ -48,6 +48,7 @@ public enum FaultRate: String, CaseIterable, Sendable {
     case clockDrift = "clocks that drift"
     case lateTimers = "late timers"
     case damage = "a disk that damages"
+    case writeErrors = "writes that fail"
     case metadata = "trouble of the metadata store"
 
     /// Takes it away.
@@ -69,7 +70,7 @@ public enum FaultRate: String, CaseIterable, Sendable {
         case .diskSpikes: faults.disk.spikeOneIn = 0
         case .clockDrift: faults.clockDriftMillionthsMax = 0
         case .lateTimers: faults.timerLatenessMax = .zero
-        case .damage, .metadata: break
+        case .damage, .writeErrors, .metadata: break
         }
     }
     /// True when it is there to be taken away.
@@ -87,7 +88,7 @@ public enum FaultRate: String, CaseIterable, Sendable {
         case .diskSpikes: faults.disk.spikeOneIn > 0
         case .clockDrift: faults.clockDriftMillionthsMax > 0
         case .lateTimers: faults.timerLatenessMax > .zero
-        case .damage, .metadata: false
+        case .damage, .writeErrors, .metadata: false
         }
     }
 }

@@ -22,8 +22,6 @@ public final class SimCluster {
     /// Counts the restarts asked for: only the newest happens.
     private var starts = [0, 0, 0]
     private var atlas: FaultAtlas
-    /// The damaged store was refused: it stays away for good.
-    private(set) var isGone = [false, false, false]
     /// The first thing a chunkserver said when it gave up.
     public private(set) var complaint: String?
 
@@ -51,7 +49,8 @@ public final class SimCluster {
             }, volume: VolumeID(7), size: ByteCount(bytes: plan.volumeBytes),
             stripeUnitBytes: plan.stripeCount == 1 ? UInt32(Geometry.chunkBytes) : 64 << 10,
             stripeCount: plan.stripeCount)
-        atlas = FaultAtlas(directoryState.copysets.map(\.id))
+        atlas = FaultAtlas(directoryState.copysets)
+        if let index = plan.damagedServer { _ = atlas.admitDamage(on: Self.server(index)) }
         for index in 0..<Self.serverCount {
             // Sizes differ a little, as disks do.
             let size = plan.volumeBytes * 2 + UInt64(32 + index) << 20
@@ -125,7 +124,7 @@ public final class SimCluster {
             guard let self, servers[index] === server else { return }
             // A damaged disk may well make its server give up; it is started again as an operator would.
             if index != plan.damagedServer { complain("\(name) gave up: \(failure)") }
-            if index == plan.damagedServer, case .store = failure { isGone[index] = true }
+            if case .store = failure { atlas.isRefused(Self.server(index)) }
             world.after(.zero) {
                 guard self.servers[index] === server else { return }
                 self.kill(index, thenStartAfter: .seconds(1))
@@ -153,17 +152,21 @@ public final class SimCluster {
         }
     }
     private func startIfAllowed(_ index: Int) {
-        guard !isGone[index] else { return }
+        guard !atlas.isGone(Self.server(index)) else { return }
         // What a dead process had under way still reaches the disk; until then the kernel holds its lock.
         guard disks[index].inFlightCount == 0 else { return startLater(index, after: .milliseconds(1)) }
-        let others = (0..<Self.serverCount).filter { $0 != index }
-        guard index != plan.damagedServer || atlas.mayReturn(others.map { isServing[$0] ? servers[$0] : nil })
-        else { return startLater(index, after: .milliseconds(50)) }
+        guard atlas.mayReturn(Self.server(index), { stateNow($0, $1) }) else {
+            return startLater(index, after: .milliseconds(50))
+        }
         start(index)
+    }
+    private func stateNow(_ server: ServerID, _ copyset: CopysetID) -> CopysetState? {
+        let index = Int(server.rawValue) - 1
+        return isServing[index] ? servers[index]?.state(of: copyset) : nil
     }
     private func forget(_ index: Int) -> SimHost? {
         let host = hosts[index]
-        if index == plan.damagedServer, let server = servers[index] { atlas.dies(server, Self.server(index)) }
+        if let server = servers[index] { atlas.dies(server, Self.server(index)) }
         (hosts[index], servers[index], isServing[index]) = (nil, nil, false)
         return host
     }

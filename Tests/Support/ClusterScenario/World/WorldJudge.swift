@@ -13,9 +13,9 @@ struct WorldJudge {
     /// load, not by the stores. Only where nothing was copied or written again after a fault.
     func weighTraffic() -> String? {
         let plan = scenario.plan
-        guard plan.deeds.isEmpty, plan.acts.isEmpty, plan.damagedServer == nil, !plan.clonesStore else {
-            return nil
-        }
+        guard plan.deeds.isEmpty, plan.acts.isEmpty, plan.damagedServers.isEmpty, plan.writeErrorOneIn == 0,
+            !plan.clonesStore
+        else { return nil }
         let records = scenario.volumes.map(\.record)
         let bytes = records.reduce(0) { $0 + $1.writtenBytes }
         let requests = records.reduce(0) { $0 + $1.issued }
@@ -35,14 +35,14 @@ struct WorldJudge {
     /// - Parameter lagging: replicas that have no room for what the others have.
     func compareReplicas(but lagging: [LaggingReplica]) -> String? {
         var runners: [Int: StoreRunner] = [:]  // Looked up by number.
-        for index in 0..<scenario.servers.count {
+        for index in 0..<scenario.servers.count where scenario.servers.servedToTheEnd(index) {
             let host = world.startHost(on: scenario.servers.machine(index))
             let disk = scenario.servers.disk(index)
             disk.attach(to: host)
             let runner = StoreRunner(disk, world, scenario.pool)
             if let wrong = runner.open() {
                 // A disk that loses acknowledged writes may well have lost what its store needs.
-                if index == scenario.plan.damagedServer { continue }
+                if scenario.servers.isDamaging(index) { continue }
                 return "\(disk.name) after the run: \(wrong)"
             }
             runners[index] = runner
@@ -87,7 +87,7 @@ struct WorldJudge {
             let sums = runners.map { $0.checksums(id, run) }
             for (runner, sum) in zip(runners, sums) where sum == nil {
                 let index = members.first { scenario.servers.disk($0).name == runner.name }
-                if index == scenario.plan.damagedServer, index != nil { continue }
+                if let index, scenario.servers.isDamaging(index) { continue }
                 return "\(runner.name) cannot read \(run): \(runner.failure ?? ""), \(runner.store.diagnosis)"
             }
             let readable = sums.compactMap { $0 }

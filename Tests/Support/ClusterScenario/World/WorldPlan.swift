@@ -49,8 +49,11 @@ public struct WorldPlan: Sendable {
     public var disksLie = false
     /// Somebody copies a running chunkserver's store and starts the copy on another machine.
     public var clonesStore: Bool
-    /// The one chunkserver whose disk damages what it keeps, if any.
-    public var damagedServer: Int?
+    /// Chunkservers whose disks would damage what they keep; `FaultAtlas` lets as many of them as no block
+    /// loses two copies by.
+    public var damagedServers: [Int] = []
+    /// One write in so many fails on every disk, having changed some of its sectors or none; 0: never.
+    public var writeErrorOneIn: Int
 
     /// What of all this is carried out.
     public private(set) var selection = PlanSelection()
@@ -72,7 +75,9 @@ public struct WorldPlan: Sendable {
         if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 500...10_000, using: &random) }
         metadata = random.oneIn(2) ? .none : .swarm(&random)
         deeds = random.oneIn(6) ? [] : WorldDeed.allCases.filter { _ in random.oneIn(2) }
-        if deeds.contains(where: { [.isolate, .blockOneWay, .slow].contains($0) }), !deeds.contains(.heal) {
+        if deeds.contains(where: { [.isolate, .blockPair, .blockOneWay, .slow].contains($0) }),
+            !deeds.contains(.heal)
+        {
             deeds.append(.heal)
         }
         restMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
@@ -96,7 +101,12 @@ public struct WorldPlan: Sendable {
             store.checkpointEvery = .milliseconds(Int.random(in: 50...5000, using: &random))
         }
         store.discardsFreedSpace = random.oneIn(3)
-        if !fillsStores, random.oneIn(6) { damage(&random) }
+        if !fillsStores, random.oneIn(3) {
+            let most = servers == 3 ? 1 : 3
+            damagedServers = Array(
+                Array(0..<servers).shuffled(using: &random).prefix(Int.random(in: 1...most, using: &random)))
+        }
+        writeErrorOneIn = random.oneIn(8) ? Int.random(in: 1_000...20_000, using: &random) : 0
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
         if fillsStores { storeBytes = (random.oneIn(2) ? 8 : 32) << 20 }
@@ -113,27 +123,16 @@ public struct WorldPlan: Sendable {
     var losesSightOfServers: Bool {
         let blinding: [WorldDeed] = [
             .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .pause, .move, .swapStores, .isolate,
-            .blockOneWay,
-            .slow, .hangDisk,
+            .blockPair, .blockOneWay, .slow, .hangDisk,
         ]
-        return deeds.contains { blinding.contains($0) }
-    }
-    /// One store damages what it keeps. It may be refused after a restart, and then its copysets have two
-    /// replicas left: whatever takes another one away, or makes it copy everything, is left out.
-    private mutating func damage(_ random: inout SeededRandom) {
-        damagedServer = Int.random(in: 0..<servers, using: &random)
-        deeds.removeAll {
-            [.powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores].contains($0)
-        }
-        store.retainedEntriesMax = StoreSettings().retainedEntriesMax
-        store.retainedBytesMax = StoreSettings().retainedBytesMax
-        (storeBytes, clonesStore) = (256 << 20, false)
+        return deeds.contains { blinding.contains($0) } || !damagedServers.isEmpty || writeErrorOneIn > 0
     }
     /// The plan of run `seed` with nothing going wrong and nobody interfering.
     public static func quiet(seed: UInt64) -> WorldPlan {
         var plan = WorldPlan(seed: seed)
         (plan.faults, plan.metadata, plan.deeds, plan.acts) = (.none, .none, [], [])
-        (plan.storeBytes, plan.clonesStore, plan.damagedServer) = (256 << 20, false, nil)
+        (plan.storeBytes, plan.clonesStore) = (256 << 20, false)
+        (plan.damagedServers, plan.writeErrorOneIn) = ([], 0)
         return plan
     }
 }
@@ -214,6 +213,8 @@ public enum WorldDeed: CaseIterable, Sendable {
     case hangDisk
     /// A machine is cut off.
     case isolate
+    /// Two machines do not reach each other, and everybody else reaches both.
+    case blockPair
     /// One direction between two machines is blocked.
     case blockOneWay
     /// One direction between two machines becomes slow.
@@ -263,7 +264,8 @@ extension WorldPlan {
     /// What goes wrong now and then.
     public var rates: [FaultRate] {
         let isUntroubled = metadata.commitMax == .zero && metadata.failsOneIn + metadata.diesOneIn == 0
-        return FaultRate.allCases.filter { $0.isIn(faults) } + (damagedServer == nil ? [] : [.damage])
+        return FaultRate.allCases.filter { $0.isIn(faults) }
+            + (damagedServers.isEmpty ? [] : [.damage]) + (writeErrorOneIn == 0 ? [] : [.writeErrors])
             + (isUntroubled ? [] : [.metadata])
     }
     /// The plan without what `selection` leaves out.
@@ -276,7 +278,8 @@ extension WorldPlan {
         }
         for rate in rates where !selection.includes(.rate(rate)) {
             rate.remove(from: &plan.faults)
-            if rate == .damage { plan.damagedServer = nil }
+            if rate == .damage { plan.damagedServers = [] }
+            if rate == .writeErrors { plan.writeErrorOneIn = 0 }
             if rate == .metadata { plan.metadata = .none }
         }
         return plan
@@ -291,7 +294,8 @@ extension WorldPlan: CustomStringConvertible {
         \(sectorBytes), \(hasVolatileCache ? "volatile cache" : "write-through"), \
         journal \(journalBytes >> 10) KiB, \
         \(store.retainedEntriesMax) entries and \(store.retainedBytesMax >> 10) KiB kept, \
-        \(damagedServer.map { "disk\($0 + 1) damages" } ?? "sound disks"), \(clientsMax) clients
+        \(damagedServers.isEmpty ? "sound disks" : "disks \(damagedServers.map { $0 + 1 }) damage"), \
+        \(writeErrorOneIn == 0 ? "" : "one write in \(writeErrorOneIn) fails, ")\(clientsMax) clients
         volumes: \(volumes.map { "\n    \($0)" }.joined())
         deeds: \(deeds) every \(restMax)
         acts: \(acts) every \(actRestMax)

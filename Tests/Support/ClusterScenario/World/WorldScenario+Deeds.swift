@@ -14,6 +14,10 @@ extension WorldScenario {
             deedDice.note(servers.machine(victim))
             servers.process(victim)?.pause(for: deedDice.time(upTo: 4000))
         case .isolate: world.isolate(anyMachine())
+        case .blockPair:
+            let (one, other) = (anyMachine(), anyMachine())
+            world.block(from: one, to: other)
+            world.block(from: other, to: one)
         case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
         case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: deedDice.time(upTo: 1000))
         case .heal: world.healNetwork()
@@ -42,7 +46,10 @@ extension WorldScenario {
         case .swapStores:
             let other = deedDice.pick(0..<servers.count)
             servers.swap(victim, other, downFor: deedDice.time(upTo: 1000))
-        case .hangDisk: servers.hangDisk(victim, for: deedDice.time(upTo: 5000))
+        case .hangDisk:
+            // Now and then for as long as anything goes wrong at all.
+            let most = deedDice.oneIn(4) ? Int(WorldPlan.turmoil.milliseconds) : 5000
+            servers.hangDisk(victim, for: deedDice.time(upTo: most))
         default: servers.kill(victim, thenStartAfter: deedDice.time(upTo: 2000))
         }
     }

@@ -85,6 +85,11 @@ public final class WorldScenario {
             return "the leaders let in more than these replicas have room for: \(lagging)"
         }
         tally["replicas without room"] = lagging.count
+        let gone = (0..<servers.count).filter { servers.isGone($0) }
+        tally["stores refused for good"] = gone.count
+        for index in 0..<servers.count where !gone.contains(index) && !servers.isServing(index) {
+            return "\(servers.disk(index).name) could be used again and is not served"
+        }
         guard servers.stopAll() else { return "the chunkservers do not stop" }
         return complaint ?? judge.compareReplicas(but: lagging)
     }
@@ -167,10 +172,13 @@ public final class WorldScenario {
     private func turmoil() {
         world.faults = plan.faults
         metadata.faults = plan.metadata
-        for index in 0..<servers.count { servers.disk(index).faults = plan.faults.disk }
-        if let index = plan.damagedServer {
-            servers.disk(index).faults = damagedDisk()
+        for index in 0..<servers.count {
+            servers.disk(index).faults = plan.faults.disk
+            servers.disk(index).faults.writeErrorOneIn = plan.writeErrorOneIn
         }
+        let damaged = servers.admitDamage(among: copysets)
+        for index in damaged { servers.disk(index).faults = damagedDisk() }
+        tally["disks that damage"] = damaged.count
         let end = world.trueNow + WorldPlan.turmoil
         strikeLater(until: end)
         actLater(until: end)
@@ -240,7 +248,9 @@ public final class WorldScenario {
         let capacity = Int(plan.storeBytes) - Int(plan.journalBytes) - Self.keptForStoreBytes
         let reserve = max(capacity / 20, min(capacity / 4, 16 << 20))
         let shares = servers.count * (blocksMax + 3) * Geometry.blockBytes
-        return blocks * Geometry.blockBytes > (capacity - reserve) * 3 / 4 - shares
+        // Blocks that went bad are not used any more.
+        let usable = (capacity - reserve) * (plan.damagedServers.isEmpty ? 6 : 4) / 8
+        return blocks * Geometry.blockBytes > usable - shares
     }
 
     // MARK: Calm

@@ -26,6 +26,9 @@ final class WorldServers {
     private let plan: WorldPlan
     private let pool: BufferPool
     private var members: [Member] = []
+    private var atlas = FaultAtlas([])
+    /// Which of them served to the end.
+    private var servedLast: Set<Int> = []  // Looked up, never iterated.
     private var cloneHost: SimHost?
     private var clone: ChunkServer?
     /// Processes started.
@@ -43,7 +46,7 @@ final class WorldServers {
     /// what it keeps does not count.
     func majorityRemembersMore(than revision: UInt64) -> Bool {
         let informed = members.indices.count { index in
-            index != plan.damagedServer
+            !isDamaging(index)
                 && members[index].server.map { $0.durableMetadataRevision > revision } ?? false
         }
         return informed * 2 > members.count
@@ -98,13 +101,43 @@ final class WorldServers {
         } catch { return "\(disk.name): \(error)" }
     }
 
+    // MARK: Damage
+
+    /// The pool is made: some disks may damage what they keep from now on.
+    /// - Returns: which.
+    func admitDamage(among copysets: [(id: CopysetID, members: [ServerID])]) -> [Int] {
+        atlas = FaultAtlas(copysets)
+        return plan.damagedServers.filter { atlas.admitDamage(on: members[$0].id) }
+    }
+    func isDamaging(_ index: Int) -> Bool { atlas.isDamaging(members[index].id) }
+    /// True for a disk that its server could not go on with.
+    func isGone(_ index: Int) -> Bool { atlas.isGone(members[index].id) }
+    /// True when its server was there when all were stopped.
+    func servedToTheEnd(_ index: Int) -> Bool { servedLast.contains(index) }
+    private func stateNow(_ server: ServerID, _ copyset: CopysetID) -> CopysetState? {
+        guard let member = members.first(where: { $0.id == server }), member.isServing else { return nil }
+        return member.server?.state(of: copyset)
+    }
+    /// A server whose disk damages what it keeps may die in many ways, and is started again as an operator
+    /// would; one whose disk sometimes cannot write gives it up, whatever it holds (rule R6).
+    private func gaveUp(_ index: Int, _ failure: ChunkServerFailure) {
+        let member = members[index]
+        if case .store = failure { atlas.isRefused(member.id) }
+        var isExcused = isDamaging(index)
+        if case .device = failure, plan.writeErrorOneIn > 0 { isExcused = true }
+        if !isExcused { complain("\(member.machine) gave up: \(failure)") }
+    }
+
     // MARK: Life
 
     func startAll() { for index in members.indices { start(index) } }
 
     private func start(_ index: Int) {
         let member = members[index]
-        guard member.host?.isAlive != true else { return }
+        guard member.host?.isAlive != true, !isGone(index) else { return }
+        guard atlas.mayReturn(member.id, { stateNow($0, $1) }) else {
+            return startLater(index, after: .milliseconds(50))
+        }
         // The kernel holds a dead process's lock on its device until the last request is done.
         guard member.disk.inFlightCount == 0 else { return startLater(index, after: .milliseconds(5)) }
         let host = world.startHost(on: member.machine)
@@ -114,8 +147,7 @@ final class WorldServers {
         server.serving = { [weak member] _ in member?.isServing = true }
         server.failed = { [weak self, weak server] failure in
             guard let self, member.server === server else { return }
-            // A damaged disk may well make its server give up; it is started again as an operator would.
-            if index != plan.damagedServer { complain("\(member.machine) gave up: \(failure)") }
+            gaveUp(index, failure)
             world.after(.zero) {
                 guard member.server === server else { return }
                 self.kill(index, thenStartAfter: .seconds(1))
@@ -154,6 +186,7 @@ final class WorldServers {
     private func forget(_ index: Int) -> SimHost? {
         let member = members[index]
         let host = member.host
+        if let server = member.server { atlas.dies(server, member.id) }
         (member.host, member.server, member.isServing) = (nil, nil, false)
         return host
     }
@@ -174,6 +207,7 @@ final class WorldServers {
     /// Clean shutdown of everybody.
     func stopAll() -> Bool {
         var running = 0
+        servedLast = Set(members.indices.filter { members[$0].isServing })
         for member in members {
             guard let server = member.server else { continue }
             running += 1
