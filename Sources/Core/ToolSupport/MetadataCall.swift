@@ -32,6 +32,11 @@ package struct MetadataOptions: ParsableArguments {
     }
 }
 
+extension MetadataOptions {
+    /// Every address, as text.
+    package func addresses() throws -> [String] { [try address().description] }
+}
+
 /// One question to the MDS and its answer, for a tool that has nothing else to do meanwhile.
 package struct MetadataCall {
     package let address: SocketAddress
