@@ -38,7 +38,8 @@ struct DaemonCommand: ParsableCommand {
     }
 }
 
-/// Starts the process that serves, and starts it again when it dies or wants to be replaced by a newer program.
+/// Starts the process that serves, and starts it again when it dies or wants to be replaced by a newer
+/// program.
 ///
 /// It does nothing else, so that it has no reason to die itself.
 final class Watcher {

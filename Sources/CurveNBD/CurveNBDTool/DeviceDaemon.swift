@@ -100,7 +100,7 @@ final class DeviceDaemon {
         serve(record, isResumed: false, reply)
     }
 
-    /// Maps, or waits for what this daemon has taken up by itself: what is asked of one that was just started.
+    /// Maps, or waits for what this daemon has taken up by itself: asked of one that was just started.
     private func adopt(_ record: MappingRecord, _ reply: @escaping (DaemonSocket.Answer) -> Void) {
         guard let other = devices[record.path], other.isResumed, !other.isEnding else {
             return map(record, reply)

@@ -8,7 +8,8 @@ import ToolSupport
 /// Makes the kernel device and keeps it connected, on a thread of its own: the loop that answers the device's
 /// requests must never wait for the kernel.
 final class DeviceKeeper: @unchecked Sendable {
-    // SAFETY: `wishes` has its own lock; `ready`, `ended`, `afterwards` and `isOver` are touched only on the loop.
+    // SAFETY: `wishes` has its own lock; `ready`, `ended`, `afterwards` and `isOver` are touched only on the
+    // loop.
     private struct Wishes {
         var size: ByteCount?
         var end = End.none

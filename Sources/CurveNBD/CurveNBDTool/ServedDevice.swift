@@ -36,8 +36,8 @@ final class ServedDevice {
         server = NBDServer(environment: reactor)
     }
 
-    /// - Parameter ended: called once when nothing of the device is left in this process, with the reason unless
-    ///   it was told to end; never from inside this call.
+    /// - Parameter ended: called once when nothing of the device is left in this process, with the reason
+    ///   unless it was told to end; never from inside this call.
     func start(ended: @escaping (ToolError?) -> Void) {
         self.ended = ended
         let here = ProcessInfo.processInfo

@@ -22,8 +22,8 @@ public struct CurvetabEntry: Hashable, Sendable {
     public static let entriesMax = 4096
 
     /// Reads a table.
-    /// - Throws: ``CurvetabError`` for the first line that makes no sense: a machine that came up without one of
-    ///   its disks would be worse than one that says why.
+    /// - Throws: ``CurvetabError`` for the first line that makes no sense: a machine that came up without one
+    ///   of its disks would be worse than one that says why.
     public static func entries(in text: String) throws(CurvetabError) -> [CurvetabEntry] {
         var entries: [CurvetabEntry] = []
         for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {

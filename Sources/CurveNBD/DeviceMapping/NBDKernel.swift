@@ -27,9 +27,9 @@ public struct DeviceSetup: Hashable, Sendable {
         requestTimeoutSeconds = Self.requestTimeoutSecondsDefault
         deadConnectionTimeoutSeconds = Self.deadConnectionTimeoutSecondsDefault
     }
-    /// After a daemon died its unanswered requests wait this long before they are sent again. The kernel closes
-    /// a slow connection, too, and sends again what it carried, so it must exceed what a healthy but busy
-    /// cluster takes, an election included.
+    /// After a daemon died its unanswered requests wait this long before they are sent again. The kernel
+    /// closes a slow connection, too, and sends again what it carried, so it must exceed what a healthy but
+    /// busy cluster takes, an election included.
     public static let requestTimeoutSecondsDefault: UInt64 = 5
     /// Longer than a machine takes to start a daemon, however busy; shorter than people's patience.
     public static let deadConnectionTimeoutSecondsDefault: UInt64 = 600
