@@ -187,7 +187,7 @@ public final class SimCluster {
     }
     /// True when everybody who can be there is, with the same log, applied to its end.
     var hasConverged: Bool {
-        let present = (0..<Self.serverCount).filter { !isGone[$0] }
+        let present = (0..<Self.serverCount).filter { !atlas.isGone(Self.server($0)) }
         guard present.allSatisfy({ isServing[$0] }) else { return false }
         return directoryState.copysets.allSatisfy { id, _ in
             let states = present.map { servers[$0]?.state(of: id) }
