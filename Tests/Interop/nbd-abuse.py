@@ -219,7 +219,7 @@ def bad_ranges():
         (READ, (1 << 64) - 512, 1024, 22), (READ, 0, 0xFFFFFFFF, 22), (READ, 1 << 62, 512, 22),
         (TRIM, (1 << 64) - 512, 512, 22), (ZEROES, 1 << 62, 512, 28), (READ, 1, 1, 22),
         (READ, 0, 0, 0), (TRIM, 0, 0, 0), (ZEROES, 0, 0, 0), (FLUSH, 0, 512, 22), (STATUS, 0, 512, 22),
-        (99, 0, 512, 22), (5, 0, 512, 22)):
+        (99, 0, 512, 22), (5, 0, 512, 0), (5, 1 << 62, 512, 22)):
         s.sendall(request(command, offset, length))
         assert reply(s) == error, (command, offset, length)
     for offset, length, error in (((1 << 64) - 512, 1024, 28), (1 << 62, 512, 28), (1, 512, 22), (0, 0, 0)):

@@ -30,6 +30,28 @@ struct SocketName: Sendable {
             unsafe withUnsafeBytes(of: &address) { unsafe to.copyMemory(from: $0) }
         }
     }
+    /// - Parameter cid: `nil` for any machine.
+    init(vsockCID cid: UInt32?, port: UInt32) {
+        // `struct sockaddr_vm`: family, two bytes reserved, port, cid; four more bytes are zero.
+        length = 16
+        storage.ss_family = sa_family_t(SocketName.vsockFamily)
+        unsafe withUnsafeMutableBytes(of: &storage) { bytes in
+            unsafe bytes.storeBytes(of: port, toByteOffset: 4, as: UInt32.self)
+            unsafe bytes.storeBytes(of: cid ?? .max, toByteOffset: 8, as: UInt32.self)
+        }
+    }
+    /// AF_VSOCK, which is the same on all of Linux.
+    static let vsockFamily: Int32 = 40
+    /// Machine and port of a vsock address.
+    var vsock: (cid: UInt32, port: UInt32)? {
+        guard family == Self.vsockFamily else { return nil }
+        return unsafe withUnsafeBytes(of: storage) { bytes in
+            unsafe (
+                bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self),
+                bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self)
+            )
+        }
+    }
     /// What `getsockname` or `getpeername` says.
     init?(of descriptor: Int32, peer: Bool) {
         length = socklen_t(MemoryLayout<sockaddr_storage>.size)

@@ -18,7 +18,7 @@ import ToolSupport
             """,
         version: Version.text,
         subcommands: [
-            ServeCommand.self, MapCommand.self, UnmapCommand.self, ListCommand.self,
+            ServeCommand.self, ExportCommand.self, MapCommand.self, UnmapCommand.self, ListCommand.self,
         ])
 
     static func main() { ToolExit.run(Self.self) }

@@ -90,7 +90,7 @@ struct MapCommand: ParsableCommand {
     private func serve(_ index: UInt32?) throws {
         try refuseSecondMapping()
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let mds = try metadata.address()
+        let servers = try metadata.servers()
         let reactor = try daemon.reactor(name: "curve-nbd")
         let here = ProcessInfo.processInfo
         let socket = "\(DaemonMark.defaultFolder)/\(here.processIdentifier).sock"
@@ -98,18 +98,19 @@ struct MapCommand: ParsableCommand {
         (options.index, options.connections, options.blockBytes) = (index, connections, blockSize)
         (options.requestTimeoutSeconds, options.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
         let gateway = Gateway(reactor: reactor, listen: [.unix(path: socket)])
-        (gateway.isReadOnly, gateway.servesAfterLoss) = (readOnly, true)
+        gateway.servesAfterLoss = true
         let keeper = DeviceKeeper(socket: socket, options: options, loop: reactor.handle)
         gateway.announce = { [keeper] _ in keeper.start() }
         gateway.stopsFirst = { [keeper] then in keeper.stop(then) }
         gateway.resized = { [keeper] size in keeper.resize(to: size) }
         keeper.ended = { [weak gateway] failure in gateway?.finish(failure) }
-        try gateway.run(
-            AttachOptions(
-                path: path, metadataServers: [mds],
+        let plan = ExportPlan(
+            attach: AttachOptions(
+                path: path, metadataServers: servers.addresses,
                 holder: "curve-nbd map on \(here.hostName) pid \(here.processIdentifier)",
                 holderKey: "map \(path) on \(here.hostName)", takeOver: takeover, isReadOnly: readOnly,
                 policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue))
+        try gateway.run([plan])
     }
 }
 

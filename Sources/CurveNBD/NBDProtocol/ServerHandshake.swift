@@ -7,6 +7,8 @@ struct ServerHandshake {
     /// What to do after some bytes.
     enum Outcome {
         case reply([UInt8])
+        /// Send the bytes; what follows is TLS, and inside of it options from the beginning.
+        case startTLS([UInt8])
         /// Send the bytes; what follows are requests for the export.
         case begin([UInt8], NBDExportDescription)
         /// Send the bytes, then close.
@@ -23,6 +25,11 @@ struct ServerHandshake {
     private var wantedBytes = 4
     private var optionsSeen = 0
     private var sendsPadding = true
+    let encryption: NBDEncryption
+    /// What is said is encrypted.
+    private(set) var isSecure = false
+    /// Why every option is refused, if it is.
+    var refusal: String?
     /// What the client asked for.
     var replies = ReplyStyle.simple
     /// What SET_META_CONTEXT chose last, and for which export.
@@ -34,6 +41,14 @@ struct ServerHandshake {
     }
     func flags(for export: NBDExportDescription) -> UInt16 {
         NBDTransmissionFlags.offered(for: export, replies: replies, contexts: contexts(for: export)).rawValue
+    }
+
+    init(encryption: NBDEncryption) { self.encryption = encryption }
+
+    /// TLS is in force. Nothing that was said before has an effect.
+    mutating func secured() {
+        (replies, selected, isSecure) = (.simple, ([], ""), true)
+        invariant(held.isEmpty, "plain bytes are left behind STARTTLS")
     }
 
     /// The first bytes of the server.
@@ -74,8 +89,11 @@ struct ServerHandshake {
                 guard unsafe fill(from: &bytes) else { return nil }
                 let data = held[...]
                 expectOption()
-                let outcome = answer(option, data, exports: exports)
-                if case .reply = outcome {} else { phase = .over }
+                let outcome = refused(option) ?? answer(option, data, exports: exports)
+                switch outcome {
+                case .reply, .startTLS: break
+                case .begin, .end: phase = .over
+                }
                 return outcome
             }
         }

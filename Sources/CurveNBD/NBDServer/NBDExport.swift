@@ -54,6 +54,25 @@ public enum NBDServerError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 }
 
+/// How a server's clients encrypt what they say. The work is done elsewhere.
+public struct NBDServerTLS {
+    /// Refuse everything until a client has encrypted.
+    public var isRequired: Bool
+    /// Makes an encrypted connection of a plain one, and tells once what the client is called: by its
+    /// certificate, or its pre-shared key. `nil`: it cannot be done now.
+    public var secure: (any Connection, @escaping ([String]) -> Void) -> (any Connection)?
+    /// True when a client of these names may use the exports.
+    public var mayUse: ([String]) -> Bool
+    /// Encryption by these means.
+    public init(
+        isRequired: Bool, mayUse: @escaping ([String]) -> Bool = { _ in true },
+        secure: @escaping (any Connection, @escaping ([String]) -> Void) -> (any Connection)?
+    ) {
+        (self.isRequired, self.mayUse, self.secure) = (isRequired, mayUse, secure)
+    }
+    var encryption: NBDEncryption { isRequired ? .required : .offered }
+}
+
 /// The bounds of one server.
 public struct NBDServerLimits: Hashable, Sendable {
     /// Open connections. A newcomer beyond it takes the place of the oldest one still in its handshake.

@@ -19,6 +19,12 @@ public final class NBDServer {
     private var describedExports: [NBDExportDescription]?
     var counters = NBDServerStatus()
 
+    /// How clients that connect from now on encrypt; `nil`: not at all.
+    public var tls: NBDServerTLS?
+
+    /// Called when the last connection has gone.
+    public var emptied: (() -> Void)?
+
     /// Called after an export's volume has changed its size.
     public var exportResized: ((_ name: String, _ size: ByteCount) -> Void)?
 
@@ -36,6 +42,22 @@ public final class NBDServer {
         status.connections = connections.count
         status.inFlightRequests = connections.values.reduce(0) { $0 + $1.inFlightRequests }
         return status
+    }
+
+    /// What connections hold, against ``NBDServerLimits``.
+    package func readGauges(_ read: GaugeReader) {
+        read("NBD connections", connections.count, limits.connectionsMax)
+        let requests = connections.values.reduce(0) { max($0, $1.inFlightRequests) }
+        let bytes = connections.values.reduce(0) { max($0, $1.inFlightBytes) }
+        read("requests of an NBD connection", requests, limits.connection.inFlightRequestsMax)
+        read(
+            "bytes of an NBD connection", bytes,
+            max(limits.connection.inFlightBytesMax, NBDLimits.payloadBytesMax))
+    }
+
+    /// Connections that have chosen this export.
+    public func connections(of name: String) -> Int {
+        connections.values.reduce(0) { $0 + ($1.exportName == name ? 1 : 0) }
     }
 
     /// Offers a volume to clients that connect from now on, and follows its size.
@@ -72,6 +94,9 @@ public final class NBDServer {
         listeners.append(listener)
         return listener.address
     }
+    /// Serves one client whose connection was made elsewhere.
+    public func serve(_ link: any Connection) { accept(link) }
+
     /// Stops accepting, answers what is in flight, closes every connection, then calls `completed`.
     /// - Parameter drainFor: how long answers may take; then connections are closed without them.
     public func stop(drainFor: Duration = .seconds(10), completed: @escaping () -> Void) {
@@ -158,6 +183,6 @@ public final class NBDServer {
     func forget(_ number: Int) {
         connections[number] = nil
         shareOut()
-        if isStopping { finishStop() }
+        if isStopping { finishStop() } else if connections.isEmpty { emptied?() }
     }
 }

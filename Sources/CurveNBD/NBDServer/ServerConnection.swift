@@ -5,7 +5,8 @@ import NBDProtocol
 /// One client: carries out what its session decides.
 final class ServerConnection: ConnectionHandler {
     let number: Int
-    private let link: any Connection
+    private var link: any Connection
+    private let tls: NBDServerTLS?
     private let server: NBDServer
     private var session: NBDSession
     private var volume: (any BlockVolume)?
@@ -19,15 +20,17 @@ final class ServerConnection: ConnectionHandler {
     private var isOver = false
 
     init(number: Int, link: any Connection, server: NBDServer) {
-        (self.number, self.link, self.server) = (number, link, server)
+        (self.number, self.link, self.server, tls) = (number, link, server, server.tls)
         var limits = server.limits.connection
         // The link reports that it drained only after it was above its own mark.
         limits.queuedReplyBytesMax = link.sendQueueBytesSoftMax
-        session = NBDSession(limits: limits, pool: server.pool)
+        session = NBDSession(
+            limits: limits, pool: server.pool, encryption: tls?.encryption ?? .off)
     }
 
     var isInHandshake: Bool { session.isInHandshake }
     var inFlightRequests: Int { session.inFlightRequests }
+    var inFlightBytes: Int { session.inFlightBytes }
 
     func open() {
         handshakeTimer = server.environment.after(server.limits.handshakeTimeout) { [weak self] in
@@ -103,10 +106,12 @@ final class ServerConnection: ConnectionHandler {
             swap(&batch, &effects)
             var pieces: [SendPiece] = []
             var ended: NBDEndReason?
+            var mustSecure = false
             for effect in batch {
                 switch effect {
                 case .send(let bytes): pieces.append(.bytes(bytes))
                 case .sendPayload(let payload): pieces.append(.payload(payload))
+                case .startTLS: mustSecure = true
                 case .enter(let name): enter(name)
                 case .submit(let token, let request): submit(token, request)
                 case .resize(let token, let size): resize(token, to: size)
@@ -118,6 +123,7 @@ final class ServerConnection: ConnectionHandler {
             batch.removeAll(keepingCapacity: true)
             if !pieces.isEmpty, !isOver { link.send(pieces) }
             if let ended { close(ended) }
+            if mustSecure, !isOver { secure() }
             // A link that took everything at once never reports that it drained.
             guard !isOver, session.waitsForDrain, link.queuedSendBytes <= link.sendQueueBytesSoftMax / 2
             else {
@@ -125,6 +131,23 @@ final class ServerConnection: ConnectionHandler {
             }
             session.drained(exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         } while !effects.isEmpty
+    }
+    /// From here on the session hears and says only what is encrypted.
+    private func secure() {
+        let secured = tls?.secure(link) { [weak self] names in self?.secured(names) }
+        guard let secured else {
+            server.environment.log(.error, "nbd: \(link.peer): TLS cannot begin")
+            return finish()
+        }
+        link = secured
+        link.handler = self
+    }
+    private func secured(_ names: [String]) {
+        guard !isOver else { return }
+        guard let tls, !tls.mayUse(names) else { return session.secured(refusal: nil) }
+        let name = names.first ?? "no name"
+        server.environment.log(.notice, "nbd: \(link.peer): \(name) may use nothing here")
+        session.secured(refusal: "'\(name)' may use no export of this server")
     }
     private func enter(_ name: String) {
         if let handshakeTimer { server.environment.cancel(handshakeTimer) }
@@ -150,7 +173,7 @@ final class ServerConnection: ConnectionHandler {
     private func close(_ reason: NBDEndReason) {
         switch reason {
         case .disconnected, .stopped: server.environment.log(.debug, "nbd: \(link.peer): \(reason)")
-        case .unknownExport: server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
+        case .unknownExport, .refused: server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
         case .violation:
             server.counters.violations += 1
             server.environment.log(.notice, "nbd: \(link.peer): \(reason)")

@@ -4,8 +4,8 @@ import BlockTypes
 public struct LoadPlan: Sendable {
     /// Where requests go: a few hot runs of blocks, so that they meet.
     public var hotSpots: [Range<Int>]
-    /// Bytes of one register: a block, or a sector when requests smaller than a block are made.
-    public var registerBytes: Int
+    /// Requests start and end at multiples of this: a block, or a sector.
+    public var unitBytes: Int
     /// Requests in flight of each client.
     public var inFlightMax: Int
     /// Requests in all.
@@ -23,7 +23,7 @@ public struct LoadPlan: Sendable {
 
     /// A load on a volume of `volumeBlocks` blocks.
     public init(volumeBlocks: Int, operations: Int, random: inout SeededRandom) {
-        registerBytes = random.oneIn(4) ? Geometry.sectorBytes : Geometry.blockBytes
+        unitBytes = random.oneIn(2) ? Geometry.sectorBytes : Geometry.blockBytes
         inFlightMax = 1 << Int.random(in: 0...5, using: &random)
         // Zero can be written again and again, which makes judging harder: half of the loads do without.
         let writesZero = random.oneIn(2)

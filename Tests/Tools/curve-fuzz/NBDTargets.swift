@@ -13,7 +13,7 @@ private let pool = BufferPool(keptBytesPerClassMax: 64 << 20)
 
 /// A server's session with a volume that answers at once, or later, or never.
 private struct Session {
-    var session = NBDSession(pool: pool)
+    var session = NBDSession(pool: pool, encryption: .offered)
     let exports = [NBDExportDescription(name: "vol", size: ByteCount(bytes: 1 << 20))]
     var waiting: [(NBDRequestToken, VolumeRequest)] = []
     var isClosed = false
@@ -48,6 +48,7 @@ private struct Session {
                 waiting.append((token, request))
             case .resize(let token, _): waiting.append((token, .flush))
             case .close: isClosed = true
+            case .startTLS: session.secured(refusal: nil)
             case .send, .sendPayload, .enter, .pauseReceiving, .resumeReceiving: break
             }
         }
