@@ -19,7 +19,8 @@ public final class SimLockFile {
         if let holder {
             guard !holder.isAlive else { return self.note }
             // The sockets and locks of a killed process outlive it by some milliseconds.
-            let end = end ?? world.trueNow + .nanoseconds(world.nanoseconds(upTo: Self.lingerMaxNanoseconds))
+            let end =
+                end ?? world.trueNow + .nanoseconds(world.nanoseconds(upTo: Self.lingerMax.wholeNanoseconds))
             self.end = end
             guard world.trueNow >= end else { return self.note }
         }
@@ -28,7 +29,7 @@ public final class SimLockFile {
         return nil
     }
     fileprivate func release(_ host: SimHost) { if holder === host { (holder, end) = (nil, nil) } }
-    private static let lingerMaxNanoseconds: Int64 = 50_000_000
+    private static let lingerMax = Duration.milliseconds(50)
 }
 
 /// The lock as one process sees it. A paused process holds on to it, a dead one loses it.
