@@ -16,6 +16,35 @@ import StoreCrashModel
         #expect(try harness.read(try harness.run(0, 9, 6)) == [nil, 5, 5, 6, 6, nil])
         #expect(try harness.read(try harness.run(1, 0, 2)) == [nil, nil])
     }
+    @Test("the map says which blocks are stored, trims included, durable here or not")
+    func blockStatus() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        func map(_ first: Int, _ count: Int) throws -> String? {
+            let run = try harness.run(0, first, count)
+            return harness.store.blockStatus(harness.copyset, run)?.map { segment in
+                if case .stored(let bytes) = segment {
+                    "+\(bytes / 4096)"
+                } else {
+                    "-\(segment.byteCount / 4096)"
+                }
+            }.joined()
+        }
+        #expect(try map(0, 4096) == "-4096")
+        harness.write(try harness.run(0, 10, 3), id: 5)
+        harness.commitAll()
+        #expect(try map(9, 6) == "-1+3-2" && map(10, 3) == "+3")
+        harness.write(try harness.run(0, 13, 1), id: 6)
+        harness.append(.trim(try harness.run(0, 11, 1), SnapshotNumber(0), harness.tag()))
+        harness.take()
+        #expect(try map(9, 6) == "-1+3-2")
+        let last = try #require(harness.store.state(of: harness.copyset)?.last.index)
+        harness.store.commit(harness.copyset, through: last)
+        #expect(try map(9, 6) == "-1+1-1+2-1")
+        harness.commitAll()
+        #expect(try map(9, 6) == "-1+1-1+2-1")
+        #expect(harness.store.blockStatus(CopysetID(999), try harness.run(0, 0, 1)) == nil)
+    }
     @Test("an entry is invisible until it is committed, and visible at once then, durable here or not")
     func overlay() throws {
         let harness = try StoreHarness()

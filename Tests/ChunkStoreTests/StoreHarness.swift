@@ -116,7 +116,7 @@ final class StoreHarness {
         let read = try readResult(run).get()
         return read.segments.flatMap { segment -> [UInt64?] in
             switch segment {
-            case .zeroes(let bytes): Array(repeating: nil, count: bytes / 4096)
+            case .zeroes(let bytes), .stored(let bytes): Array(repeating: nil, count: bytes / 4096)
             case .data(let payload):
                 (0..<(payload.byteCount / 4096)).map { ModelBytes.id(of: payload, block: $0) }
             }

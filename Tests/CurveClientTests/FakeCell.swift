@@ -35,6 +35,7 @@ final class FakeCell {
     var hasOldDatabase = false
     /// Attach is refused as not ready so many times.
     var notReadyCount = 0
+    var saidNotReady: () -> Void = {}
     var attempts: [ControlAttachVolumeRequest] = []
     var copysetCount: UInt32 = 4
     /// Answers to attach are changed by this before they leave.
@@ -135,6 +136,7 @@ final class FakeCell {
         if hasOldDatabase { return ControlResponse(refusing: ControlFailure(.databaseWentBack, "old")) }
         if notReadyCount > 0 {
             notReadyCount -= 1
+            saidNotReady()
             return ControlResponse(refusing: ControlFailure(.notReady, "not yet"))
         }
         guard request.path == "/demo" else {
@@ -205,6 +207,11 @@ final class FakeStore {
         }
         switch request.kind {
         case .fence: return BlockReply(status: .badRequest)
+        case .blockStatus(let run):
+            let segments = run.blocks.map { block -> ReadSegment in
+                blocks[Self.key(run, block)] == nil ? .zeroes(4096) : .stored(4096)
+            }
+            return BlockReply(status: .ok, segments: segments)
         case .read(let run):
             var reply = read(run)
             spoilsRead?(&reply)

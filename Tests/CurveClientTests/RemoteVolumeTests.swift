@@ -35,7 +35,7 @@ extension FakeCell {
         return segments.flatMap { segment -> [UInt8] in
             switch segment {
             case .data(let payload): payload.array
-            case .zeroes(let count): Array(repeating: 0, count: count)
+            case .zeroes(let count), .stored(let count): Array(repeating: 0, count: count)
             }
         }
     }
@@ -380,6 +380,29 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
         volume.detach { isDetached = true }
         cell.world.run(for: .seconds(11))
         #expect(isError(early, .shuttingDown) && isDetached && cell.detachments == 1)
+    }
+
+    /// A metadata server that refuses connections is not waited for; one that says nothing is, for 2 s.
+    @Test func goodbyeToAMetadataServerThatIsGoneIsShort() throws {
+        let cell = try FakeCell()
+        let volume = try cell.volume()
+        cell.stopMDS()
+        cell.world.run(for: .seconds(60))
+        var isDetached = false
+        volume.detach { isDetached = true }
+        cell.world.run(for: .milliseconds(100))
+        #expect(isDetached)
+        #expect(cell.world.log.contains { $0.contains("the lease runs out by itself") })
+
+        try cell.startMDS()
+        let second = try cell.volume()
+        cell.mds?.onRequest = { _, _, _ in }
+        isDetached = false
+        second.detach { isDetached = true }
+        cell.world.run(for: .milliseconds(1900))
+        #expect(!isDetached)
+        cell.world.run(for: .milliseconds(200))
+        #expect(isDetached)
     }
 
     @Test func manyWritersOverBreakingLinksLoseNothing() throws {

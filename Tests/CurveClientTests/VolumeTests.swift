@@ -11,19 +11,24 @@ import Testing
         // SAFETY: written on the loop before the address is told, then used there only.
         var cell: FakeCell?
     }
-    private static func withCell(_ body: (String) async throws -> Void) async throws {
+    private static func withCell(
+        prepare: @escaping @Sendable (FakeCell) -> Void = { _ in }, _ body: (String) async throws -> Void
+    ) async throws {
         let holder = Cell()
         let thread = try ReactorThread(name: "cell")
+        defer {
+            thread.stop()
+            thread.join()
+        }
         let address: String = await withCheckedContinuation { continuation in
             let isPosted = thread.post { reactor in
                 holder.cell = try? FakeCell(on: reactor)
+                holder.cell.map(prepare)
                 continuation.resume(returning: holder.cell.map { "\($0.mdsAddress)" } ?? "")
             }
             precondition(isPosted)
         }
         try await body(address)
-        thread.stop()
-        thread.join()
     }
 
     @Test func aProgramOpensWritesReadsAndCloses() async throws {
@@ -128,5 +133,50 @@ import Testing
             #expect(isOpen)
             await cluster.close()
         }
+    }
+
+    /// What is under way when the client's thread ends is answered all the same.
+    @Test(.timeLimit(.minutes(1)), arguments: [false, true])
+    func callsBesideTheClusterCloseEnd(closesVolume: Bool) async throws {
+        try await Self.withCell { address in
+            for _ in 0..<20 {
+                let cluster = try await CurveCluster.connect(mds: [address])
+                let volume = try await cluster.open("/demo", takeOver: true)
+                await withTaskGroup(of: Void.self) { group in
+                    for task in 0..<16 {
+                        group.addTask {
+                            let block = UInt64(task) * 4096
+                            while (try? await volume.read(at: block, byteCount: 4096)) != nil {}
+                            for _ in 0..<50 {
+                                await #expect(throws: CurveError.self) { try await volume.flush() }
+                            }
+                        }
+                    }
+                    if closesVolume { group.addTask { await volume.close() } }
+                    for _ in 0..<2 { group.addTask { await cluster.close() } }
+                }
+            }
+        }
+    }
+
+    @Test(.timeLimit(.minutes(1))) func anAttachmentUnderWayEndsWithTheCluster() async throws {
+        let (asked, askedNow) = AsyncStream.makeStream(of: Void.self)
+        try await Self.withCell(
+            prepare: {
+                $0.notReadyCount = .max
+                $0.saidNotReady = { askedNow.yield() }
+            },
+            { address in
+                let cluster = try await CurveCluster.connect(mds: [address])
+                async let failure: CurveError? = {
+                    do throws(CurveError) {
+                        _ = try await cluster.open("/demo")
+                        return nil
+                    } catch { return error }
+                }()
+                for await _ in asked { break }
+                await cluster.close()
+                #expect(await failure?.code == .closed)
+            })
     }
 }

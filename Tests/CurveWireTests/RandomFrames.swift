@@ -7,7 +7,7 @@ struct RandomFrames {
     var random: SeededRandom
     init(seed: UInt64) { random = SeededRandom(seed: seed) }
 
-    static let caseCount = 23
+    static let caseCount = 24
 
     /// A frame of case `number`, 0..<``caseCount``.
     mutating func frame(_ number: Int) -> Frame {
@@ -27,7 +27,7 @@ struct RandomFrames {
         case 4: return .request(id: any(), request(.trim(run(), sn(), tag())))
         case 5: return .request(id: any(), request(.zero(run(), sn(), tag())))
         case 6: return .request(id: any(), request(.fence(volume(), fence())))
-        case 7: return .reply(id: any(), reply())
+        case 7: return .reply(id: any(), reply(withStored: flip()))
         case 8: return .replica(copyset(), .append(append()))
         case 9:
             return .replica(
@@ -56,6 +56,7 @@ struct RandomFrames {
         case 20: return .syncRefused(id: any())
         case 21: return .fetch(id: any(), copyset(), run(below(512) + 1))
         case 22: return .fetched(id: any(), copyset(), reply())
+        case 23: return .request(id: any(), request(.blockStatus(run())))
         default: return flip() ? .control(id: any(), body: bytes()) : .controlReply(id: any(), body: bytes())
         }
     }
@@ -108,14 +109,15 @@ struct RandomFrames {
             cluster: flip() ? UniqueID(high: any(), low: any()) : nil, server: flip() ? ServerID(any()) : nil,
             incarnation: flip() ? Incarnation(any()) : nil, version: UInt32(truncatingIfNeeded: any()))
     }
-    mutating func reply() -> BlockReply {
+    mutating func reply(withStored: Bool = false) -> BlockReply {
         var reply = BlockReply(
             status: pick(ReplyStatus.allCases), leader: flip() ? ServerID(any() | 1) : nil,
             fence: flip() ? fence() : nil)
         for _ in 0..<below(4) {
             let blocks = below(3) + 1
             guard flip() else {
-                reply.segments.append(.zeroes(blocks * 4096))
+                reply.segments.append(
+                    withStored && flip() ? .stored(blocks * 4096) : .zeroes(blocks * 4096))
                 continue
             }
             let (sums, payload) = data(blocks)

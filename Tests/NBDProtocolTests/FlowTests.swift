@@ -18,7 +18,7 @@ import Testing
             switch submitted.request {
             case .write(let start, let payloads): "write \(start) \(payloads.map { CRC32C(of: $0) })"
             case .read(let start, let count): "read \(start) \(count)"
-            case .trim, .writeZeroes: "other"
+            case .trim, .writeZeroes, .blockStatus: "other"
             case .flush: "flush"
             }
         } + Heard.replies(harness.sent).map { "reply \($0.cookie) \($0.errno)" }
@@ -44,7 +44,7 @@ import Testing
         let payload = SessionTests.pattern(100 << 10)
         var harness = Harness.serving()
         harness.feed(
-            Say.request(Command.write, length: UInt32(payload.count), payload: Array(payload.prefix(1000))))
+            Say.request(Command.write, length: UInt64(payload.count), payload: Array(payload.prefix(1000))))
         var rest = Array(payload.dropFirst(1000))
         while !rest.isEmpty { rest.removeFirst(harness.feedWindow(Array(rest.prefix(30_000)))) }
         guard case .write(_, let payloads)? = harness.submitted.first?.request else {

@@ -29,7 +29,7 @@ import Testing
         let answers = Heard.optionAnswers(harness.sent)
         let info = answers.filter { $0.type == OptionReply.info }.map(\.data)
         let flags: NBDTransmissionFlags = [
-            .hasFlags, .flush, .fua, .trim, .writeZeroes, .fastZero, .multiConnection,
+            .hasFlags, .flush, .fua, .trim, .writeZeroes, .fastZero, .multiConnection, .cache,
         ]
         #expect(
             info[0] == Say.number(InfoType.export) + Say.number(UInt64(1 << 20)) + Say.number(flags.rawValue))
@@ -42,11 +42,16 @@ import Testing
     }
     @Test("a read-only export says so and offers no trim or zeroing; DF needs structured replies")
     func flags() {
-        let plain = NBDTransmissionFlags.offered(for: two[1], structuredReplies: false)
+        let plain = NBDTransmissionFlags.offered(for: two[1], replies: .simple, contexts: [])
         #expect(
             plain.contains(.readOnly)
                 && plain.isDisjoint(with: [.trim, .writeZeroes, .fastZero, .dontFragment]))
-        #expect(NBDTransmissionFlags.offered(for: two[0], structuredReplies: true).contains(.dontFragment))
+        let structured = NBDTransmissionFlags.offered(for: two[0], replies: .structured, contexts: [])
+        #expect(structured.contains(.dontFragment) && structured.isDisjoint(with: [.rotational, .resize]))
+        var disk = two[0]
+        (disk.isRotational, disk.isResizable) = (true, true)
+        let extended = NBDTransmissionFlags.offered(for: disk, replies: .extended, contexts: .allocation)
+        #expect(extended.isSuperset(of: [.rotational, .resize, .blockStatusPayload, .dontFragment]))
     }
     @Test("INFO leaves the handshake going, and INFO, GO and GO in a row are answered in order")
     func infoThenGo() {
@@ -92,7 +97,7 @@ import Testing
             ])
         #expect(harness.ended == .disconnected)
     }
-    @Test("meta contexts need structured replies first, and then select none")
+    @Test("meta contexts need structured replies first")
     func metaContexts() {
         let query = Say.string("a") + Say.number(UInt32(1)) + Say.string("base:allocation")
         var harness = Harness(exports: two)
@@ -103,7 +108,8 @@ import Testing
                 + Say.option(OptionNumber.structuredReply, [0]))
         #expect(
             Heard.optionAnswers(harness.sent).map(\.type) == [
-                OptionReply.invalid, OptionReply.ack, OptionReply.ack, OptionReply.ack, OptionReply.invalid,
+                OptionReply.invalid, OptionReply.ack, OptionReply.metaContext, OptionReply.ack,
+                OptionReply.metaContext, OptionReply.ack, OptionReply.invalid,
             ])
     }
     @Test(

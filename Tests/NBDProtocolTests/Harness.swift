@@ -9,6 +9,7 @@ struct Harness {
     var exports: [NBDExportDescription]
     var sent: [UInt8] = []
     var submitted: [(token: NBDRequestToken, request: VolumeRequest)] = []
+    var resizes: [(token: NBDRequestToken, size: ByteCount)] = []
     var entered: String?
     var ended: NBDEndReason?
     var isPaused = false
@@ -78,6 +79,7 @@ struct Harness {
             case .sendPayload(let payload): sent += payload.array
             case .enter(let name): entered = name
             case .submit(let token, let request): submitted.append((token, request))
+            case .resize(let token, let size): resizes.append((token, size))
             case .pauseReceiving: isPaused = true
             case .resumeReceiving: isPaused = false
             case .close(let reason): ended = reason
@@ -132,12 +134,13 @@ enum Say {
         option(OptionNumber.go, info(name, types))
     }
     static func request(
-        _ command: UInt16, offset: UInt64 = 0, length: UInt32 = 0, flags: UInt16 = 0, cookie: UInt64 = 7,
-        payload: [UInt8] = []
+        _ command: UInt16, offset: UInt64 = 0, length: UInt64 = 0, flags: UInt16 = 0, cookie: UInt64 = 7,
+        payload: [UInt8] = [], extended: Bool = false
     ) -> [UInt8] {
-        NBDRequestHeader(flags: flags, command: command, cookie: cookie, offset: offset, length: length)
-            .encoded
-            + payload
+        NBDRequestHeader(
+            flags: flags, command: command, cookie: cookie, offset: offset, length: length,
+            isExtended: extended
+        ).encoded + payload
     }
     static func number<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
         var bytes: [UInt8] = []
@@ -171,6 +174,8 @@ enum Heard {
         var type: UInt16?
         var isLast = true
         var data: [UInt8] = []
+        /// Of an extended reply.
+        var offset: UInt64?
     }
     /// - Parameter readBytes: how many bytes follow a simple reply of success.
     static func replies(_ bytes: [UInt8], readBytes: UInt32 = 0) -> [Reply] {
@@ -186,6 +191,18 @@ enum Heard {
                 let length = reader.next(UInt32.self), let data = reader.take(length)
             {
                 var reply = Reply(cookie: cookie, type: type, isLast: flags == 1, data: Array(data))
+                if type == ReplyChunk.error {
+                    var inner = WireReader(data)
+                    reply.errno = inner.next(UInt32.self) ?? 0
+                }
+                replies.append(reply)
+            } else if magic == Wire.extendedReplyMagic, let flags = reader.next(UInt16.self),
+                let type = reader.next(UInt16.self), let cookie = reader.next(UInt64.self),
+                let offset = reader.next(UInt64.self), let length = reader.next(UInt64.self),
+                let data = reader.take(UInt32(length))
+            {
+                var reply = Reply(cookie: cookie, type: type, isLast: flags == 1, data: Array(data))
+                reply.offset = offset
                 if type == ReplyChunk.error {
                     var inner = WireReader(data)
                     reply.errno = inner.next(UInt32.self) ?? 0

@@ -95,7 +95,7 @@ import Testing
     @Test("zeroes without a hole are written as data in bounded steps; with FAST_ZERO that fails at once")
     func noHole() {
         var harness = Harness.serving(size: 1 << 30)
-        let length: UInt32 = 40 << 20
+        let length: UInt64 = 40 << 20
         harness.feed(
             Say.request(
                 Command.writeZeroes, offset: 512, length: length, flags: CommandFlag.noHole | CommandFlag.fua)
@@ -137,7 +137,8 @@ import Testing
         ("unaligned trim", Say.request(Command.trim, offset: 5, length: 512), .invalid),
         ("zeroes past the end", Say.request(Command.writeZeroes, offset: 512, length: 1 << 20), .noSpace),
         ("unknown command", Say.request(99), .invalid),
-        ("CACHE", Say.request(5, length: 512), .invalid),
+        ("CACHE past the end", Say.request(Command.cache, offset: 1 << 20, length: 512), .invalid),
+        ("RESIZE that nobody may", Say.request(Command.resize, offset: 1 << 21), .invalid),
         ("BLOCK_STATUS without a context", Say.request(7, length: 512), .invalid),
         ("unknown flag", Say.request(Command.read, length: 512, flags: 0x80), .invalid),
         (
@@ -191,13 +192,13 @@ import Testing
     func tooLong() {
         var harness = Harness.serving(size: 1 << 40)
         let length = NBDLimits.payloadBytesMax + 1
-        harness.feed(Say.request(Command.write, length: UInt32(length)))
+        harness.feed(Say.request(Command.write, length: UInt64(length)))
         for _ in 0..<64 { harness.feed([UInt8](repeating: 1, count: 1 << 20)) }
         #expect(harness.sent.isEmpty && harness.session.inFlightBytes == 0)
-        harness.feed([1] + Say.request(Command.read, length: UInt32(NBDLimits.payloadBytesMax)))
+        harness.feed([1] + Say.request(Command.read, length: UInt64(NBDLimits.payloadBytesMax)))
         #expect(Heard.replies(harness.sent).map(\.errno) == [22] && harness.submitted.count == 1)
         harness.feed(Say.request(Command.write, length: .max))
-        #expect(harness.ended == .violation("a write of 4294967295 bytes"))
+        #expect(harness.ended == .violation("a payload of 4294967295 bytes"))
     }
     @Test("a wrong magic ends the connection at once and late answers of the volume go nowhere")
     func badMagic() {

@@ -23,7 +23,7 @@ func hello(_ name: String = "", structured: Bool = false) -> [UInt8] {
     return bytes
 }
 func request(_ command: UInt16, _ offset: UInt64 = 0, _ length: Int = 0, cookie: UInt64 = 1) -> [UInt8] {
-    NBDRequestHeader(command: command, cookie: cookie, offset: offset, length: UInt32(length)).encoded
+    NBDRequestHeader(command: command, cookie: cookie, offset: offset, length: UInt64(length)).encoded
 }
 func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
     var bytes: [UInt8] = []

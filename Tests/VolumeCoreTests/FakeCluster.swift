@@ -55,6 +55,8 @@ struct FakeCluster {
     var silent: Set<ServerID> = []
     var epochAccepted: Epoch?
     var commands = 0
+    /// So many requests for the map are answered with bytes.
+    var sendsBytesForMaps = 0
 
     init(table: [CopysetMembers], seed: UInt64) {
         random = SeededRandom(seed: seed)
@@ -109,7 +111,7 @@ struct FakeCluster {
                 let late = Duration.milliseconds(Int.random(in: 1..<6000, using: &random))
                 push(.arrives(id, server, copyset, command, link: -1), after: late)
             }
-        case .read, .fence: break
+        case .read, .fence, .blockStatus: break
         }
         if chance(faults.requestLost) || silent.contains(server) { return }
         // A link keeps the order of what it carries.
@@ -158,6 +160,11 @@ struct FakeCluster {
             return [BlockAnswer.notReady, .overloaded, .needsFence][Int.random(in: 0..<3, using: &random)]
         }
         defer { copysets[id] = copyset }
+        if case .blockStatus(let run) = command, sendsBytesForMaps > 0 {
+            sendsBytesForMaps -= 1
+            let bytes = Payload(BlockBuffer(byteCount: run.byteCount), byteCount: run.byteCount)
+            return .done([.data(bytes)])
+        }
         return copyset.perform(command, damaged: chance(faults.damages))
     }
 }
@@ -181,6 +188,9 @@ extension FakeCluster.Copyset {
         guard record.isDeleted == false else { return .deleted }
         switch command {
         case .fence: return .refused
+        case .blockStatus(let run):
+            return .done(
+                run.blocks.map { blocks[Self.key(run, $0)] == nil ? .zeroes(4096) : .stored(4096) })
         case .read(let run): return damaged ? .damaged : read(run, record)
         case .write(let run, _, let tag, let checksums, let payload):
             if damaged { return .damaged }

@@ -30,6 +30,9 @@ struct VolumeModel {
     var newestZero: [UInt64]
     var answered: [UInt64]
     var results: [Int: VolumeResult] = [:]
+    /// Requests that are asked for by hand: their answers are not judged.
+    var byHand: Set<Int> = []
+    var lastResult: VolumeResult?
     var outcomes: [VolumeError: Int] = [:]
     var lost: VolumeError?
     var hasAttached = false
@@ -152,12 +155,20 @@ struct VolumeModel {
         return nextToken - 1
     }
 
+    /// Asks for something whose answer the test judges.
+    mutating func ask(_ request: VolumeRequest) {
+        let token = begin(0..<0, change: 0, isZeroing: false, floor: [])
+        byHand.insert(token)
+        feed(.submit(token: token, request))
+    }
     private mutating func complete(_ token: Int, _ result: VolumeResult) {
+        lastResult = result
         guard let request = pending.removeValue(forKey: token) else {
             Issue.record("seed \(seed): token \(token) answered twice, or never asked")
             return
         }
         switch result {
+        case _ where byHand.contains(token): break
         case .failure(let error): outcomes[error, default: 0] += 1
         case .success where request.change > 0:
             for sector in request.sectors { answered[sector] = max(answered[sector], request.change) }

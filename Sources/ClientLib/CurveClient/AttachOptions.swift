@@ -7,7 +7,7 @@ import VolumeCore
 public struct AttachOptions: Sendable {
     /// Its path, `/databases/orders`.
     public var path: String
-    /// Where the metadata server listens; several are tried in turn.
+    /// Where metadata servers listen: at most ``MetadataServerList/countMax``. The one that leads is found.
     public var metadataServers: [SocketAddress]
     /// Who attaches, for people: "curve-nbd serve on host7, pid 1234".
     public var holder: String
@@ -45,8 +45,8 @@ public enum AttachError: Error, Sendable, CustomStringConvertible {
     case lost(VolumeError)
     /// The volume was given another size meanwhile, this one.
     case superseded(ByteCount)
-    /// There is no address to ask.
-    case noMetadataServer
+    /// The list of metadata servers is no list.
+    case metadataServers(MetadataServerListError)
 
     /// True when there is no such volume.
     public var isNotFound: Bool {
@@ -66,7 +66,7 @@ public enum AttachError: Error, Sendable, CustomStringConvertible {
         case .lost(.deleted): "the volume was deleted"
         case .lost(let error): "the volume was closed: \(error)"
         case .superseded(let size): "the volume was resized again meanwhile and has \(size) now"
-        case .noMetadataServer: "no address of a metadata server was given; name one as HOST:PORT"
+        case .metadataServers(let error): "\(error)"
         }
     }
 }

@@ -12,6 +12,28 @@ final class LoopBound<Value>: @unchecked Sendable {
     var value: Value?
 }
 
+/// The calls of tasks that the loop has accepted and not yet answered; lives on the loop.
+///
+/// When the loop ends, timers and connections drop what they would have called. Without this table a task
+/// whose answer was among that would wait for ever.
+private struct WaitingCalls {
+    private var refusals: [UInt64: () -> Void] = [:]
+    private var lastCall: UInt64 = 0
+
+    mutating func begin(refuse: @escaping () -> Void) -> UInt64 {
+        lastCall += 1
+        refusals[lastCall] = refuse
+        return lastCall
+    }
+    /// - Returns: false when the call has been refused already.
+    mutating func end(_ call: UInt64) -> Bool { refusals.removeValue(forKey: call) != nil }
+    mutating func refuseAll() {
+        let left = refusals
+        refusals = [:]
+        for refuse in left.values { refuse() }
+    }
+}
+
 /// A connection to a cluster: where programs that embed the client begin.
 ///
 /// ```swift
@@ -30,26 +52,28 @@ public final class CurveCluster: Sendable {
     let name: String
     private let thread: ReactorThread
     private let channel = LoopBound<ControlChannel>()
-    private let open = LoopBound<[ObjectIdentifier: RemoteVolume]>()
+    /// What is attached, until it is detached; `nil` once the cluster is being closed.
+    private let open = LoopBound<[ObjectIdentifier: LoopBound<RemoteVolume>]>()
+    private let waiting = LoopBound<WaitingCalls>()
+    /// Who waits for the volumes to be detached.
+    private let closing = LoopBound<[() -> Void]>()
 
     /// A call to the metadata server is given up after this long.
     public static let callTimeout = Duration.seconds(10)
 
-    /// Starts the client's thread and makes sure that the metadata server answers.
+    /// Starts the client's thread and makes sure that a metadata server answers.
     /// - Parameters:
-    ///   - mds: where it listens, `HOST:PORT`; several are tried in turn.
+    ///   - mds: where metadata servers listen, `HOST:PORT`, at most 8; the one that leads is found.
     ///   - name: who this program is, for people; shown as the holder of volumes.
     public static func connect(
         mds: [String], name: String = "a program with the client library"
     ) async throws(CurveError) -> CurveCluster {
-        var addresses: [SocketAddress] = []
-        for text in mds {
-            guard let address = SocketAddress(text) else {
-                throw CurveError(.invalidArgument, "'\(text)' is not an address; write HOST:PORT")
-            }
-            addresses.append(address)
+        let addresses: [SocketAddress]
+        do throws(MetadataServerListError) {
+            addresses = try MetadataServerList(texts: mds).addresses
+        } catch {
+            throw CurveError(AttachError.metadataServers(error))
         }
-        guard !addresses.isEmpty else { throw CurveError(AttachError.noMetadataServer) }
         let cluster = try CurveCluster(addresses, name)
         do throws(CurveError) {
             _ = try await cluster.call(ControlRequest(.getCluster(ControlGetClusterRequest())))
@@ -62,14 +86,20 @@ public final class CurveCluster: Sendable {
 
     private init(_ addresses: [SocketAddress], _ name: String) throws(CurveError) {
         (self.addresses, self.name) = (addresses, name)
-        let (channel, open) = (channel, open)
+        let (channel, open, waiting) = (channel, open, waiting)
         do throws(ReactorError) {
-            thread = try ReactorThread(name: "curve-client") { reactor in
-                open.value = [:]
-                channel.value = ControlChannel(
-                    environment: reactor, addresses: addresses, hello: Hello(role: .client),
-                    pool: BufferPool())
-            }
+            thread = try ReactorThread(
+                name: "curve-client",
+                setUp: { reactor in
+                    (open.value, waiting.value) = ([:], WaitingCalls())
+                    channel.value = ControlChannel(
+                        environment: reactor, addresses: addresses, hello: Hello(role: .client),
+                        pool: BufferPool())
+                },
+                ended: {
+                    channel.value = nil
+                    waiting.value?.refuseAll()
+                })
         } catch { throw CurveError(.system, "\(error)") }
     }
     deinit {
@@ -82,13 +112,18 @@ public final class CurveCluster: Sendable {
         thread.stop()
     }
 
-    /// Runs `action` on the loop and waits for what it answers with; `refused` when the loop has ended.
+    /// Runs `action` on the loop and waits for what it answers with; `refused` when the loop ends before.
     func onLoop<Answer: Sendable>(
         refused: Answer, _ action: @escaping @Sendable (Reactor, @escaping (Answer) -> Void) -> Void
     ) async -> Answer {
-        await withCheckedContinuation { continuation in
+        let waiting = waiting
+        return await withCheckedContinuation { continuation in
             let isPosted = thread.post { reactor in
-                action(reactor) { continuation.resume(returning: $0) }
+                let call = waiting.value?.begin { continuation.resume(returning: refused) }
+                action(reactor) { answer in
+                    guard let call, waiting.value?.end(call) == true else { return }
+                    continuation.resume(returning: answer)
+                }
             }
             if !isPosted { continuation.resume(returning: refused) }
         }
@@ -147,7 +182,7 @@ public final class CurveCluster: Sendable {
                 case .success(let volume):
                     guard open.value != nil else { return volume.detach { answer(closed) } }
                     bound.value = volume
-                    open.value?[ObjectIdentifier(volume)] = volume
+                    open.value?[ObjectIdentifier(bound)] = bound
                     answer(nil)
                 }
             }
@@ -159,9 +194,12 @@ public final class CurveCluster: Sendable {
     /// Detaches a volume; on the loop.
     func letGo(_ bound: LoopBound<RemoteVolume>, completed: @escaping () -> Void) {
         guard let volume = bound.value else { return completed() }
-        bound.value = nil
-        open.value?[ObjectIdentifier(volume)] = nil
-        volume.detach(completed: completed)
+        let open = open
+        volume.detach {
+            bound.value = nil
+            open.value?[ObjectIdentifier(bound)] = nil
+            completed()
+        }
     }
     /// As ``letGo(_:completed:)``, from anywhere and without waiting.
     func letGoSoon(_ bound: LoopBound<RemoteVolume>) {
@@ -169,21 +207,26 @@ public final class CurveCluster: Sendable {
         _ = thread.post { _ in self.letGo(bound) { extendLifetime(self) } }
     }
 
-    /// Detaches every volume that is still open and ends the client's thread. Later calls fail with
-    /// ``CurveError/Code/closed``.
+    /// Detaches every volume that is still open and ends the client's thread. Calls that are under way then
+    /// fail with ``CurveError/Code/closed``, and so do later ones.
     public func close() async {
-        let (open, channel) = (open, channel)
+        let (open, channel, closing) = (open, channel, closing)
         await onLoop(refused: ()) { _, answer in
-            guard let volumes = open.value else { return answer(()) }
+            guard let volumes = open.value?.values else {
+                if closing.value == nil { answer(()) } else { closing.value?.append { answer(()) } }
+                return
+            }
             open.value = nil
             channel.value?.close()
-            channel.value = nil
             var left = volumes.count
             if left == 0 { return answer(()) }
-            for volume in volumes.values {
-                volume.detach {
+            closing.value = [{ answer(()) }]
+            for bound in volumes {
+                self.letGo(bound) {
                     left -= 1
-                    if left == 0 { answer(()) }
+                    guard left == 0, let all = closing.value else { return }
+                    closing.value = nil
+                    for closed in all { closed() }
                 }
             }
         }

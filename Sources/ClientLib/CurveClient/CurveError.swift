@@ -93,7 +93,7 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
         case .lost(let error): self.init(error)
         case .timedOut: self.init(.unreachable, "\(error)")
         case .badAnswer, .superseded: self.init(.refused, "\(error)")
-        case .noMetadataServer: self.init(.invalidArgument, "\(error)")
+        case .metadataServers: self.init(.invalidArgument, "\(error)")
         }
     }
 }

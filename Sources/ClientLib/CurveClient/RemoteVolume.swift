@@ -31,6 +31,8 @@ public final class RemoteVolume: BlockVolume {
     public static let detachPatience = Duration.seconds(10)
     /// A call to the metadata server is given up after this long.
     static let callTimeout = Duration.seconds(10)
+    /// Saying good-bye may take this long; a lease that nobody gave back runs out by itself.
+    public static let goodbyePatience = Duration.seconds(2)
     /// Renewals beside the regular ones, for news of addresses, are this far apart at least.
     static let renewalGapMin = Duration.milliseconds(500)
     /// A request that waits longer than this on servers is worth a line in the log.
@@ -193,8 +195,10 @@ extension RemoteVolume {
         environment: any Environment, options: AttachOptions,
         completed: @escaping (Result<RemoteVolume, AttachError>) -> Void
     ) {
-        guard !options.metadataServers.isEmpty else {
-            environment.after(.zero) { completed(.failure(.noMetadataServer)) }
+        do throws(MetadataServerListError) {
+            _ = try MetadataServerList(options.metadataServers)
+        } catch {
+            environment.after(.zero) { completed(.failure(.metadataServers(error))) }
             return
         }
         var options = options
@@ -291,14 +295,17 @@ extension RemoteVolume {
         }
         var request = ControlDetachVolumeRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
-        keep(for: Self.callTimeout * 2) { $0.finishDetaching() }
+        keep(for: Self.goodbyePatience * 2) { $0.finishDetaching() }
         channel.call(
-            ControlRequest(.detachVolume(request)), timeout: Self.callTimeout, isIdempotent: true
+            ControlRequest(.detachVolume(request)), timeout: Self.goodbyePatience, isIdempotent: true,
+            endsWhenRefused: true
         ) { [weak self] result in
             guard let self else { return }
             if case .failure(let error) = result {
                 environment.log(
-                    .warning, "\(path): the metadata server was not told of the detachment: \(error)")
+                    .warning,
+                    "\(path): the metadata server was not told of the detachment, the lease runs out by "
+                        + "itself: \(error)")
             }
             finishDetaching()
         }

@@ -83,7 +83,7 @@ public final class Volume: Sendable {
             switch segment {
             case .data(let payload):
                 unsafe payload.slice(start, count).withBytes { unsafe part.copyMemory(from: $0) }
-            case .zeroes: unsafe part.initializeMemory(as: UInt8.self, repeating: 0)
+            case .zeroes, .stored: unsafe part.initializeMemory(as: UInt8.self, repeating: 0)
             }
             filled += count
         }

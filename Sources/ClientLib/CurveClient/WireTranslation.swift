@@ -12,6 +12,7 @@ extension BlockRequest.Kind {
         case .trim(let run, let snapshot, let tag): self = .trim(run, snapshot, tag)
         case .zero(let run, let snapshot, let tag): self = .zero(run, snapshot, tag)
         case .fence(let volume, let fence): self = .fence(volume, fence)
+        case .blockStatus(let run): self = .blockStatus(run)
         }
     }
 }

@@ -39,9 +39,10 @@ public struct VolumeLimits: Hashable, Sendable {
     /// Silence after which another replica is asked. About what an election takes: who asks earlier hears the
     /// dead leader's name, who asks later makes users wait.
     public var attemptTimeout = Duration.seconds(1)
-    /// The same for a server that was silent before and that others still take for the leader; doubles with
-    /// each silence up to the above. Until they have elected another one, asking it is in vain.
-    public var suspectTimeout = Duration.milliseconds(125)
+    /// The same for a server that was silent the last time, and how long it is left alone before it is asked
+    /// again: those who hear a deaf leader name it until they have elected another, and who asks it meanwhile
+    /// does not see the other. A late answer clears its name.
+    public var suspectTimeout = Duration.milliseconds(125), suspectRest = Duration.milliseconds(500)
     /// How many `attemptTimeout` an attempt may take in all at a server that answers other requests
     /// meanwhile.
     public var attemptExtensionsMax = 10

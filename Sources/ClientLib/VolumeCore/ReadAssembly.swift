@@ -8,6 +8,8 @@ struct SegmentList {
         switch (segments.last, segment) {
         case (.zeroes(let before), .zeroes(let count)):
             segments[segments.count - 1] = .zeroes(before + count)
+        case (.stored(let before), .stored(let count)):
+            segments[segments.count - 1] = .stored(before + count)
         case (.data(let before), .data(let payload))
         where before.buffer === payload.buffer && before.startByte + before.byteCount == payload.startByte:
             segments[segments.count - 1] = .data(
@@ -44,6 +46,7 @@ private struct PieceReader {
             switch current {
             case .data(let payload): list.append(.data(payload.slice(consumed, count)))
             case .zeroes: list.append(.zeroes(count))
+            case .stored: list.append(.stored(count))
             }
             left -= count
             consumed += count
@@ -54,9 +57,11 @@ private struct PieceReader {
 
 extension StripeMap {
     /// Puts what the pieces of a read brought back into the volume's order.
-    /// - Parameter results: one list per piece, in the order in which ``Splitter`` cut them; each covers its
-    ///   piece's blocks in full.
-    func assemble(_ results: [[ReadSegment]], range: Range<UInt64>) -> [ReadSegment] {
+    /// - Parameter results: one list per piece, in the order in which ``Splitter`` cut them in this style;
+    ///   each covers its piece's blocks in full.
+    func assemble(_ results: [[ReadSegment]], range: Range<UInt64>, style: Splitter.Style = .read)
+        -> [ReadSegment]
+    {
         var list = SegmentList()
         var firstPiece = 0
         var group = range.lowerBound / groupBytes
@@ -71,7 +76,7 @@ extension StripeMap {
                 let skip = span.lowerBound % Geometry.blockBytes
                 readers.append(PieceReader(results, firstPiece: firstPiece, skip: skip))
                 let blocks = (skip + span.count + Geometry.blockBytes - 1) / Geometry.blockBytes
-                firstPiece += (blocks - 1) / Splitter.blocksPerTransferMax + 1
+                firstPiece += (blocks - 1) / style.blocksMax + 1
             }
             deal(from: &readers, group: group, range: range, into: &list)
             group += 1
@@ -184,7 +189,7 @@ enum ScatteredBlocks {
                     unsafe UnsafeMutableRawBufferPointer(rebasing: target[position...]).copyMemory(
                         from: bytes)
                 }
-            case .zeroes(let count): unsafe clear(target, position, count)
+            case .zeroes(let count), .stored(let count): unsafe clear(target, position, count)
             }
             position += segment.byteCount
         }

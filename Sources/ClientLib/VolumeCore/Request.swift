@@ -2,7 +2,7 @@ import BlockTypes
 
 /// A request that was accepted and is not answered.
 struct Request {
-    enum Kind: UInt8 { case read, write, trim, zero }
+    enum Kind: UInt8 { case read, write, trim, zero, status }
     enum Owner {
         /// The slot is free, or was answered and still stands in a queue.
         case nobody

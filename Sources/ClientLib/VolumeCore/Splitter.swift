@@ -29,6 +29,18 @@ struct Splitter {
         case write
         /// As `write`, but a piece may cover a chunk.
         case discard
+        /// As `read`, but a piece may cover a chunk.
+        case status
+
+        /// Edges belong to the blocks around them.
+        var isWhole: Bool { self == .read || self == .status }
+        /// The most blocks of one piece.
+        var blocksMax: Int {
+            switch self {
+            case .read, .write: Splitter.blocksPerTransferMax
+            case .discard, .status: Geometry.blocksPerChunk
+            }
+        }
     }
 
     let map: StripeMap
@@ -53,7 +65,7 @@ struct Splitter {
             let span = map.span(group: group, column: column, of: range)
             let start = max(span.lowerBound, byte)
             var end = span.upperBound
-            if isPlanted(.stripeEndLost), style != .read, column > 0, end == Geometry.chunkBytes {
+            if isPlanted(.stripeEndLost), !style.isWhole, column > 0, end == Geometry.chunkBytes {
                 end -= map.stripeUnitBytes
             }
             if start < end { return cut(start, end: end) }
@@ -68,9 +80,9 @@ struct Splitter {
         let first = start / Geometry.blockBytes
         let blockStart = first * Geometry.blockBytes
         var piece = Piece(chunk: chunk, firstBlock: first, blockCount: 1, edge: 0..<0, byte: start)
-        if style == .read {
+        if style.isWhole {
             let lastBlock = (end + Geometry.blockBytes - 1) / Geometry.blockBytes
-            piece.blockCount = min(lastBlock - first, Self.blocksPerTransferMax)
+            piece.blockCount = min(lastBlock - first, style.blocksMax)
             byte = blockStart + piece.blockCount * Geometry.blockBytes
             return piece
         }
@@ -81,7 +93,7 @@ struct Splitter {
             byte = edgeEnd
             return piece
         }
-        piece.blockCount = style == .write ? min(whole, Self.blocksPerTransferMax) : whole
+        piece.blockCount = min(whole, style.blocksMax)
         byte = start + piece.blockCount * Geometry.blockBytes
         return piece
     }

@@ -25,11 +25,13 @@ public enum BlockCommand: Sendable {
     case zero(BlockRun, SnapshotNumber, RequestTag)
     /// Announces the attachment, or the size.
     case fence(VolumeID, VolumeFence)
+    /// Tells which of the blocks are stored.
+    case blockStatus(BlockRun)
 }
 
 /// What came of an attempt.
 public enum BlockAnswer: Sendable {
-    /// Done; a read brings its blocks, every checksum verified.
+    /// Done; a read brings its blocks, every checksum verified; a block status what it found.
     case done([ReadSegment])
     /// Another replica leads, perhaps this one.
     case notLeader(hint: ServerID?)
@@ -79,7 +81,7 @@ public enum AttemptFailure: Hashable, Sendable, CustomStringConvertible {
 
 /// One request's share of work for one chunk, or a fence.
 struct SubRequest {
-    enum Work: UInt8 { case read, write, trim, zero, edge, fence }
+    enum Work: UInt8 { case read, write, trim, zero, edge, fence, status }
     /// `free` -> `lock` -> `window` -> `flying` -> `free`, skipping what need not be waited for; `flying` may
     /// go to `pausing` or `parked` and back any number of times.
     enum Phase: UInt8 {
@@ -124,7 +126,6 @@ struct SubRequest {
     var wasSent = false
     var deadline = Duration.zero
     var failures = 0
-    var silences = 0
     var hints = 0
     var damages = 0
 
@@ -133,13 +134,13 @@ struct SubRequest {
     var activeBytes: Int {
         switch work {
         case .read, .write, .edge: piece.blockCount * Geometry.blockBytes
-        case .trim, .zero, .fence: 0
+        case .trim, .zero, .fence, .status: 0
         }
     }
     /// It changes blocks and so holds, or waits for, their lock.
-    var isChange: Bool { work != .read && work != .fence }
+    var isChange: Bool { work != .read && work != .fence && work != .status }
     /// Attempts were made and an answer may come.
     var isUnderWay: Bool { phase == .flying || phase == .pausing || phase == .parked }
     /// The next attempt reads.
-    var isReading: Bool { work == .read || (work == .edge && !isMerged) }
+    var isReading: Bool { work == .read || work == .status || (work == .edge && !isMerged) }
 }

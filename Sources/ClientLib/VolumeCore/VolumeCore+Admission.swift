@@ -34,8 +34,13 @@ extension VolumeCore {
             (start, length) = (from, sum)
         case .trim(let from, let count), .writeZeroes(let from, let count):
             (start, length, bytesMax) = (from, count.bytes, .max)
+        case .blockStatus(let from, let count):
+            (start, length, bytesMax) = (from, count.bytes, UInt64(VolumeRequest.statusBytesMax))
         }
-        if case .read = request {} else if configuration.isReadOnly { return .readOnly }
+        switch request {
+        case .read, .blockStatus, .flush: break
+        case .write, .trim, .writeZeroes: if configuration.isReadOnly { return .readOnly }
+        }
         let sector = UInt64(Geometry.sectorBytes)
         let (end, overflowed) = start.bytes.addingReportingOverflow(length)
         guard start.bytes % sector == 0, length % sector == 0, length <= bytesMax, !overflowed,
@@ -54,6 +59,7 @@ extension VolumeCore {
             return (.write, start.bytes, UInt64(source.byteCount), source)
         case .trim(let start, let length): return (.trim, start.bytes, length.bytes, nil)
         case .writeZeroes(let start, let length): return (.zero, start.bytes, length.bytes, nil)
+        case .blockStatus(let start, let length): return (.status, start.bytes, length.bytes, nil)
         case .flush: return (.read, 0, 0, nil)
         }
     }
@@ -68,6 +74,7 @@ extension VolumeCore {
             counters.writtenBytes += Int(byteCount)
         case .trim, .writeZeroes: counters.discards += 1
         case .flush: counters.flushes += 1
+        case .blockStatus: break
         }
     }
 
@@ -80,6 +87,7 @@ extension VolumeCore {
             case .read: .read
             case .write: .write
             case .trim, .zero: .discard
+            case .status: .status
             }
         let request = Request(
             owner: owner, kind: kind, range: range, source: source,
@@ -93,7 +101,7 @@ extension VolumeCore {
             requests.append(request)
         }
         queuedRequests += 1
-        if kind == .read { readQueue.append(index) } else { changeQueue.append(index) }
+        if kind == .read || kind == .status { readQueue.append(index) } else { changeQueue.append(index) }
     }
 
     /// Takes one finished piece off its request and answers when it was the last.
@@ -133,13 +141,15 @@ extension VolumeCore {
     private func result(of index: Int) -> VolumeResult {
         let request = requests[index]
         if let failure = request.failure { return .failure(failure) }
-        guard request.kind == .read else { return .success([]) }
+        guard request.kind == .read || request.kind == .status else { return .success([]) }
         let blocks = UInt64(Geometry.blockBytes)
         if request.pieces == 1, request.range.lowerBound % blocks == 0, request.range.upperBound % blocks == 0
         {
             return .success(request.results[0])
         }
-        return .success(configuration.stripes.assemble(request.results, range: request.range))
+        return .success(
+            configuration.stripes.assemble(
+                request.results, range: request.range, style: request.splitter.style))
     }
 
     /// Answers a request before its pieces are done. What was sent and may still take effect goes on without

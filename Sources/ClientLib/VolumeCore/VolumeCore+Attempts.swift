@@ -33,8 +33,11 @@ extension VolumeCore {
     }
 
     private func patience(_ slot: Int) -> Duration {
-        guard isSuspect[subs[slot].server] else { return limits.attemptTimeout }
-        return min(limits.attemptTimeout, limits.suspectTimeout * (1 << min(subs[slot].silences, 8)) / 2)
+        silentSince[subs[slot].server] == nil ? limits.attemptTimeout : limits.suspectTimeout
+    }
+    /// The server was silent a short while ago: others are asked first.
+    private func isResting(_ server: Int, now: Duration) -> Bool {
+        silentSince[server].map { now < $0 + limits.suspectRest } ?? false
     }
 
     private func command(of sub: SubRequest) -> BlockCommand {
@@ -46,6 +49,7 @@ extension VolumeCore {
         }
         let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
         switch sub.work {
+        case .status: return .blockStatus(run)
         case _ where sub.isReading: return .read(run)
         case .trim: return .trim(run, configuration.snapshot, tag)
         case .zero: return .zero(run, configuration.snapshot, tag)
@@ -80,7 +84,7 @@ extension VolumeCore {
         case .unreachable: passOver(slot, .unreachable, now: now, effects: &effects)
         case .wrongCopyset: passOver(slot, .refused, now: now, effects: &effects)
         case .notReady:
-            unconfirm(subs[slot].copyset, asking: subs[slot].server, moveOn: false)
+            unconfirm(subs[slot].copyset, asking: subs[slot].server)
             pause(slot, .notReady, now: now, effects: &effects)
         case .overloaded: pause(slot, .overloaded, now: now, effects: &effects)
         case .needsFence:
@@ -104,7 +108,7 @@ extension VolumeCore {
 
     private mutating func hear(_ server: Int, now: Duration) {
         lastHeard[server] = now
-        isSuspect[server] = false
+        silentSince[server] = nil
     }
 
     private mutating func succeed(
@@ -112,14 +116,19 @@ extension VolumeCore {
     ) {
         let sub = subs[slot]
         if sub.isReading {
-            guard segments.reduce(0, { $0 + $1.byteCount }) == sub.blocks.count * Geometry.blockBytes else {
+            let isFitting = segments.allSatisfy { $0.answers(sub.work) }
+            guard isFitting,
+                segments.reduce(0, { $0 + $1.byteCount }) == sub.blocks.count * Geometry.blockBytes
+            else {
                 // The server broke the protocol; perhaps the next one keeps it.
                 if isCurrent { passOver(slot, .refused, now: now, effects: &effects) }
                 return
             }
         }
         if sub.work == .edge, !sub.isMerged { return merge(slot, segments, now: now, effects: &effects) }
-        if sub.work == .read, sub.request >= 0 { requests[sub.request].results[sub.ordinal] = segments }
+        if sub.work == .read || sub.work == .status, sub.request >= 0 {
+            requests[sub.request].results[sub.ordinal] = segments
+        }
         if sub.work == .fence { fenceDone(sub) }
         drop(slot, now: now, effects: &effects)
         finishPiece(of: sub.request, failure: nil, now: now, effects: &effects)
@@ -163,7 +172,7 @@ extension VolumeCore {
         copysets[index].isConfirmed = true
         copysets[index].prober = -1
         copysets[index].failingSince = nil
-        (subs[slot].failures, subs[slot].silences, subs[slot].hints) = (0, 0, 0)
+        (subs[slot].failures, subs[slot].hints) = (0, 0)
     }
     /// Lets those go that waited for a leader, if there is one.
     private mutating func unpark(_ index: Int, now: Duration, effects: inout [Effect]) {
@@ -173,19 +182,24 @@ extension VolumeCore {
             }
         }
     }
-    /// - Parameter moveOn: ask the next member from now on.
-    private mutating func unconfirm(_ index: Int, asking server: Int, moveOn: Bool) {
-        let members = copysets[index].members
-        guard members[copysets[index].target] == server else { return }
+    private mutating func unconfirm(_ index: Int, asking server: Int) {
+        if copysets[index].members[copysets[index].target] == server { copysets[index].isConfirmed = false }
+    }
+    /// Asks the next member from now on: one that rests only if all the others do.
+    private mutating func moveOn(_ index: Int, from server: Int, now: Duration) {
+        let (members, target) = (copysets[index].members, copysets[index].target)
+        guard members[target] == server else { return }
+        let others = (1..<max(members.count, 2)).map { (target + $0) % members.count }
         copysets[index].isConfirmed = false
-        if moveOn { copysets[index].target = (copysets[index].target + 1) % members.count }
+        copysets[index].target = others.first { !isResting(members[$0], now: now) } ?? others[0]
     }
     private mutating func follow(
         _ slot: Int, hint: ServerID?, now: Duration, effects: inout [Effect]
     ) {
         let (index, server) = (subs[slot].copyset, subs[slot].server)
         guard let hint, hint != servers[server], subs[slot].hints < limits.hintsMax,
-            let member = copysets[index].members.firstIndex(where: { servers[$0] == hint })
+            let member = copysets[index].members.firstIndex(where: { servers[$0] == hint }),
+            !isResting(copysets[index].members[member], now: now)
         else { return passOver(slot, .noLeader, now: now, effects: &effects) }
         if copysets[index].members[copysets[index].target] == server {
             (copysets[index].target, copysets[index].isConfirmed) = (member, false)
@@ -198,8 +212,9 @@ extension VolumeCore {
         _ slot: Int, _ failure: AttemptFailure, now: Duration, effects: inout [Effect]
     ) {
         let index = subs[slot].copyset
-        unconfirm(index, asking: subs[slot].server, moveOn: true)
-        if subs[slot].failures + 1 < copysets[index].members.count {
+        moveOn(index, from: subs[slot].server, now: now)
+        // Who was waited for in vain has had its pause.
+        if failure == .silent || subs[slot].failures + 1 < copysets[index].members.count {
             retry(slot, failure, after: .zero, now: now, effects: &effects)
         } else {
             subs[slot].hints = 0
@@ -296,8 +311,7 @@ extension VolumeCore {
         if now < end, lastHeard[subs[slot].server] + limits.attemptTimeout > now {
             subs[slot].deadline = min(now + limits.attemptTimeout, end)
         } else {
-            isSuspect[subs[slot].server] = true
-            subs[slot].silences += 1
+            silentSince[subs[slot].server] = now
             subs[slot].silentAttempt = (subs[slot].serial, subs[slot].server)
             passOver(slot, .silent, now: now, effects: &effects)
         }
@@ -314,5 +328,16 @@ extension VolumeCore {
     /// A request that waits for its turn does not age while those before it get on.
     private func lastProgress(of request: Request) -> Duration {
         request.outstanding == 0 ? max(request.progressAt, progressAt) : request.progressAt
+    }
+}
+
+extension ReadSegment {
+    /// False when a server sent bytes where only their places were asked for, or the other way round.
+    fileprivate func answers(_ work: SubRequest.Work) -> Bool {
+        switch self {
+        case .zeroes: true
+        case .data: work != .status
+        case .stored: work == .status
+        }
     }
 }

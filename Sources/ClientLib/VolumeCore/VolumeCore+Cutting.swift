@@ -94,13 +94,14 @@ extension VolumeCore {
         subs[slot].work =
             switch requests[index].kind {
             case .read: .read
+            case .status: .status
             case _ where !piece.edge.isEmpty: .edge
             case .write: .write
             case .trim: .trim
             case .zero: .zero
             }
         activeBytes += subs[slot].activeBytes
-        if subs[slot].work == .read {
+        if subs[slot].isReading, !subs[slot].isChange {
             requests[index].results.append([])
             dispatch(slot, now: now, effects: &effects)
             return true

@@ -87,8 +87,8 @@ public struct VolumeCore: Machine {
     let servers: [ServerID]
     /// By server: when it last answered anything.
     var lastHeard: [Duration]
-    /// By server: it let a whole attempt pass in silence and was not heard since.
-    var isSuspect: [Bool]
+    /// By server: when it last let a whole attempt pass in silence, if it was not heard since.
+    var silentSince: [Duration?]
     var locks: BlockLocks
     var tags = TagWindow()
     var windowWaiters = Queue<Int>()
@@ -135,7 +135,7 @@ public struct VolumeCore: Machine {
         }
         self.servers = servers
         lastHeard = Array(repeating: .zero, count: servers.count)
-        isSuspect = Array(repeating: false, count: servers.count)
+        silentSince = Array(repeating: nil, count: servers.count)
         copysets = placement.order.map { CopysetState(id: $0, members: members[$0] ?? []) }
         limits = configuration.limits
         let slots = limits.subRequestsMax + limits.fencesMax

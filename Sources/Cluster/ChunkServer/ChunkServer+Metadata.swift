@@ -52,9 +52,11 @@ extension ChunkServer {
     func register() {
         phase = .registering
         tick()
-        let addresses = options.metadataServers.compactMap { SocketAddress($0) }
-        guard !addresses.isEmpty, addresses.count == options.metadataServers.count else {
-            return fail(.refused("'\(options.metadataServers.joined(separator: ","))' is not an MDS address"))
+        let addresses: [SocketAddress]
+        do throws(MetadataServerListError) {
+            addresses = try MetadataServerList(texts: options.metadataServers).addresses
+        } catch {
+            return fail(.refused("\(error)"))
         }
         openListener()
         guard phase == .registering else { return }

@@ -40,11 +40,17 @@ extension ChunkServer {
         guard run.volumeOffsetBytes + UInt64(run.byteCount) <= record.fence.size.bytes else {
             return refuse(responder, .outOfRange)
         }
-        if case .read = request.kind {
+        switch request.kind {
+        case .write, .trim, .zero: admitChange(request, run, record, responder, replica)
+        case .read, .blockStatus:
             guard replica.raft.holdsLease(now: environment.now) else { return refuse(responder, .notReady) }
-            return startRead(replica, run, responder, attempts: 0)
+            if case .read = request.kind { return startRead(replica, run, responder, attempts: 0) }
+            guard let segments = store.blockStatus(replica.id, run) else {
+                return refuse(responder, .notReady)
+            }
+            reply(BlockReply(status: .ok, segments: segments), to: responder)
+        case .fence: refuse(responder, .badRequest)
         }
-        admitChange(request, run, record, responder, replica)
     }
 
     private func admitChange(
@@ -217,7 +223,9 @@ extension ChunkServer {
     }
     private static func run(of request: BlockRequest) -> BlockRun? {
         switch request.kind {
-        case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _): run
+        case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _),
+            .blockStatus(let run):
+            run
         case .fence: nil
         }
     }
@@ -227,7 +235,7 @@ extension ChunkServer {
             payload.count == 1 ? .write(run, sn, tag, checksums: checksums, payload: payload[0]) : nil
         case .trim(let run, let sn, let tag): .trim(run, sn, tag)
         case .zero(let run, let sn, let tag): .zero(run, sn, tag)
-        case .read, .fence: nil
+        case .read, .fence, .blockStatus: nil
         }
     }
 }

@@ -47,7 +47,7 @@ public struct ChunkServerLimits: Sendable {
 
 /// What a chunkserver is started with.
 public struct ChunkServerOptions: Sendable {
-    /// Where the MDS listens.
+    /// Where metadata servers listen; the one that leads is found.
     public var metadataServers: [String]
     /// Where to listen, as text of a socket address; port 0 lets the system choose.
     public var listen: String

@@ -75,6 +75,35 @@ extension ChunkStore {
             checksums: plan.diskChecksums, blocks: plan.blocks)
     }
 
+    /// Which of `run`'s blocks are stored, by the same rules as ``read(_:_:_:)``; the device is not touched.
+    /// - Returns: `nil` when the copyset cannot be read here.
+    public func blockStatus(_ id: CopysetID, _ run: BlockRun) -> [ReadSegment]? {
+        guard phase == .open, let copyset = copysetsByID[id], !copyset.isSyncing else { return nil }
+        let overlay = overlay(copyset, run)
+        let chunk = copyset.volumes[run.chunk.volume]?.chunks[run.chunk.index]
+        var segments: [ReadSegment] = []
+        var (blocks, isStored) = (0, false)
+        for (place, block) in run.blocks.enumerated() {
+            let isNextStored =
+                switch overlay?[place] ?? .applied {
+                case .applied: !(chunk?.entry(block) ?? .absent).isAbsent
+                case .zeroes: false
+                case .stored, .memory: true
+                }
+            if isNextStored != isStored, blocks > 0 {
+                segments.append(Self.segment(blocks, isStored: isStored))
+                blocks = 0
+            }
+            (blocks, isStored) = (blocks + 1, isNextStored)
+        }
+        segments.append(Self.segment(blocks, isStored: isStored))
+        return segments
+    }
+    private static func segment(_ blocks: Int, isStored: Bool) -> ReadSegment {
+        let byteCount = blocks * Geometry.blockBytes
+        return isStored ? .stored(byteCount) : .zeroes(byteCount)
+    }
+
     /// The same as ``read(_:_:_:)``: every read is verified. Peers repair from it.
     public func readVerified(_ ticket: UInt64, _ id: CopysetID, _ run: BlockRun) { read(ticket, id, run) }
 

@@ -66,9 +66,10 @@ public final class MetadataServer {
     private var isStopped = false
 
     /// Reads the store; makes a new cluster when it is empty.
+    /// - Parameter control: what its peers come by, if that listens already; then ``start(at:)`` is next.
     public init(
         environment: any Environment, store: any MetadataStore, pool: BufferPool = BufferPool(),
-        options: Options = Options()
+        options: Options = Options(), control: ControlServer? = nil
     ) throws(MetadataServerError) {
         (self.environment, self.store, self.options) = (environment, store, options)
         let records: [Record]
@@ -86,8 +87,10 @@ public final class MetadataServer {
         }
         clusterID = core.clusterID
         let hello = Hello(role: .metadata, cluster: clusterID)
-        server = ControlServer(
-            environment: environment, pool: pool, hello: hello, limits: options.connections)
+        control?.introduceAnew(as: hello)
+        server =
+            control
+            ?? ControlServer(environment: environment, pool: pool, hello: hello, limits: options.connections)
     }
 
     /// What waits here and in the core.
@@ -98,19 +101,24 @@ public final class MetadataServer {
 
     /// Starts to listen; may be called again for a further address.
     public func start(listen: SocketAddress) throws(MetadataServerError) {
-        invariant(!isStopped, "a stopped metadata server is not started again")
-        server.onRequest = { [weak self] connection, id, request in
-            self?.received(request, id: id, from: connection)
-        }
         let bound: SocketAddress
         do {
             bound = try server.listen(on: listen)
         } catch {
             throw .network(error)
         }
+        start(at: bound)
+    }
+    /// Serves whoever comes by the control server that it was made with, which listens there.
+    func start(at bound: SocketAddress?) {
+        invariant(!isStopped, "a stopped metadata server is not started again")
+        server.onRequest = { [weak self] connection, id, request in
+            self?.received(request, id: id, from: connection)
+        }
         if address == nil { address = bound }
         if tickTimer == nil { armTick() }
-        environment.log(.notice, "the metadata server of cluster \(clusterID) listens on \(bound)")
+        let place = bound.map { "listens on \($0)" } ?? "listens"
+        environment.log(.notice, "the metadata server of cluster \(clusterID) leads, and \(place)")
     }
 
     /// Closes every connection, and the store.

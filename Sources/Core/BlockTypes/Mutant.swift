@@ -63,6 +63,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case twinAdmitted = "twin-admitted"
     /// A metadata database that was put back from an older copy counts.
     case databaseBelieved = "database-believed"
+    /// A metadata server that stands by leads without waiting for the database.
+    case databaseUnheld = "database-unheld"
 
     /// A connection is read on, however many of its requests are under way.
     case readingUnpaused = "reading-unpaused"

@@ -30,22 +30,29 @@ public enum VolumeRequest: Sendable {
     case writeZeroes(start: ByteOffset, length: ByteCount)
     /// Answered when every write answered before it is durable.
     case flush
+    /// Tells which bytes of the run are stored, without reading them: at most ``statusBytesMax`` of them.
+    case blockStatus(start: ByteOffset, length: ByteCount)
+
+    /// The longest ``blockStatus(start:length:)``: its answer then has at most 65,536 segments.
+    public static let statusBytesMax = 256 << 20
 }
 
-/// A run of what a read returns: bytes, or zeroes that were never stored.
+/// A run of what a read returns: bytes, or zeroes that were never stored. Or of what a volume's map says.
 public enum ReadSegment: Sendable {
     /// Stored bytes, checksum verified.
     case data(Payload)
-    /// This many zero bytes.
+    /// This many zero bytes, which take no space.
     case zeroes(Int)
+    /// This many stored bytes that were not read: only in the answer to a block status.
+    case stored(Int)
     /// Bytes in the run.
     public var byteCount: Int {
         switch self {
         case .data(let payload): payload.byteCount
-        case .zeroes(let count): count
+        case .zeroes(let count), .stored(let count): count
         }
     }
 }
 
-/// How a request ended. Only a read has segments; they add up to the bytes asked for.
+/// How a request ended. Only a read and a block status have segments; they add up to the bytes asked for.
 public typealias VolumeResult = Result<[ReadSegment], VolumeError>

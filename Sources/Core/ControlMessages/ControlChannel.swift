@@ -6,7 +6,9 @@ import SwiftProtobuf
 
 /// The client side of the MDS: one request, one response, over one connection that comes back by itself.
 ///
-/// Loop-confined. Connects when there is something to ask; tries the addresses in turn.
+/// Loop-confined. Connects when there is something to ask. Of several metadata servers one leads: the channel
+/// goes round them until one answers, beginning with the one that answered last. One that stands by names
+/// the one that leads.
 public final class ControlChannel {
     /// What the channel is doing.
     public enum State: Sendable {
@@ -27,6 +29,8 @@ public final class ControlChannel {
     public var connectionState: ((State) -> Void)?
     /// What the channel is doing now.
     public private(set) var state = State.idle
+    /// False: a metadata server that stands by is believed, and its refusal is the answer.
+    public var looksForLeader = true
 
     /// Calls open at a time; more fail at once with ``ControlError/overloaded``.
     public static let pendingMax = 256
@@ -34,18 +38,35 @@ public final class ControlChannel {
     public static let connectTimeout = Duration.seconds(3)
     /// A connection on which a call timed out is given up when no word has come for this long.
     public static let silenceMax = Duration.seconds(3)
+    /// Where there is another address to try, a connection with open calls is given up when no word has come
+    /// for this long, whatever the calls' own time. A metadata server may think about a call for some
+    /// 4 s after its start, until chunkservers have spoken.
+    public static let hangMax = Duration.seconds(5)
     /// The pause after all addresses have failed; doubles up to ``pauseMax``, and is shortened by chance so
     /// that a cluster's servers do not come back all at once.
     public static let pauseMin = Duration.milliseconds(100)
     /// See ``pauseMin``.
     public static let pauseMax = Duration.seconds(2)
+    /// Addresses that are not in the list and are tried between two pauses, because somebody said that the
+    /// metadata server there leads.
+    public static let hintsPerRoundMax = 2
 
     private struct Call {
         let body: [UInt8]
         let isIdempotent: Bool
+        let endsWhenRefused: Bool
         let completed: (Result<ControlResponse, ControlError>) -> Void
         var timer: TimerID
         var isSent = false
+    }
+    /// One attempt at each address.
+    private struct Round {
+        var untried: [SocketAddress] = []
+        var tried: [SocketAddress] = []
+        var hintsLeft = ControlChannel.hintsPerRoundMax
+        var failures: [String] = []
+        /// Nobody listens at any address tried.
+        var areAllRefused = true
     }
     private let environment: any Environment
     private let addresses: [SocketAddress]
@@ -56,12 +77,15 @@ public final class ControlChannel {
     private var link: FramedLink?
     /// When the oldest call went out that no word has come after.
     private var silentSince: Duration?
-    private var nextAddress = 0
+    private var hangTimer: TimerID?
+    /// The address that answered last.
+    private var preferred: SocketAddress?
+    private var round = Round()
     private var pause = ControlChannel.pauseMin
     private var retryTimer: TimerID?
     private var lastFailure = "not tried yet"
 
-    /// A channel to the MDS at `addresses`; says `hello` on each connection.
+    /// A channel to the metadata servers at `addresses`; says `hello` on each connection.
     public init(environment: any Environment, addresses: [SocketAddress], hello: Hello, pool: BufferPool) {
         invariant(!addresses.isEmpty, "a control channel needs an address")
         (self.environment, self.addresses, self.hello, self.pool) = (environment, addresses, hello, pool)
@@ -70,14 +94,19 @@ public final class ControlChannel {
     deinit {
         // Nobody is left to answer to; what is pending goes unanswered with its owner.
         if let retryTimer { environment.cancel(retryTimer) }
+        if let hangTimer { environment.cancel(hangTimer) }
         link?.close()
     }
 
     /// Asks the MDS; `completed` runs once, never from inside this call.
-    /// - Parameter isIdempotent: asking twice is harmless. Such a call is repeated after a broken connection;
-    ///   any other then fails, because nobody knows whether it was done.
+    /// - Parameters:
+    ///   - isIdempotent: asking twice is harmless. Such a call is repeated after a broken connection;
+    ///     any other then fails, because nobody knows whether it was done.
+    ///   - endsWhenRefused: not worth waiting for a metadata server that is not there: the call fails as soon
+    ///     as every address has refused a connection.
     public func call(
         _ request: ControlRequest, timeout: Duration, isIdempotent: Bool = false,
+        endsWhenRefused: Bool = false,
         completed: @escaping (Result<ControlResponse, ControlError>) -> Void
     ) {
         if case .closed = state { return failSoon(.closed, completed) }
@@ -89,8 +118,14 @@ public final class ControlChannel {
         lastID += 1
         let id = lastID
         let timer = environment.after(timeout) { [weak self] in self?.timedOut(id, timeout) }
-        pending[id] = Call(body: body, isIdempotent: isIdempotent, completed: completed, timer: timer)
-        if let link, link.isOpen { transmit(id, over: link) } else { connectIfNeeded() }
+        pending[id] = Call(
+            body: body, isIdempotent: isIdempotent, endsWhenRefused: endsWhenRefused, completed: completed,
+            timer: timer)
+        if let link, link.isOpen {
+            transmit(id, over: link)
+        } else {
+            connectIfNeeded(atOnce: endsWhenRefused)
+        }
     }
 
     /// Fails every open call with ``ControlError/closed`` and closes the connection.
@@ -100,8 +135,7 @@ public final class ControlChannel {
         connectionState = nil
         if let retryTimer { environment.cancel(retryTimer) }
         retryTimer = nil
-        link?.close()
-        link = nil
+        leave()
         let ids = pending.keys.sorted()
         environment.after(.zero) { for id in ids { self.complete(id, .failure(.closed)) } }
     }
@@ -124,9 +158,8 @@ public final class ControlChannel {
         }
         let message = "the metadata server at \(server) did not answer within \(timeout)"
         // Not a word since: its host may have died without a reset, and a new connection would work.
-        if let silentSince, environment.now - silentSince >= Self.silenceMax, let link {
-            self.link = nil
-            link.close()
+        if let silentSince, environment.now - silentSince >= Self.silenceMax, link != nil {
+            leave()
             complete(id, .failure(.timedOut(message)))
             linkLost(message, isRefused: false)
         } else {
@@ -148,16 +181,29 @@ public final class ControlChannel {
 // MARK: - Connecting
 
 extension ControlChannel {
-    private func connectIfNeeded() {
+    /// - Parameter atOnce: also in the middle of a pause.
+    private func connectIfNeeded(atOnce: Bool) {
         switch state {
-        case .idle: connect()
-        case .connecting, .connected, .waiting, .closed: break
+        case .idle: beginRound()
+        case .waiting:
+            guard atOnce, let retryTimer else { return }
+            environment.cancel(retryTimer)
+            self.retryTimer = nil
+            beginRound()
+        case .connecting, .connected, .closed: break
         }
     }
 
-    private func connect() {
-        let address = addresses[nextAddress]
-        nextAddress = (nextAddress + 1) % addresses.count
+    /// The address that answered last comes first.
+    private func beginRound() {
+        round = Round()
+        round.untried = (preferred.map { [$0] } ?? []) + addresses.filter { $0 != preferred }
+        connectToNext()
+    }
+    private func connectToNext() {
+        guard let address = round.untried.first else { return pauseBetweenRounds() }
+        round.untried.removeFirst()
+        round.tried.append(address)
         change(.connecting(address))
         environment.connect(to: address, timeout: Self.connectTimeout) { [weak self] result in
             switch result {
@@ -166,7 +212,9 @@ extension ControlChannel {
                     return FramedLink.refuse(connection, reason: "no longer needed")
                 }
                 self.greet(connection, at: address)
-            case .failure(let error): self?.connectFailed("\(error)")
+            case .failure(let error):
+                let isRefused = if case .refused = error { true } else { false }
+                self?.attemptFailed("\(error)", nobodyListens: isRefused)
             }
         }
     }
@@ -186,7 +234,7 @@ extension ControlChannel {
         self.link = link
         link.onReady = { [weak self] hello in self?.ready(hello, at: address) }
         link.onFrame = { [weak self] frame in
-            if case .controlReply(let id, let body) = frame { self?.answered(id, body) }
+            if case .controlReply(let id, let body) = frame { self?.answered(id, body, from: address) }
         }
         link.onClosed = { [weak self, weak link] reason in
             guard let self, self.link === link else { return }
@@ -195,7 +243,7 @@ extension ControlChannel {
     }
 
     private func ready(_ hello: Hello, at address: SocketAddress) {
-        (pause, silentSince) = (Self.pauseMin, nil)
+        heardWord()
         change(.connected(address, hello))
         guard let link else { return }
         for id in pending.keys.sorted() { transmit(id, over: link) }
@@ -204,21 +252,73 @@ extension ControlChannel {
     private func transmit(_ id: UInt64, over link: FramedLink) {
         guard let call = pending[id], !call.isSent else { return }
         pending[id]?.isSent = true
-        if silentSince == nil { silentSince = environment.now }
+        if silentSince == nil {
+            silentSince = environment.now
+            watchForHang()
+        }
         link.send(.control(id: id, body: call.body))
     }
 
-    private func answered(_ id: UInt64, _ body: [UInt8]) {
-        silentSince = nil
+    private func answered(_ id: UInt64, _ body: [UInt8], from address: SocketAddress) {
+        heardWord()
+        let response = try? ControlResponse(serializedBytes: body)
+        if looksForLeader, let response, response.hasFailure, response.failure.code == .notLeading {
+            return standsBy(response.failure, at: address)
+        }
+        (preferred, pause) = (address, Self.pauseMin)
+        // Should the connection break, the others are next.
+        round = Round()
+        (round.untried, round.tried) = (addresses.filter { $0 != address }, [address])
         guard pending[id] != nil else { return }  // The answer to a call that was given up.
-        guard let response = try? ControlResponse(serializedBytes: body) else {
+        guard let response else {
             return complete(
                 id, .failure(.protocolViolation("the answer of the metadata server at \(server) is damaged")))
         }
         complete(id, response.hasFailure ? .failure(.refused(response.failure)) : .success(response))
     }
 
+    /// This one does nothing that it is asked for: no call on this connection was done.
+    private func standsBy(_ failure: ControlFailure, at address: SocketAddress) {
+        leave()
+        for id in pending.keys.sorted() { pending[id]?.isSent = false }
+        if let leader = SocketAddress(failure.leader), !round.tried.contains(leader) {
+            if let place = round.untried.firstIndex(of: leader) {
+                round.untried.remove(at: place)
+                round.untried.insert(leader, at: 0)
+            } else if round.hintsLeft > 0 {
+                round.hintsLeft -= 1
+                round.untried.insert(leader, at: 0)
+            }
+        }
+        attemptFailed("\(address): \(failure.message)")
+    }
+
+    private func heardWord() {
+        silentSince = nil
+        if let hangTimer { environment.cancel(hangTimer) }
+        hangTimer = nil
+    }
+    private func watchForHang() {
+        guard case .connected(let here, _) = state, addresses.contains(where: { $0 != here }) else { return }
+        if let hangTimer { environment.cancel(hangTimer) }
+        hangTimer = environment.after(Self.hangMax) { [weak self] in
+            guard let self, link != nil, silentSince != nil else { return }
+            let message = "the metadata server at \(server) said nothing for \(Self.hangMax)"
+            leave()
+            linkLost(message, isRefused: false)
+        }
+    }
+
+    /// Without waiting for the connection's own last word.
+    private func leave() {
+        heardWord()
+        let old = link
+        link = nil
+        old?.close()
+    }
+
     private func linkClosed(_ reason: LinkCloseReason, at address: SocketAddress) {
+        heardWord()
         link = nil
         let isRefused =
             switch reason {
@@ -229,9 +329,9 @@ extension ControlChannel {
     }
 
     private func linkLost(_ message: String, isRefused: Bool) {
-        // A peer that will not have us will not soon change its mind: say so at once.
         for id in pending.keys.sorted() {
-            if isRefused {
+            if isRefused, round.untried.isEmpty {
+                // A peer that will not have us will not soon change its mind: say so at once.
                 complete(id, .failure(.unreachable(message)))
             } else if let call = pending[id], call.isSent {
                 guard !call.isIdempotent else {
@@ -244,22 +344,33 @@ extension ControlChannel {
                         .unreachable("\(message) before it answered; look whether the change was made")))
             }
         }
-        connectFailed(message)
+        attemptFailed(message)
     }
 
-    private func connectFailed(_ message: String) {
+    private func attemptFailed(_ message: String, nobodyListens: Bool = false) {
         if case .closed = state { return }
-        lastFailure = message
+        round.failures.append(message)
+        if !nobodyListens { round.areAllRefused = false }
+        lastFailure = round.failures.joined(separator: "; ")
+        if pending.isEmpty { change(.idle) } else { connectToNext() }
+    }
+
+    private func pauseBetweenRounds() {
+        if round.areAllRefused {
+            for id in pending.keys.sorted() where pending[id]?.endsWhenRefused == true {
+                complete(id, .failure(.unreachable(lastFailure)))
+            }
+        }
+        if case .closed = state { return }
         guard !pending.isEmpty else { return change(.idle) }
-        if nextAddress != 0 { return connect() }
         let share = 0.5 + 0.5 * Double(environment.random() >> 11) / Double(UInt64(1) << 53)
         let delay = pause * share
         pause = min(pause * 2, Self.pauseMax)
-        change(.waiting(message))
+        change(.waiting(lastFailure))
         retryTimer = environment.after(delay) { [weak self] in
             guard let self, case .waiting = self.state else { return }
             self.retryTimer = nil
-            if self.pending.isEmpty { self.change(.idle) } else { self.connect() }
+            if self.pending.isEmpty { self.change(.idle) } else { self.beginRound() }
         }
     }
 }

@@ -98,7 +98,7 @@ public final class ControlServer {
 
     private let environment: any Environment
     private let pool: BufferPool
-    private let hello: Hello
+    private var hello: Hello
     private let limits: Limits
     private var listeners: [any Listener] = []
     private var connections: [UInt64: ControlServerConnection] = [:]
@@ -137,6 +137,16 @@ public final class ControlServer {
     /// Stops accepting and closes every connection.
     public func stop() {
         stopListening()
+        closeConnections()
+    }
+
+    /// Says `hello` from now on. Who heard another one is sent away, and may come again.
+    public func introduceAnew(as hello: Hello) {
+        self.hello = hello
+        closeConnections()
+    }
+
+    private func closeConnections() {
         for number in connections.keys.sorted() { connections[number]?.close() }
     }
 

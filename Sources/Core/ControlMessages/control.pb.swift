@@ -280,135 +280,138 @@ public nonisolated struct ControlRequest: Sendable {
   public init() {}
 }
 
-public nonisolated struct ControlResponse: Sendable {
+public nonisolated struct ControlResponse: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   /// Set when the request was refused; then no body.
   public var failure: ControlFailure {
-    get {_failure ?? ControlFailure()}
-    set {_failure = newValue}
+    get {_storage._failure ?? ControlFailure()}
+    set {_uniqueStorage()._failure = newValue}
   }
   /// Returns true if `failure` has been explicitly set.
-  public var hasFailure: Bool {self._failure != nil}
+  public var hasFailure: Bool {_storage._failure != nil}
   /// Clears the value of `failure`. Subsequent reads from it will return its default value.
-  public mutating func clearFailure() {self._failure = nil}
+  public mutating func clearFailure() {_uniqueStorage()._failure = nil}
 
-  public var body: ControlResponse.OneOf_Body? = nil
+  public var body: OneOf_Body? {
+    get {return _storage._body}
+    set {_uniqueStorage()._body = newValue}
+  }
 
   public var getCluster: ControlGetClusterResponse {
     get {
-      if case .getCluster(let v)? = body {return v}
+      if case .getCluster(let v)? = _storage._body {return v}
       return ControlGetClusterResponse()
     }
-    set {body = .getCluster(newValue)}
+    set {_uniqueStorage()._body = .getCluster(newValue)}
   }
 
   public var allocateServer: ControlAllocateServerResponse {
     get {
-      if case .allocateServer(let v)? = body {return v}
+      if case .allocateServer(let v)? = _storage._body {return v}
       return ControlAllocateServerResponse()
     }
-    set {body = .allocateServer(newValue)}
+    set {_uniqueStorage()._body = .allocateServer(newValue)}
   }
 
   public var registerServer: ControlRegisterServerResponse {
     get {
-      if case .registerServer(let v)? = body {return v}
+      if case .registerServer(let v)? = _storage._body {return v}
       return ControlRegisterServerResponse()
     }
-    set {body = .registerServer(newValue)}
+    set {_uniqueStorage()._body = .registerServer(newValue)}
   }
 
   public var serverHeartbeat: ControlServerHeartbeatResponse {
     get {
-      if case .serverHeartbeat(let v)? = body {return v}
+      if case .serverHeartbeat(let v)? = _storage._body {return v}
       return ControlServerHeartbeatResponse()
     }
-    set {body = .serverHeartbeat(newValue)}
+    set {_uniqueStorage()._body = .serverHeartbeat(newValue)}
   }
 
   public var getStatus: ControlGetStatusResponse {
     get {
-      if case .getStatus(let v)? = body {return v}
+      if case .getStatus(let v)? = _storage._body {return v}
       return ControlGetStatusResponse()
     }
-    set {body = .getStatus(newValue)}
+    set {_uniqueStorage()._body = .getStatus(newValue)}
   }
 
   public var createPool: ControlCreatePoolResponse {
     get {
-      if case .createPool(let v)? = body {return v}
+      if case .createPool(let v)? = _storage._body {return v}
       return ControlCreatePoolResponse()
     }
-    set {body = .createPool(newValue)}
+    set {_uniqueStorage()._body = .createPool(newValue)}
   }
 
   public var adoptDatabase: ControlAdoptDatabaseResponse {
     get {
-      if case .adoptDatabase(let v)? = body {return v}
+      if case .adoptDatabase(let v)? = _storage._body {return v}
       return ControlAdoptDatabaseResponse()
     }
-    set {body = .adoptDatabase(newValue)}
+    set {_uniqueStorage()._body = .adoptDatabase(newValue)}
   }
 
   /// create, get, resize, rename, restore
   public var volume: ControlVolumeResponse {
     get {
-      if case .volume(let v)? = body {return v}
+      if case .volume(let v)? = _storage._body {return v}
       return ControlVolumeResponse()
     }
-    set {body = .volume(newValue)}
+    set {_uniqueStorage()._body = .volume(newValue)}
   }
 
   public var listDirectory: ControlListDirectoryResponse {
     get {
-      if case .listDirectory(let v)? = body {return v}
+      if case .listDirectory(let v)? = _storage._body {return v}
       return ControlListDirectoryResponse()
     }
-    set {body = .listDirectory(newValue)}
+    set {_uniqueStorage()._body = .listDirectory(newValue)}
   }
 
   public var listRecycled: ControlListRecycledResponse {
     get {
-      if case .listRecycled(let v)? = body {return v}
+      if case .listRecycled(let v)? = _storage._body {return v}
       return ControlListRecycledResponse()
     }
-    set {body = .listRecycled(newValue)}
+    set {_uniqueStorage()._body = .listRecycled(newValue)}
   }
 
   /// delete, purge, directories, detach
   public var empty: ControlEmptyResponse {
     get {
-      if case .empty(let v)? = body {return v}
+      if case .empty(let v)? = _storage._body {return v}
       return ControlEmptyResponse()
     }
-    set {body = .empty(newValue)}
+    set {_uniqueStorage()._body = .empty(newValue)}
   }
 
   public var attachVolume: ControlAttachVolumeResponse {
     get {
-      if case .attachVolume(let v)? = body {return v}
+      if case .attachVolume(let v)? = _storage._body {return v}
       return ControlAttachVolumeResponse()
     }
-    set {body = .attachVolume(newValue)}
+    set {_uniqueStorage()._body = .attachVolume(newValue)}
   }
 
   public var renewLease: ControlRenewLeaseResponse {
     get {
-      if case .renewLease(let v)? = body {return v}
+      if case .renewLease(let v)? = _storage._body {return v}
       return ControlRenewLeaseResponse()
     }
-    set {body = .renewLease(newValue)}
+    set {_uniqueStorage()._body = .renewLease(newValue)}
   }
 
   public var getAddressBook: ControlGetAddressBookResponse {
     get {
-      if case .getAddressBook(let v)? = body {return v}
+      if case .getAddressBook(let v)? = _storage._body {return v}
       return ControlGetAddressBookResponse()
     }
-    set {body = .getAddressBook(newValue)}
+    set {_uniqueStorage()._body = .getAddressBook(newValue)}
   }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -435,7 +438,7 @@ public nonisolated struct ControlResponse: Sendable {
 
   public init() {}
 
-  fileprivate var _failure: ControlFailure? = nil
+  fileprivate var _storage = unsafe _StorageClass.defaultInstance
 }
 
 public nonisolated struct ControlEmptyResponse: Sendable {
@@ -460,6 +463,9 @@ public nonisolated struct ControlFailure: Sendable {
 
   /// HELD: who.
   public var holder: String = String()
+
+  /// NOT_LEADING: SocketAddress text of the MDS that leads; empty: not known.
+  public var leader: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -491,6 +497,9 @@ public nonisolated struct ControlFailure: Sendable {
 
     /// The MDS's database is older than what others remember.
     case databaseWentBack // = 13
+
+    /// This MDS stands by and has done nothing; ask the one that leads.
+    case notLeading // = 14
     case UNRECOGNIZED(Int)
 
     public init() {
@@ -513,6 +522,7 @@ public nonisolated struct ControlFailure: Sendable {
       case 11: self = .notReady
       case 12: self = .store
       case 13: self = .databaseWentBack
+      case 14: self = .notLeading
       default: self = .UNRECOGNIZED(rawValue)
       }
     }
@@ -533,6 +543,7 @@ public nonisolated struct ControlFailure: Sendable {
       case .notReady: return 11
       case .store: return 12
       case .databaseWentBack: return 13
+      case .notLeading: return 14
       case .UNRECOGNIZED(let i): return i
       }
     }
@@ -553,6 +564,7 @@ public nonisolated struct ControlFailure: Sendable {
       .notReady,
       .store,
       .databaseWentBack,
+      .notLeading,
     ]
 
   }
@@ -2097,273 +2109,311 @@ nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._Mes
   public static let protoMessageName: String = _protobuf_package + ".Response"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{2}\u{3}volume\0\u{4}\u{2}list_directory\0\u{4}\u{6}list_recycled\0\u{2}\u{2}empty\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{4}\u{2}get_address_book\0\u{2}C\u{1}failure\0")
 
+  fileprivate class _StorageClass {
+    var _failure: ControlFailure? = nil
+    var _body: ControlResponse.OneOf_Body?
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _failure = source._failure
+      _body = source._body
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try {
-        var v: ControlGetClusterResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .getCluster(let m) = current {v = m}
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try {
+          var v: ControlGetClusterResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .getCluster(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .getCluster(v)
+          }
+        }()
+        case 2: try {
+          var v: ControlAllocateServerResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .allocateServer(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .allocateServer(v)
+          }
+        }()
+        case 3: try {
+          var v: ControlRegisterServerResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .registerServer(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .registerServer(v)
+          }
+        }()
+        case 4: try {
+          var v: ControlServerHeartbeatResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .serverHeartbeat(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .serverHeartbeat(v)
+          }
+        }()
+        case 5: try {
+          var v: ControlGetStatusResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .getStatus(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .getStatus(v)
+          }
+        }()
+        case 6: try {
+          var v: ControlCreatePoolResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .createPool(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .createPool(v)
+          }
+        }()
+        case 7: try {
+          var v: ControlAdoptDatabaseResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .adoptDatabase(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .adoptDatabase(v)
+          }
+        }()
+        case 10: try {
+          var v: ControlVolumeResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .volume(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .volume(v)
+          }
+        }()
+        case 12: try {
+          var v: ControlListDirectoryResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .listDirectory(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .listDirectory(v)
+          }
+        }()
+        case 18: try {
+          var v: ControlListRecycledResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .listRecycled(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .listRecycled(v)
+          }
+        }()
+        case 20: try {
+          var v: ControlEmptyResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .empty(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .empty(v)
+          }
+        }()
+        case 30: try {
+          var v: ControlAttachVolumeResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .attachVolume(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .attachVolume(v)
+          }
+        }()
+        case 31: try {
+          var v: ControlRenewLeaseResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .renewLease(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .renewLease(v)
+          }
+        }()
+        case 33: try {
+          var v: ControlGetAddressBookResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .getAddressBook(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .getAddressBook(v)
+          }
+        }()
+        case 100: try { try decoder.decodeSingularMessageField(value: &_storage._failure) }()
+        default: break
         }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .getCluster(v)
-        }
-      }()
-      case 2: try {
-        var v: ControlAllocateServerResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .allocateServer(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .allocateServer(v)
-        }
-      }()
-      case 3: try {
-        var v: ControlRegisterServerResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .registerServer(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .registerServer(v)
-        }
-      }()
-      case 4: try {
-        var v: ControlServerHeartbeatResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .serverHeartbeat(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .serverHeartbeat(v)
-        }
-      }()
-      case 5: try {
-        var v: ControlGetStatusResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .getStatus(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .getStatus(v)
-        }
-      }()
-      case 6: try {
-        var v: ControlCreatePoolResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .createPool(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .createPool(v)
-        }
-      }()
-      case 7: try {
-        var v: ControlAdoptDatabaseResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .adoptDatabase(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .adoptDatabase(v)
-        }
-      }()
-      case 10: try {
-        var v: ControlVolumeResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .volume(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .volume(v)
-        }
-      }()
-      case 12: try {
-        var v: ControlListDirectoryResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .listDirectory(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .listDirectory(v)
-        }
-      }()
-      case 18: try {
-        var v: ControlListRecycledResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .listRecycled(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .listRecycled(v)
-        }
-      }()
-      case 20: try {
-        var v: ControlEmptyResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .empty(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .empty(v)
-        }
-      }()
-      case 30: try {
-        var v: ControlAttachVolumeResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .attachVolume(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .attachVolume(v)
-        }
-      }()
-      case 31: try {
-        var v: ControlRenewLeaseResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .renewLease(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .renewLease(v)
-        }
-      }()
-      case 33: try {
-        var v: ControlGetAddressBookResponse?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .getAddressBook(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .getAddressBook(v)
-        }
-      }()
-      case 100: try { try decoder.decodeSingularMessageField(value: &self._failure) }()
-      default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    switch self.body {
-    case .getCluster?: try {
-      guard case .getCluster(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    }()
-    case .allocateServer?: try {
-      guard case .allocateServer(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    }()
-    case .registerServer?: try {
-      guard case .registerServer(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    }()
-    case .serverHeartbeat?: try {
-      guard case .serverHeartbeat(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
-    }()
-    case .getStatus?: try {
-      guard case .getStatus(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
-    }()
-    case .createPool?: try {
-      guard case .createPool(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
-    }()
-    case .adoptDatabase?: try {
-      guard case .adoptDatabase(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
-    }()
-    case .volume?: try {
-      guard case .volume(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
-    }()
-    case .listDirectory?: try {
-      guard case .listDirectory(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
-    }()
-    case .listRecycled?: try {
-      guard case .listRecycled(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
-    }()
-    case .empty?: try {
-      guard case .empty(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
-    }()
-    case .attachVolume?: try {
-      guard case .attachVolume(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 30)
-    }()
-    case .renewLease?: try {
-      guard case .renewLease(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 31)
-    }()
-    case .getAddressBook?: try {
-      guard case .getAddressBook(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 33)
-    }()
-    case nil: break
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      switch _storage._body {
+      case .getCluster?: try {
+        guard case .getCluster(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      }()
+      case .allocateServer?: try {
+        guard case .allocateServer(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      }()
+      case .registerServer?: try {
+        guard case .registerServer(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      }()
+      case .serverHeartbeat?: try {
+        guard case .serverHeartbeat(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+      }()
+      case .getStatus?: try {
+        guard case .getStatus(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+      }()
+      case .createPool?: try {
+        guard case .createPool(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+      }()
+      case .adoptDatabase?: try {
+        guard case .adoptDatabase(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+      }()
+      case .volume?: try {
+        guard case .volume(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+      }()
+      case .listDirectory?: try {
+        guard case .listDirectory(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
+      }()
+      case .listRecycled?: try {
+        guard case .listRecycled(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
+      }()
+      case .empty?: try {
+        guard case .empty(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
+      }()
+      case .attachVolume?: try {
+        guard case .attachVolume(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 30)
+      }()
+      case .renewLease?: try {
+        guard case .renewLease(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 31)
+      }()
+      case .getAddressBook?: try {
+        guard case .getAddressBook(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 33)
+      }()
+      case nil: break
+      }
+      try { if let v = _storage._failure {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 100)
+      } }()
     }
-    try { if let v = self._failure {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 100)
-    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: ControlResponse, rhs: ControlResponse) -> Bool {
-    if lhs._failure != rhs._failure {return false}
-    if lhs.body != rhs.body {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._failure != rhs_storage._failure {return false}
+        if _storage._body != rhs_storage._body {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2390,7 +2440,7 @@ nonisolated extension ControlEmptyResponse: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension ControlFailure: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Failure"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}code\0\u{1}message\0\u{1}holder\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}code\0\u{1}message\0\u{1}holder\0\u{1}leader\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2401,6 +2451,7 @@ nonisolated extension ControlFailure: SwiftProtobuf.Message, SwiftProtobuf._Mess
       case 1: try { try decoder.decodeSingularEnumField(value: &self.code) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.message) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.holder) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.leader) }()
       default: break
       }
     }
@@ -2416,6 +2467,9 @@ nonisolated extension ControlFailure: SwiftProtobuf.Message, SwiftProtobuf._Mess
     if !self.holder.isEmpty {
       try visitor.visitSingularStringField(value: self.holder, fieldNumber: 3)
     }
+    if !self.leader.isEmpty {
+      try visitor.visitSingularStringField(value: self.leader, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2423,13 +2477,14 @@ nonisolated extension ControlFailure: SwiftProtobuf.Message, SwiftProtobuf._Mess
     if lhs.code != rhs.code {return false}
     if lhs.message != rhs.message {return false}
     if lhs.holder != rhs.holder {return false}
+    if lhs.leader != rhs.leader {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
 }
 
 nonisolated extension ControlFailure.Code: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}BAD_REQUEST\0\u{1}NOT_FOUND\0\u{1}ALREADY_EXISTS\0\u{1}HELD\0\u{1}FENCED\0\u{1}NO_SPACE\0\u{1}NOT_EMPTY\0\u{1}WRONG_CLUSTER\0\u{1}IDENTITY_IN_USE\0\u{1}STALE_INCARNATION\0\u{1}NOT_READY\0\u{1}STORE\0\u{1}DATABASE_WENT_BACK\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}BAD_REQUEST\0\u{1}NOT_FOUND\0\u{1}ALREADY_EXISTS\0\u{1}HELD\0\u{1}FENCED\0\u{1}NO_SPACE\0\u{1}NOT_EMPTY\0\u{1}WRONG_CLUSTER\0\u{1}IDENTITY_IN_USE\0\u{1}STALE_INCARNATION\0\u{1}NOT_READY\0\u{1}STORE\0\u{1}DATABASE_WENT_BACK\0\u{1}NOT_LEADING\0")
 }
 
 nonisolated extension ControlGetClusterRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {

@@ -101,6 +101,8 @@ public struct BlockRequest: Sendable {
         case zero(BlockRun, SnapshotNumber, RequestTag)
         /// Announces an attachment or a size.
         case fence(VolumeID, VolumeFence)
+        /// Tells which of the blocks are stored.
+        case blockStatus(BlockRun)
     }
 
     /// A request of these fields.
@@ -147,7 +149,7 @@ public struct BlockReply: Sendable {
     public var leader: ServerID?
     /// The fence that refused the request, when one did.
     public var fence: VolumeFence?
-    /// A read's blocks, in order.
+    /// A read's blocks, in order, or what a block status found.
     public var segments: [ReadSegment]
     /// One per block of the data segments, in order.
     public var checksums: [CRC32C]

@@ -80,13 +80,17 @@ enum EntryKind: UInt8 {
 
 extension ReadSegment {
     static let dataBit: UInt32 = 1 << 31
-    /// Blocks, with the top bit set for data.
+    static let storedBit: UInt32 = 1 << 30
+    /// Blocks, with the top bit set for data, the next one for data that is stored and not sent.
     fileprivate var packed: UInt32 {
         invariant(
             byteCount > 0 && byteCount % Geometry.blockBytes == 0, "a segment of \(byteCount) bytes")
         let blocks = UInt32(byteCount / Geometry.blockBytes)
-        if case .data = self { return blocks | Self.dataBit }
-        return blocks
+        return switch self {
+        case .data: blocks | Self.dataBit
+        case .stored: blocks | Self.storedBit
+        case .zeroes: blocks
+        }
     }
 }
 

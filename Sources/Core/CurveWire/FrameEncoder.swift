@@ -126,6 +126,9 @@ struct FrameDraft {
         case .zero(let run, let sn, let tag):
             header = FrameHeader(.zero)
             header.set(run, sn, tag)
+        case .blockStatus(let run):
+            header = FrameHeader(.blockStatus)
+            header.set(run)
         case .fence(let volume, let fence):
             header = FrameHeader(.fence)
             (header.a, header.b, header.d) = (volume.rawValue, fence.size.bytes, fence.epoch.rawValue)

@@ -105,8 +105,9 @@ extension FrameKind {
         case .hello: 7
         case .appendReply, .voteRequest, .voteReply: 3
         case .reply, .fetched, .heartbeatReply, .syncPiece: 1
-        case .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence, .append, .heartbeat,
-            .timeoutNow, .beats, .beatReplies, .syncOffer, .syncPull, .syncRefused, .fetch:
+        case .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence, .blockStatus,
+            .append, .heartbeat, .timeoutNow, .beats, .beatReplies, .syncOffer, .syncPull, .syncRefused,
+            .fetch:
             0
         }
     }
@@ -117,8 +118,8 @@ extension FrameKind {
         case .controlReply, .syncOffer: WireLimits.longBodyBytesMax
         case .control, .write, .reply, .append, .beats, .beatReplies, .syncPiece, .fetched:
             WireLimits.bodyBytesMax
-        case .read, .trim, .zero, .fence, .appendReply, .heartbeat, .heartbeatReply, .voteRequest, .voteReply,
-            .timeoutNow, .syncPull, .syncRefused, .fetch:
+        case .read, .trim, .zero, .fence, .blockStatus, .appendReply, .heartbeat, .heartbeatReply,
+            .voteRequest, .voteReply, .timeoutNow, .syncPull, .syncRefused, .fetch:
             0
         }
     }
@@ -127,7 +128,8 @@ extension FrameKind {
         switch self {
         case .write: WireLimits.requestPayloadBytesMax
         case .reply, .append, .syncPiece, .fetched: WireLimits.payloadBytesMax
-        case .hello, .helloRefused, .control, .controlReply, .read, .trim, .zero, .fence, .appendReply,
+        case .hello, .helloRefused, .control, .controlReply, .read, .trim, .zero, .fence, .blockStatus,
+            .appendReply,
             .heartbeat, .heartbeatReply, .voteRequest, .voteReply, .timeoutNow, .beats, .beatReplies,
             .syncOffer, .syncPull, .syncRefused, .fetch:
             0
@@ -163,10 +165,12 @@ public struct FrameKindSet: Sendable {
         case .chunkserver: ofChunkserver
         }
     }
-    private static let requests = FrameKindSet([.helloRefused, .control, .read, .write, .trim, .zero, .fence])
+    private static let requests = FrameKindSet([
+        .helloRefused, .control, .read, .write, .trim, .zero, .fence, .blockStatus,
+    ])
     private static let ofMetadata = FrameKindSet([.helloRefused, .control, .controlReply])
     private static let ofChunkserver = FrameKindSet(
         FrameKind.allCases.filter { kind in
-            ![.hello, .read, .write, .trim, .zero, .fence].contains(kind)
+            ![.hello, .read, .write, .trim, .zero, .fence, .blockStatus].contains(kind)
         })
 }

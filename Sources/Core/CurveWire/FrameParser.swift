@@ -35,7 +35,7 @@ struct FrameParser {
             return .helloRefused(reason: reason)
         case .control: return .control(id: take(&header.id), body: body.rest())
         case .controlReply: return .controlReply(id: take(&header.id), body: body.rest())
-        case .read, .write, .trim, .zero, .fence: return try request()
+        case .read, .write, .trim, .zero, .fence, .blockStatus: return try request()
         case .reply: return .reply(id: take(&header.id), try reply())
         case .append, .appendReply, .heartbeat, .heartbeatReply, .voteRequest, .voteReply, .timeoutNow:
             return .replica(takeCopyset(), try replicaMessage())
@@ -83,6 +83,7 @@ extension FrameParser {
             return frame(.fence(volume, VolumeFence(epoch: epoch, size: size, change: change)))
         }
         let run = try takeRun()
+        if kind == .blockStatus { return frame(.blockStatus(run)) }
         if kind == .read {
             try require(run.blockCount <= WireLimits.readBlocksMax, "block count")
             return frame(.read(run))
@@ -115,10 +116,13 @@ extension FrameParser {
         var (blocks, dataBlocks) = (0, 0)
         for _ in 0..<segmentCount {
             let packed = try next(UInt32.self)
-            let count = Int(packed & ~ReadSegment.dataBit)
+            let count = Int(packed & ~(ReadSegment.dataBit | ReadSegment.storedBit))
             blocks += count
             try require(count > 0 && blocks <= Geometry.blocksPerChunk, "segment")
-            if packed & ReadSegment.dataBit != 0 {
+            if packed & ReadSegment.storedBit != 0 {
+                try require(packed & ReadSegment.dataBit == 0 && header.kind == .reply, "segment")
+                reply.segments.append(.stored(count * Geometry.blockBytes))
+            } else if packed & ReadSegment.dataBit != 0 {
                 dataBlocks += count
                 reply.segments.append(.data(try takePayload(count * Geometry.blockBytes)))
             } else {
@@ -166,7 +170,9 @@ extension FrameParser {
                     term: term, isPreVote: flags & FrameFlag.isPreVote != 0,
                     granted: flags & FrameFlag.isGranted != 0))
         case .timeoutNow: return .timeoutNow(term: term)
-        case .hello, .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence, .reply,
+        case .hello, .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence,
+            .blockStatus,
+            .reply,
             .beats,
             .beatReplies, .syncOffer, .syncPull, .syncPiece, .syncRefused, .fetch, .fetched:
             throw malformed("kind")

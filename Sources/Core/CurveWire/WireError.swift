@@ -12,6 +12,7 @@ public enum FrameKind: UInt8, Sendable, CaseIterable {
     case zero = 19
     case fence = 20
     case reply = 21
+    case blockStatus = 22
     case append = 32
     case appendReply = 33
     case heartbeat = 34

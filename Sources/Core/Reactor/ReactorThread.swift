@@ -11,12 +11,15 @@ import CLinux
     /// The loop, for posting.
     public let handle: ReactorHandle
 
-    /// Starts the thread, makes the loop there, runs `setUp` on it and then the loop.
-    /// - Parameter name: shown by ps and top; 15 bytes of it.
+    /// Starts the thread, makes the loop there, runs `setUp` on it, then the loop, then `ended`.
+    /// - Parameters:
+    ///   - name: shown by ps and top; 15 bytes of it.
+    ///   - ended: runs on the thread after the last action; timers and connections no longer call back.
     /// - Throws: ``ReactorError`` when the loop or the thread cannot be had.
     public init(
         name: String, limits: ReactorLimits = ReactorLimits(),
-        setUp: sending @escaping (Reactor) -> Void = { _ in }
+        setUp: sending @escaping (Reactor) -> Void = { _ in },
+        ended: sending @escaping () -> Void = {}
     ) throws(ReactorError) {
         let started = Started()
         thread = try startThread(name: name) {
@@ -25,6 +28,7 @@ import CLinux
                 started.tell(.success(reactor.handle))
                 setUp(reactor)
                 reactor.run()
+                ended()
             } catch {
                 started.tell(.failure(error))
             }

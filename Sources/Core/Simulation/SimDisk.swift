@@ -42,7 +42,8 @@ public final class SimDisk: Disk {
     private var owner: SimHost?
     /// Changes when the owner does, so that completions of an earlier owner are dropped.
     private var ownership: UInt64 = 0
-    private var inFlight: [UInt64: DiskRequest] = [:]
+    /// In the order of submission.
+    private var inFlight: [(id: UInt64, request: DiskRequest)] = []
     private var nextRequest: UInt64 = 0
 
     private static let eio: Int32 = 5
@@ -60,7 +61,8 @@ public final class SimDisk: Disk {
         self.faults = faults ?? world.faults.disk
         number = world.takeNumber()
         medium = SimMedium(
-            sectorBytes: geometry.sectorBytes, hasVolatileCache: geometry.hasVolatileCache || liesAboutCache)
+            byteCount: geometry.size.bytes, sectorBytes: geometry.sectorBytes,
+            hasVolatileCache: geometry.hasVolatileCache || liesAboutCache)
     }
 
     /// A copy of what a read of `other` would return now, as `dd` makes one: sound, and of its own fate.
@@ -90,7 +92,7 @@ public final class SimDisk: Disk {
     }
     /// Power loss: see the type's description.
     func losePower() {
-        let torn = inFlight.keys.sorted().compactMap { inFlight[$0] }.shuffled(using: &world.random)
+        let torn = inFlight.map(\.request).shuffled(using: &world.random)
         for case .write(_, let start, let payloads) in torn where !world.random.oneIn(3) {
             medium.write(at: start, SimMedium.Source(payloads), isAcknowledged: false)
         }
@@ -114,7 +116,7 @@ public final class SimDisk: Disk {
         check(request)
         let (id, ownership) = (nextRequest, ownership)
         nextRequest += 1
-        inFlight[id] = request
+        inFlight.append((id, request))
         counters.count(request)
         let fault = faultHook?(request) ?? chooseFault(request)
         var delay = faults.latencyMin.wholeNanoseconds + world.nanoseconds(upTo: faults.latencyJitter)
@@ -123,7 +125,8 @@ public final class SimDisk: Disk {
         if case .hangs = fault { return world.note { "\(name): \(Self.words(request)) hangs" } }
         let flushed = medium.completedWrites
         world.schedule(afterNanoseconds: delay, owner: nil) { [self] in
-            guard inFlight.removeValue(forKey: id) != nil else { return }
+            guard let index = inFlight.firstIndex(where: { $0.id == id }) else { return }
+            inFlight.remove(at: index)
             let result = perform(request, fault, flushThrough: flushed)
             report(request, result, ownership)
         }

@@ -10,9 +10,18 @@ public struct NBDExportDescription: Hashable, Sendable {
     public var size: ByteCount
     /// True when writes are refused.
     public var isReadOnly: Bool
+    /// Clients are told that seeks cost.
+    public var isRotational: Bool
+    /// Clients may change the size.
+    public var isResizable: Bool
     /// An export of `size` bytes.
-    public init(name: String, text: String = "", size: ByteCount, isReadOnly: Bool = false) {
+    public init(
+        name: String, text: String = "", size: ByteCount, isReadOnly: Bool = false,
+        isRotational: Bool = false,
+        isResizable: Bool = false
+    ) {
         (self.name, self.text, self.size, self.isReadOnly) = (name, text, size, isReadOnly)
+        (self.isRotational, self.isResizable) = (isRotational, isResizable && !isReadOnly)
     }
 }
 
@@ -40,18 +49,29 @@ public struct NBDTransmissionFlags: OptionSet, Hashable, Sendable {
     public static let dontFragment = NBDTransmissionFlags(rawValue: 1 << 7)
     /// A flush on one connection covers what was answered on all.
     public static let multiConnection = NBDTransmissionFlags(rawValue: 1 << 8)
+    /// RESIZE is served.
+    public static let resize = NBDTransmissionFlags(rawValue: 1 << 9)
+    /// CACHE is served.
+    public static let cache = NBDTransmissionFlags(rawValue: 1 << 10)
     /// WRITE_ZEROES may ask to fail rather than be slow.
     public static let fastZero = NBDTransmissionFlags(rawValue: 1 << 11)
+    /// BLOCK_STATUS may name the contexts that it wants; needs extended headers.
+    public static let blockStatusPayload = NBDTransmissionFlags(rawValue: 1 << 12)
 
     /// What this server offers for an export.
-    static func offered(for export: NBDExportDescription, structuredReplies: Bool) -> NBDTransmissionFlags {
-        var flags: NBDTransmissionFlags = [.hasFlags, .flush, .fua, .multiConnection]
+    static func offered(
+        for export: NBDExportDescription, replies: ReplyStyle, contexts: MetaContexts
+    ) -> NBDTransmissionFlags {
+        var flags: NBDTransmissionFlags = [.hasFlags, .flush, .fua, .multiConnection, .cache]
+        if export.isRotational { flags.insert(.rotational) }
+        if export.isResizable { flags.insert(.resize) }
         if export.isReadOnly {
             flags.insert(.readOnly)
         } else {
             flags.formUnion([.trim, .writeZeroes, .fastZero])
         }
-        if structuredReplies { flags.insert(.dontFragment) }
+        if replies != .simple { flags.insert(.dontFragment) }
+        if replies == .extended, !contexts.isEmpty { flags.insert(.blockStatusPayload) }
         return flags
     }
 }

@@ -23,6 +23,10 @@ public struct NBDLimits: Hashable, Sendable {
     public static let stringBytesMax = 4096
     /// Option data held in memory; longer data is swallowed and refused.
     public static let optionBytesMax = 8 << 10
+    /// Extents that one answer to BLOCK_STATUS tells of for each context; clients ask on behind it.
+    public static let extentsMax = 16_384
+    /// What a BLOCK_STATUS counts for among the bytes in flight: about what a volume's longest answer takes.
+    public static let statusBudgetBytes = 2 << 20
     /// Longest option that is swallowed; a longer one ends the connection.
     public static let skippedOptionBytesMax = 1 << 20
 }

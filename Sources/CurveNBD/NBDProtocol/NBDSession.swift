@@ -43,6 +43,8 @@ public struct NBDSession {
         case enter(exportName: String)
         /// Give the request to the export's volume and report by ``NBDSession/completed(_:_:effects:)``.
         case submit(NBDRequestToken, VolumeRequest)
+        /// Give the volume another size and report in the same way.
+        case resize(NBDRequestToken, ByteCount)
         /// Stop reading the socket.
         case pauseReceiving
         /// Read it again.
@@ -52,7 +54,7 @@ public struct NBDSession {
     }
     enum Phase { case handshake, serving, ending, closed }
     /// What a request in flight still needs before it is answered.
-    enum Work { case answer, flush, zeroes(from: UInt64) }
+    enum Work { case answer, flush, zeroes(from: UInt64), status(MetaContexts) }
     struct InFlight {
         var header: NBDRequestHeader
         var work: Work
@@ -64,7 +66,9 @@ public struct NBDSession {
     var phase = Phase.handshake
     var handshake = ServerHandshake()
     var stream = RequestStream()
-    var encoder = ReplyEncoder(structured: false)
+    var encoder = ReplyEncoder(style: .simple)
+    /// What BLOCK_STATUS may be asked about.
+    var contexts: MetaContexts = []
     var endReason = NBDEndReason.disconnected
     /// The export under way; its size follows the volume's.
     public internal(set) var export = NBDExportDescription(name: "", size: .zero)
@@ -212,7 +216,8 @@ public struct NBDSession {
         case .begin(let bytes, let chosen):
             queue(.send(bytes), effects: &effects)
             (phase, export) = (.serving, chosen)
-            encoder.structured = handshake.structuredReplies
+            (encoder.style, contexts) = (handshake.replies, handshake.contexts(for: chosen))
+            stream.isExtended = handshake.replies == .extended
             effects.append(.enter(exportName: chosen.name))
         case .end(let bytes, let reason):
             if !bytes.isEmpty { queue(.send(bytes), effects: &effects) }
@@ -224,7 +229,7 @@ public struct NBDSession {
         switch effect {
         case .send(let bytes): queuedReplyBytes += bytes.count
         case .sendPayload(let payload): queuedReplyBytes += payload.byteCount
-        case .enter, .submit, .pauseReceiving, .resumeReceiving, .close: break
+        case .enter, .submit, .resize, .pauseReceiving, .resumeReceiving, .close: break
         }
         effects.append(effect)
     }

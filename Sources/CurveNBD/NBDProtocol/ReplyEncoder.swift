@@ -1,9 +1,12 @@
 import BlockTypes
 
+/// What the client negotiated: which headers its replies have, and its requests.
+enum ReplyStyle: Hashable, Sendable { case simple, structured, extended }
+
 /// Writes replies as effects: headers as bytes, payload by reference.
 struct ReplyEncoder {
-    /// True when the client negotiated structured replies: reads and errors then use them.
-    var structured: Bool
+    /// Structured: reads, block statuses and errors come in chunks. Extended: everything does.
+    var style: ReplyStyle
 
     /// Zero bytes for clients that cannot be told of a hole, and for WRITE_ZEROES without one.
     static let zeroes: Payload = {
@@ -14,16 +17,16 @@ struct ReplyEncoder {
 
     /// The answer to anything that succeeded and returns no bytes.
     func done(_ header: NBDRequestHeader) -> NBDSession.Effect {
-        if structured, header.command == Command.read {
-            return .send(chunk(header.cookie, ReplyChunk.none, isLast: true, payloadBytes: 0))
+        if style == .extended || style == .structured && header.command == Command.read {
+            return .send(chunk(header, ReplyChunk.none, isLast: true, payloadBytes: 0))
         }
         return .send(simple(header.cookie, errno: 0))
     }
     /// The answer to a request that failed.
     func failed(_ header: NBDRequestHeader, _ errno: NBDErrno, _ text: String) -> NBDSession.Effect {
-        guard structured else { return .send(simple(header.cookie, errno: errno.rawValue)) }
+        guard style != .simple else { return .send(simple(header.cookie, errno: errno.rawValue)) }
         let message = text.utf8.prefix(NBDLimits.stringBytesMax)
-        var bytes = chunk(header.cookie, ReplyChunk.error, isLast: true, payloadBytes: 6 + message.count)
+        var bytes = chunk(header, ReplyChunk.error, isLast: true, payloadBytes: 6 + message.count)
         bytes.append(bigEndian: errno.rawValue)
         bytes.append(bigEndian: UInt16(message.count))
         bytes.append(contentsOf: message)
@@ -33,11 +36,11 @@ struct ReplyEncoder {
     func read(_ header: NBDRequestHeader, _ segments: [ReadSegment], effects: inout [NBDSession.Effect]) {
         let total = segments.reduce(0) { $0 + $1.byteCount }
         invariant(total == Int(header.length), "a read of \(header.length) bytes returned \(total)")
-        if !structured {
+        if style == .simple {
             effects.append(.send(simple(header.cookie, errno: 0)))
             for segment in segments { Self.content(of: segment, effects: &effects) }
         } else if header.flags & CommandFlag.dontFragment != 0, segments.contains(where: \.isData) {
-            effects.append(.send(dataChunk(header.cookie, header.offset, total, isLast: true)))
+            effects.append(.send(dataChunk(header, header.offset, total, isLast: true)))
             for segment in segments { Self.content(of: segment, effects: &effects) }
         } else {
             chunks(header, segments, effects: &effects)
@@ -57,10 +60,10 @@ struct ReplyEncoder {
             }
             let isLast = end == segments.count
             if isData {
-                effects.append(.send(dataChunk(header.cookie, offset, byteCount, isLast: isLast)))
+                effects.append(.send(dataChunk(header, offset, byteCount, isLast: isLast)))
                 for segment in segments[index..<end] { Self.content(of: segment, effects: &effects) }
             } else {
-                var bytes = chunk(header.cookie, ReplyChunk.offsetHole, isLast: isLast, payloadBytes: 12)
+                var bytes = chunk(header, ReplyChunk.offsetHole, isLast: isLast, payloadBytes: 12)
                 bytes.append(bigEndian: offset)
                 bytes.append(bigEndian: UInt32(byteCount))
                 effects.append(.send(bytes))
@@ -77,21 +80,66 @@ struct ReplyEncoder {
                 effects.append(.sendPayload(zeroes.slice(0, step)))
                 left -= step
             }
+        case .stored: invariant(false, "a read was answered without its bytes")
         }
     }
-    private func dataChunk(_ cookie: UInt64, _ offset: UInt64, _ byteCount: Int, isLast: Bool) -> [UInt8] {
-        var bytes = chunk(cookie, ReplyChunk.offsetData, isLast: isLast, payloadBytes: 8 + byteCount)
+    /// The answer to a block status: one chunk for each context.
+    func blockStatus(
+        _ header: NBDRequestHeader, _ segments: [ReadSegment], contexts: MetaContexts
+    ) -> NBDSession.Effect {
+        let onlyOne = header.flags & CommandFlag.onlyOne != 0
+        let extents = StatusExtent.list(segments, countMax: onlyOne ? 1 : NBDLimits.extentsMax)
+        let chosen = MetaContexts.all.filter { contexts.contains($0) }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(chosen.count * (40 + extents.count * (style == .extended ? 16 : 8)))
+        for (index, context) in chosen.enumerated() {
+            let isLast = index == chosen.count - 1
+            if style == .extended {
+                bytes += chunk(
+                    header, ReplyChunk.blockStatusExtended, isLast: isLast,
+                    payloadBytes: 8 + extents.count * 16)
+                bytes.append(bigEndian: context.identifier)
+                bytes.append(bigEndian: UInt32(extents.count))
+                for extent in extents {
+                    bytes.append(bigEndian: extent.byteCount)
+                    bytes.append(bigEndian: UInt64(context.state(isStored: extent.isStored)))
+                }
+            } else {
+                bytes += chunk(
+                    header, ReplyChunk.blockStatus, isLast: isLast, payloadBytes: 4 + extents.count * 8)
+                bytes.append(bigEndian: context.identifier)
+                for extent in extents {
+                    bytes.append(bigEndian: UInt32(extent.byteCount))
+                    bytes.append(bigEndian: context.state(isStored: extent.isStored))
+                }
+            }
+        }
+        return .send(bytes)
+    }
+
+    private func dataChunk(
+        _ header: NBDRequestHeader, _ offset: UInt64, _ byteCount: Int, isLast: Bool
+    ) -> [UInt8] {
+        var bytes = chunk(header, ReplyChunk.offsetData, isLast: isLast, payloadBytes: 8 + byteCount)
         bytes.append(bigEndian: offset)
         return bytes
     }
-    private func chunk(_ cookie: UInt64, _ type: UInt16, isLast: Bool, payloadBytes: Int) -> [UInt8] {
+    private func chunk(
+        _ header: NBDRequestHeader, _ type: UInt16, isLast: Bool, payloadBytes: Int
+    ) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(32)
-        bytes.append(bigEndian: Wire.structuredReplyMagic)
+        bytes.reserveCapacity(48)
+        bytes.append(
+            bigEndian: style == .extended ? Wire.extendedReplyMagic : Wire.structuredReplyMagic)
         bytes.append(bigEndian: isLast ? ReplyChunk.doneFlag : 0)
         bytes.append(bigEndian: type)
-        bytes.append(bigEndian: cookie)
-        bytes.append(bigEndian: UInt32(payloadBytes))
+        bytes.append(bigEndian: header.cookie)
+        if style == .extended {
+            bytes.append(bigEndian: header.offset)
+            bytes.append(bigEndian: UInt64(payloadBytes))
+        } else {
+            bytes.append(bigEndian: UInt32(payloadBytes))
+        }
         return bytes
     }
     private func simple(_ cookie: UInt64, errno: UInt32) -> [UInt8] {

@@ -5,6 +5,10 @@ enum Verdict: Hashable, Sendable {
     /// Read, write, trim, zero: the run is inside the export and made of whole sectors.
     case read, write, trim, writeZeroes
     case flush
+    /// Tells of a run's map; whole when the run is longer than one answer.
+    case blockStatus
+    /// Another size is wanted: the request's offset.
+    case resize
     /// An empty run: done already.
     case nothing
     case disconnect
@@ -12,9 +16,10 @@ enum Verdict: Hashable, Sendable {
 
     /// Judges a request by its header alone.
     static func of(
-        _ header: NBDRequestHeader, on export: NBDExportDescription, structuredReplies: Bool
+        _ header: NBDRequestHeader, on export: NBDExportDescription, replies: ReplyStyle,
+        contexts: MetaContexts
     ) -> Verdict {
-        guard let allowed = allowedFlags(header.command, structuredReplies: structuredReplies) else {
+        guard let allowed = allowedFlags(header.command, replies) else {
             return .refuse(.invalid, "command \(header.command) is not served")
         }
         guard header.flags & ~allowed == 0 else {
@@ -31,14 +36,26 @@ enum Verdict: Hashable, Sendable {
         case Command.write:
             return checkWritable(header, export) ?? checkRun(header, export, .noSpace) ?? .write
         case Command.trim: return checkWritable(header, export) ?? checkRun(header, export, .invalid) ?? .trim
+        // A hint: nothing here keeps what is read, and reading it for nobody would only cost others.
+        case Command.cache: return checkRun(header, export, .invalid) ?? .nothing
+        case Command.blockStatus:
+            guard !contexts.isEmpty else {
+                return .refuse(.invalid, "no meta context was negotiated for this export")
+            }
+            return checkStatus(header, export)
+        case Command.resize: return checkResize(header, export)
         default: return checkZeroes(header, export)
         }
     }
     /// FUA is valid on every command; the others belong to one (`proto.md`, "Command flags").
-    private static func allowedFlags(_ command: UInt16, structuredReplies: Bool) -> UInt16? {
-        switch command {
-        case Command.read: CommandFlag.fua | (structuredReplies ? CommandFlag.dontFragment : 0)
-        case Command.write, Command.disconnect, Command.flush, Command.trim: CommandFlag.fua
+    private static func allowedFlags(_ command: UInt16, _ replies: ReplyStyle) -> UInt16? {
+        let payload = replies == .extended ? CommandFlag.payloadLength : 0
+        return switch command {
+        case Command.read: CommandFlag.fua | (replies == .simple ? 0 : CommandFlag.dontFragment)
+        case Command.write: CommandFlag.fua | payload
+        case Command.disconnect, Command.flush, Command.trim, Command.cache, Command.resize:
+            CommandFlag.fua
+        case Command.blockStatus: CommandFlag.fua | CommandFlag.onlyOne | payload
         case Command.writeZeroes: CommandFlag.fua | CommandFlag.noHole | CommandFlag.fastZero
         default: nil
         }
@@ -50,12 +67,12 @@ enum Verdict: Hashable, Sendable {
     private static func checkRun(
         _ header: NBDRequestHeader, _ export: NBDExportDescription, _ pastTheEnd: NBDErrno
     ) -> Verdict? {
-        let (end, overflowed) = header.offset.addingReportingOverflow(UInt64(header.length))
+        let (end, overflowed) = header.offset.addingReportingOverflow(header.length)
         if overflowed || end > export.size.bytes {
             return .refuse(pastTheEnd, "the request ends past \(export.size.bytes) bytes, the export's size")
         }
         let sector = UInt64(Geometry.sectorBytes)
-        if header.offset % sector != 0 || UInt64(header.length) % sector != 0 {
+        if header.offset % sector != 0 || header.length % sector != 0 {
             return .refuse(.invalid, "offset and length must be multiples of \(sector)")
         }
         let carriesPayload = header.command == Command.read || header.command == Command.write
@@ -63,6 +80,20 @@ enum Verdict: Hashable, Sendable {
             return .refuse(.invalid, "at most \(NBDLimits.payloadBytesMax) bytes in one request")
         }
         return header.length == 0 ? .nothing : nil
+    }
+    /// - Parameter header: with the length that is asked about, wherever it came from.
+    static func checkStatus(_ header: NBDRequestHeader, _ export: NBDExportDescription) -> Verdict {
+        guard header.length > 0 else { return .refuse(.invalid, "a block status of nothing") }
+        return checkRun(header, export, .invalid) ?? .blockStatus
+    }
+    private static func checkResize(_ header: NBDRequestHeader, _ export: NBDExportDescription) -> Verdict {
+        guard export.isResizable else {
+            return .refuse(.invalid, "clients may not change this export's size")
+        }
+        guard header.length == 0, header.offset > 0, header.offset % UInt64(Geometry.blockBytes) == 0 else {
+            return .refuse(.invalid, "a size is a multiple of \(Geometry.blockBytes)")
+        }
+        return .resize
     }
     private static func checkZeroes(_ header: NBDRequestHeader, _ export: NBDExportDescription) -> Verdict {
         if let refused = checkWritable(header, export) ?? checkRun(header, export, .noSpace) {

@@ -11,35 +11,52 @@ public struct NBDRequestHeader: Hashable, Sendable {
     /// First byte on the export.
     public var offset: UInt64
     /// Bytes.
-    public var length: UInt32
+    public var length: UInt64
+    /// It came, or is to go, with an extended header.
+    public var isExtended: Bool
     /// A request as a client would send it.
-    public init(flags: UInt16 = 0, command: UInt16, cookie: UInt64, offset: UInt64 = 0, length: UInt32 = 0) {
+    public init(
+        flags: UInt16 = 0, command: UInt16, cookie: UInt64, offset: UInt64 = 0, length: UInt64 = 0,
+        isExtended: Bool = false
+    ) {
         (self.flags, self.command, self.cookie) = (flags, command, cookie)
-        (self.offset, self.length) = (offset, length)
+        (self.offset, self.length, self.isExtended) = (offset, length, isExtended)
     }
     /// Bytes on the wire.
     public static let byteCount = 28
+    /// Bytes on the wire of an extended one.
+    public static let extendedByteCount = 32
 
-    /// - Returns: `nil` when the magic is wrong. `bytes` holds at least ``byteCount`` bytes.
-    @unsafe init?(_ bytes: UnsafeRawBufferPointer) {
-        guard unsafe UInt32(bigEndian: bytes.loadUnaligned(as: UInt32.self)) == Wire.requestMagic else {
-            return nil
-        }
+    /// - Returns: `nil` when the magic is wrong. `bytes` holds at least ``byteCount`` bytes, or
+    ///   ``extendedByteCount``.
+    @unsafe init?(_ bytes: UnsafeRawBufferPointer, isExtended: Bool) {
+        let magic = unsafe UInt32(bigEndian: bytes.loadUnaligned(as: UInt32.self))
+        guard magic == (isExtended ? Wire.extendedRequestMagic : Wire.requestMagic) else { return nil }
+        self.isExtended = isExtended
         flags = unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self))
         command = unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 6, as: UInt16.self))
         cookie = unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
         offset = unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self))
-        length = unsafe UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 24, as: UInt32.self))
+        if isExtended {
+            length = unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 24, as: UInt64.self))
+        } else {
+            length = UInt64(
+                unsafe UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 24, as: UInt32.self)))
+        }
     }
     /// The request's bytes on the wire, without payload.
     public var encoded: [UInt8] {
         var bytes: [UInt8] = []
-        bytes.append(bigEndian: Wire.requestMagic)
+        bytes.append(bigEndian: isExtended ? Wire.extendedRequestMagic : Wire.requestMagic)
         bytes.append(bigEndian: flags)
         bytes.append(bigEndian: command)
         bytes.append(bigEndian: cookie)
         bytes.append(bigEndian: offset)
-        bytes.append(bigEndian: length)
+        if isExtended {
+            bytes.append(bigEndian: length)
+        } else {
+            bytes.append(bigEndian: UInt32(truncatingIfNeeded: length))
+        }
         return bytes
     }
 }
@@ -47,7 +64,8 @@ public struct NBDRequestHeader: Hashable, Sendable {
 /// Turns a byte stream into requests and their payloads, however the bytes were cut up on the way.
 ///
 /// Wire form, 28 bytes, big-endian (`proto.md`, "Request message"):
-/// `magic:4 | flags:2 | type:2 | cookie:8 | offset:8 | length:4`, followed by `length` bytes after a WRITE.
+/// `magic:4 | flags:2 | type:2 | cookie:8 | offset:8 | length:4`, followed by `length` bytes after a WRITE;
+/// extended, 32 bytes: the length has 8.
 /// Whoever takes the header of a WRITE says next what becomes of its payload.
 struct RequestStream {
     enum Item {
@@ -60,6 +78,8 @@ struct RequestStream {
         /// The stream cannot be trusted any more.
         case badMagic
     }
+    /// The client negotiated extended headers.
+    var isExtended = false
     private var held: [UInt8] = []
     private var filling: BlockBuffer?
     private var filledBytes = 0
@@ -109,19 +129,22 @@ struct RequestStream {
         return .payload(Payload(buffer, byteCount: payloadBytes))
     }
     @unsafe private mutating func nextHeader(_ bytes: inout UnsafeRawBufferPointer) -> Item? {
-        if held.isEmpty, bytes.count >= NBDRequestHeader.byteCount {
-            guard let header = unsafe NBDRequestHeader(bytes) else { return .badMagic }
-            unsafe bytes = unsafe UnsafeRawBufferPointer(rebasing: bytes[NBDRequestHeader.byteCount...])
+        let headerBytes = isExtended ? NBDRequestHeader.extendedByteCount : NBDRequestHeader.byteCount
+        if held.isEmpty, bytes.count >= headerBytes {
+            guard let header = unsafe NBDRequestHeader(bytes, isExtended: isExtended) else {
+                return .badMagic
+            }
+            unsafe bytes = unsafe UnsafeRawBufferPointer(rebasing: bytes[headerBytes...])
             return .header(header)
         }
-        let taken = min(NBDRequestHeader.byteCount - held.count, bytes.count)
+        let taken = min(headerBytes - held.count, bytes.count)
         unsafe held.append(contentsOf: bytes[..<taken])
         unsafe bytes = unsafe UnsafeRawBufferPointer(rebasing: bytes[taken...])
-        guard held.count == NBDRequestHeader.byteCount else { return nil }
+        guard held.count == headerBytes else { return nil }
         defer { held.removeAll(keepingCapacity: true) }
-        guard let header = unsafe held.withUnsafeBytes({ unsafe NBDRequestHeader($0) }) else {
-            return .badMagic
+        let header = unsafe held.withUnsafeBytes { bytes in
+            unsafe NBDRequestHeader(bytes, isExtended: isExtended)
         }
-        return .header(header)
+        return header.map { .header($0) } ?? .badMagic
     }
 }

@@ -8,6 +8,9 @@ extension ServerHandshake {
         switch option {
         case OptionNumber.exportName:
             // This option cannot report an error: the protocol demands that the session ends.
+            guard replies != .extended else {
+                return .end([], .violation("EXPORT_NAME after extended headers"))
+            }
             guard data.count <= NBDLimits.stringBytesMax, let name = WireReader.string(data) else {
                 return .end([], .violation("EXPORT_NAME with a malformed name"))
             }
@@ -26,7 +29,19 @@ extension ServerHandshake {
             guard data.isEmpty else {
                 return .reply(Self.refusal(option, OptionReply.invalid, "STRUCTURED_REPLY takes no data"))
             }
-            structuredReplies = true
+            guard replies != .extended else {
+                return .reply(
+                    Self.refusal(
+                        option, OptionReply.extendedHeadersRequired, "extended headers are in force"))
+            }
+            replies = .structured
+            return .reply(Self.reply(option, OptionReply.ack))
+        case OptionNumber.extendedHeaders:
+            guard data.isEmpty, replies != .extended else {
+                let why = data.isEmpty ? "extended headers are in force" : "EXTENDED_HEADERS takes no data"
+                return .reply(Self.refusal(option, OptionReply.invalid, why))
+            }
+            replies = .extended
             return .reply(Self.reply(option, OptionReply.ack))
         case OptionNumber.listMetaContext, OptionNumber.setMetaContext:
             return .reply(answerMetaContext(option, data, exports))
@@ -48,9 +63,7 @@ extension ServerHandshake {
         while let type = reader.next(UInt16.self) { asked.insert(type) }
         var bytes = Self.info(option, InfoType.export) { data in
             data.append(bigEndian: export.size.bytes)
-            data.append(
-                bigEndian: NBDTransmissionFlags.offered(for: export, structuredReplies: structuredReplies)
-                    .rawValue)
+            data.append(bigEndian: flags(for: export))
         }
         // Told unasked as well: a client that ignores it keeps to 512 bytes anyway or gets EINVAL.
         bytes += Self.info(option, InfoType.blockSize) { data in
@@ -67,30 +80,41 @@ extension ServerHandshake {
         bytes += Self.reply(option, OptionReply.ack)
         return option == OptionNumber.go ? .begin(bytes, export) : .reply(bytes)
     }
-    /// No context is offered, so any well-formed query selects none.
-    private func answerMetaContext(
+    /// LIST tells of contexts, SET also chooses them: what it chose before is void, even when it fails.
+    private mutating func answerMetaContext(
         _ option: UInt32, _ data: ArraySlice<UInt8>, _ exports: [NBDExportDescription]
     ) -> [UInt8] {
-        guard structuredReplies else {
+        let isListing = option == OptionNumber.listMetaContext
+        if !isListing { selected = ([], "") }
+        guard replies != .simple else {
             return Self.refusal(option, OptionReply.invalid, "ask for structured replies first")
         }
         var reader = WireReader(data)
         guard let name = reader.lengthAndString(), let count = reader.next(UInt32.self) else {
             return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
         }
+        var wanted: MetaContexts = isListing && count == 0 ? MetaContexts(MetaContexts.all) : []
         // Each query takes bytes of `data`, so a lying count ends at the first one that is missing.
         for _ in 0..<count {
-            guard reader.lengthAndString() != nil else {
+            guard let query = reader.lengthAndString() else {
                 return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
             }
+            wanted.formUnion(MetaContexts(MetaContexts.matching(query, isListing: isListing)))
         }
         guard reader.remainingBytes == 0 else {
             return Self.refusal(option, OptionReply.invalid, "malformed meta context query")
         }
-        guard exports.named(name) != nil else {
+        guard let export = exports.named(name) else {
             return Self.refusal(option, OptionReply.unknownExport, "no export has that name")
         }
-        return Self.reply(option, OptionReply.ack)
+        if !isListing { selected = (wanted, export.name) }
+        var bytes: [UInt8] = []
+        for context in MetaContexts.all where wanted.contains(context) {
+            var data: [UInt8] = []
+            data.append(bigEndian: isListing ? 0 : context.identifier)
+            bytes += Self.reply(option, OptionReply.metaContext, data + context.name.utf8)
+        }
+        return bytes + Self.reply(option, OptionReply.ack)
     }
 
     static func reply(_ option: UInt32, _ type: UInt32, _ data: [UInt8] = []) -> [UInt8] {

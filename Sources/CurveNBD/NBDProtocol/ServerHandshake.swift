@@ -23,8 +23,18 @@ struct ServerHandshake {
     private var wantedBytes = 4
     private var optionsSeen = 0
     private var sendsPadding = true
-    /// The client asked for structured replies.
-    var structuredReplies = false
+    /// What the client asked for.
+    var replies = ReplyStyle.simple
+    /// What SET_META_CONTEXT chose last, and for which export.
+    var selected: (contexts: MetaContexts, exportName: String) = ([], "")
+
+    /// What was chosen for this export.
+    func contexts(for export: NBDExportDescription) -> MetaContexts {
+        selected.exportName == export.name ? selected.contexts : []
+    }
+    func flags(for export: NBDExportDescription) -> UInt16 {
+        NBDTransmissionFlags.offered(for: export, replies: replies, contexts: contexts(for: export)).rawValue
+    }
 
     /// The first bytes of the server.
     static let greeting: [UInt8] = {
@@ -114,9 +124,7 @@ struct ServerHandshake {
     func exportNameAnswer(_ export: NBDExportDescription) -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.append(bigEndian: export.size.bytes)
-        bytes.append(
-            bigEndian: NBDTransmissionFlags.offered(for: export, structuredReplies: structuredReplies)
-                .rawValue)
+        bytes.append(bigEndian: flags(for: export))
         if sendsPadding { bytes.append(contentsOf: repeatElement(0, count: Wire.exportNamePaddingBytes)) }
         return bytes
     }

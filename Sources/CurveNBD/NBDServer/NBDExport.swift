@@ -15,16 +15,23 @@ public struct NBDExport {
     /// Answers requests with errors once another client has taken the volume over. Otherwise the connection
     /// is closed without: unanswered, a request may be sent again to whoever serves the volume now.
     public var answersWhenFenced: Bool
+    /// Clients are told that seeks cost.
+    public var isRotational: Bool
+    /// Gives the volume another size when a client asks for it; `nil`: none may.
+    public var resize: ((ByteCount, @escaping (VolumeResult) -> Void) -> Void)?
     /// `volume` under `name`.
     public init(
         name: String, description: String = "", volume: any BlockVolume, isReadOnly: Bool = false,
-        answersWhenFenced: Bool = false
+        answersWhenFenced: Bool = false, isRotational: Bool = false
     ) {
         (self.name, self.description, self.answersWhenFenced) = (name, description, answersWhenFenced)
         (self.volume, self.isReadOnly) = (volume, isReadOnly || volume.isReadOnly)
+        self.isRotational = isRotational
     }
     var described: NBDExportDescription {
-        NBDExportDescription(name: name, text: description, size: volume.size, isReadOnly: isReadOnly)
+        NBDExportDescription(
+            name: name, text: description, size: volume.size, isReadOnly: isReadOnly,
+            isRotational: isRotational, isResizable: resize != nil)
     }
 }
 

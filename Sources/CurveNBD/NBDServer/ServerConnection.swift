@@ -110,6 +110,7 @@ final class ServerConnection: ConnectionHandler {
                 case .sendPayload(let payload): pieces.append(.payload(payload))
                 case .enter(let name): enter(name)
                 case .submit(let token, let request): submit(token, request)
+                case .resize(let token, let size): resize(token, to: size)
                 case .pauseReceiving: link.pauseReceiving()
                 case .resumeReceiving: link.resumeReceiving()
                 case .close(let reason): ended = reason
@@ -137,6 +138,15 @@ final class ServerConnection: ConnectionHandler {
         guard let volume else { return invariant(isOver, "a request before an export was chosen") }
         server.counters.requests += 1
         volume.submit(request) { self.completed(token, $0) }
+    }
+    private func resize(_ token: NBDRequestToken, to size: ByteCount) {
+        let ask = exportName.flatMap { server.export(named: $0)?.resize }
+        guard let ask else {
+            // The export has gone meanwhile.
+            server.environment.after(.zero) { self.completed(token, .failure(.shuttingDown)) }
+            return
+        }
+        ask(size) { self.completed(token, $0) }
     }
     private func close(_ reason: NBDEndReason) {
         switch reason {

@@ -71,7 +71,8 @@ final class StoreRunner {
         var sums: [UInt32] = []
         for segment in read.segments {
             switch segment {
-            case .zeroes(let count): sums += Array(repeating: 0, count: count / Geometry.blockBytes)
+            case .zeroes(let count), .stored(let count):
+                sums += Array(repeating: 0, count: count / Geometry.blockBytes)
             case .data(let payload): sums += CRC32C.perBlock(of: payload).map(\.rawValue)
             }
         }

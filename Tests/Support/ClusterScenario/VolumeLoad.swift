@@ -257,7 +257,8 @@ public final class VolumeLoad {
         var sectors: [UInt64] = []
         for segment in segments {
             switch segment {
-            case .zeroes(let zeroes): sectors += Array(repeating: 0, count: zeroes / Geometry.sectorBytes)
+            case .zeroes(let zeroes), .stored(let zeroes):
+                sectors += Array(repeating: 0, count: zeroes / Geometry.sectorBytes)
             case .data(let payload): payload.withBytes { Self.append($0, to: &sectors, record) }
             }
         }

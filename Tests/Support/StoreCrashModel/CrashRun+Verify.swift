@@ -60,7 +60,8 @@ extension CrashRun {
         var found: [UInt64?] = []
         for segment in read.segments {
             switch segment {
-            case .zeroes(let bytes): found.append(contentsOf: repeatElement(nil, count: bytes / 4096))
+            case .zeroes(let bytes), .stored(let bytes):
+                found.append(contentsOf: repeatElement(nil, count: bytes / 4096))
             case .data(let payload):
                 for block in 0..<(payload.byteCount / 4096) {
                     guard let id = ModelBytes.id(of: payload, block: block) else {

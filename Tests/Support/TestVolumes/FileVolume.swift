@@ -15,6 +15,8 @@ public final class FileVolume: BlockVolume {
     private let file: Int32
     private let environment: any Environment
     private let pool = BufferPool()
+    /// `lseek`: to the next data, to the next hole.
+    private static let seekData: Int32 = 3, seekHole: Int32 = 4
 
     /// Opens a file; an empty or new one gets `size` bytes.
     /// - Returns: `nil` when the file cannot be had.
@@ -65,7 +67,25 @@ public final class FileVolume: BlockVolume {
         case .trim(let start, let length), .writeZeroes(let start, let length):
             return zero(start, length)
         case .flush: return .success([])
+        case .blockStatus(let start, let length): return blockStatus(start.bytes, length.bytes)
         }
+    }
+    /// As the file system sees it, cut to whole sectors.
+    private func blockStatus(_ start: UInt64, _ length: UInt64) -> VolumeResult {
+        var segments: [ReadSegment] = []
+        var position = off_t(start)
+        let end = off_t(start + length)
+        while position < end {
+            let data = lseek(file, position, Self.seekData)
+            let dataStart = data < 0 ? end : min(end, data / 512 * 512)
+            if dataStart > position { segments.append(.zeroes(Int(dataStart - position))) }
+            guard dataStart < end else { break }
+            let hole = lseek(file, max(position, dataStart), Self.seekHole)
+            let dataEnd = hole < 0 ? end : min(end, (hole + 511) / 512 * 512)
+            segments.append(.stored(Int(dataEnd - dataStart)))
+            position = dataEnd
+        }
+        return .success(segments)
     }
     private func zero(_ start: ByteOffset, _ length: ByteCount) -> VolumeResult {
         let zeroes = [UInt8](repeating: 0, count: 64 << 10)

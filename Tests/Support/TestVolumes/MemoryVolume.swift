@@ -71,6 +71,7 @@ public final class MemoryVolume: BlockVolume {
         case .trim(let start, let length): "trim \(start)+\(length.bytes)"
         case .writeZeroes(let start, let length): "zero \(start)+\(length.bytes)"
         case .flush: "flush"
+        case .blockStatus(let start, let length): "status \(start)+\(length.bytes)"
         }
     }
     private func carryOut(_ request: VolumeRequest) -> VolumeResult {
@@ -92,6 +93,9 @@ public final class MemoryVolume: BlockVolume {
             zero(start.bytes, length.bytes)
             return .success([])
         case .flush: return .success([])
+        case .blockStatus(let start, let length):
+            guard inside(start.bytes, length.bytes) else { return .failure(.outOfRange) }
+            return .success(blockStatus(start.bytes, length.bytes))
         }
     }
     private func inside(_ start: UInt64, _ count: UInt64) -> Bool {
@@ -124,6 +128,18 @@ public final class MemoryVolume: BlockVolume {
             copy.bytes.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: buffer.bytes[offset..<(offset + step)]))
             segments.append(.data(Payload(copy, byteCount: step)))
+        }
+        return segments
+    }
+    private func blockStatus(_ start: UInt64, _ count: UInt64) -> [ReadSegment] {
+        var segments: [ReadSegment] = []
+        eachPage(start, count) { page, _, step in
+            let isStored = pages[page] != nil
+            switch segments.last {
+            case .stored(let before)? where isStored: segments[segments.count - 1] = .stored(before + step)
+            case .zeroes(let before)? where !isStored: segments[segments.count - 1] = .zeroes(before + step)
+            default: segments.append(isStored ? .stored(step) : .zeroes(step))
+            }
         }
         return segments
     }

@@ -46,6 +46,7 @@ private struct Session {
             switch effect {
             case .submit(let token, let request):
                 waiting.append((token, request))
+            case .resize(let token, _): waiting.append((token, .flush))
             case .close: isClosed = true
             case .send, .sendPayload, .enter, .pauseReceiving, .resumeReceiving: break
             }
@@ -66,6 +67,7 @@ private struct Session {
     private func answer(to request: VolumeRequest) -> VolumeResult {
         switch request {
         case .read(_, let byteCount): .success([.zeroes(byteCount)])
+        case .blockStatus(_, let length): .success([.stored(Int(length.bytes))])
         default: .success([])
         }
     }

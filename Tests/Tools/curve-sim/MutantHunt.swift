@@ -75,7 +75,9 @@ enum MutantHunt {
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
-        case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted: [.world]
+        case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,
+            .databaseUnheld:
+            [.world]
         case .databaseBelieved: [.restored]
         }
     }

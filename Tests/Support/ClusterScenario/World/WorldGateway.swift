@@ -102,6 +102,8 @@ final class NBDRemote: BlockVolume {
             client.ask(.zeroes, flags: flags, offset: start.bytes, byteCount: Int(length.bytes)) {
                 [weak self] in self?.finish($0, isRead: false, completed)
             }
+        // Nobody in the world asks for it.
+        case .blockStatus: host.after(.zero) { completed(.failure(.outOfRange)) }
         case .flush:
             client.ask(.flush, offset: 0, byteCount: 0) { [weak self] in
                 self?.finish($0, isRead: false, completed)

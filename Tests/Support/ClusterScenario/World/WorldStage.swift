@@ -162,6 +162,7 @@ final class WorldStage {
         let words =
             switch request.kind {
             case .read(let run): "read \(run)"
+            case .blockStatus(let run): "block status \(run)"
             case .write(let run, _, let tag, _, _): "write \(run), request \(tag.sequence)"
             case .trim(let run, _, let tag): "trim \(run), request \(tag.sequence)"
             case .zero(let run, _, let tag): "zero \(run), request \(tag.sequence)"
@@ -177,6 +178,7 @@ final class WorldStage {
             switch segment {
             case .data(let payload): words += ", \(payload.byteCount) bytes"
             case .zeroes(let count): words += ", \(count) zeroes"
+            case .stored(let count): words += ", \(count) stored"
             }
         }
         return words
