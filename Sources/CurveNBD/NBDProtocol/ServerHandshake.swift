@@ -51,6 +51,9 @@ struct ServerHandshake {
         invariant(held.isEmpty, "plain bytes are left behind STARTTLS")
     }
 
+    /// Memory held for what has arrived.
+    var heldCapacityBytes: Int { held.capacity }
+
     /// The first bytes of the server.
     static let greeting: [UInt8] = {
         var bytes: [UInt8] = []
@@ -131,6 +134,7 @@ struct ServerHandshake {
         if optionsSeen > limits.optionsMax { return stop("more than \(limits.optionsMax) options") }
         if length <= NBDLimits.optionBytesMax {
             (held, wantedBytes, phase) = ([], Int(length), .optionData(option: option))
+            held.reserveCapacity(wantedBytes)  // Growing by doubling would take more.
         } else if option == OptionNumber.exportName || length > NBDLimits.skippedOptionBytesMax {
             return stop("option \(option) with \(length) bytes of data")
         } else {
