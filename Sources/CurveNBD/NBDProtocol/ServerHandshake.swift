@@ -25,7 +25,7 @@ struct ServerHandshake {
     private var wantedBytes = 4
     private var optionsSeen = 0
     private var sendsPadding = true
-    let encryption: NBDEncryption
+    private(set) var encryption: NBDEncryption
     /// What is said is encrypted.
     private(set) var isSecure = false
     /// Why every option is refused, if it is.
@@ -122,6 +122,14 @@ struct ServerHandshake {
             return stop("unknown client flags")
         }
         sendsPadding = flags & UInt32(HandshakeFlag.noZeroes) == 0
+        // TLS is only for clients that speak fixed newstyle; others are to find a server without it.
+        if flags & UInt32(HandshakeFlag.fixedNewstyle) == 0, encryption != .off {
+            guard encryption == .offered else {
+                phase = .over
+                return .end([], .refused("TLS is demanded, and the client does not speak fixed newstyle"))
+            }
+            encryption = .off
+        }
         expectOption()
         return nil
     }

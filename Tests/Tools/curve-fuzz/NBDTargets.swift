@@ -93,8 +93,9 @@ private func greet(_ style: UInt8?) -> Session {
         Array("IHAVEOPT".utf8) + [0, 0, 0, number, 0, 0, 0, UInt8(data.count)] + data
     }
     if let style {
-        let contexts = ["base:allocation", "curve:allocation-depth"].flatMap {
-            [0, 0, 0, UInt8($0.utf8.count)] + Array($0.utf8)
+        var contexts: [UInt8] = []
+        for name in ["base:allocation", "curve:allocation-depth"] {
+            contexts += [0, 0, 0, UInt8(name.utf8.count)] + Array(name.utf8)
         }
         handshake += option(style, [])
         handshake += option(10, [0, 0, 0, 3] + Array("vol".utf8) + [0, 0, 0, 2] + contexts)
