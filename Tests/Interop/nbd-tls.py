@@ -122,14 +122,32 @@ def abuse():
     assert cpu() - busy < 0.5, "the gateway spins"
     for s in crowd:
         s.close()
+    deaf = secured()  # Asks for 4 GB and collects nothing.
+    assert go(deaf) == 1
+    before = memory()
+    deaf.settimeout(1)
+    try:
+        for n in range(1000):
+            deaf.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, n, 0, 4 << 20))
+    except (TimeoutError, ssl.SSLError):
+        pass
+    time.sleep(1)
+    is_served()
+    assert memory() - before < 160 << 20, f"memory grew by {(memory() - before) >> 20} MiB"
+    deaf.close()
     for number in (3, 6, 7, 8, 9, 10, 11, 99):  # Everything is refused in the clear.
         s = greeted()
         s.sendall(option(number, b"\0\0\0\3one\0\0" if number in (6, 7) else b""))
         assert answer(s)[0] == (1 << 31) + 5, number
 
 
+def memory():
+    with open(f"/proc/{os.environ['gateway']}/statm") as f:
+        return int(f.read().split()[1]) * 4096
+
+
 def cpu():
-    """CPU seconds of the gateway, found by its listening port's owner."""
+    """CPU seconds of the gateway."""
     pid = int(os.environ["gateway"])
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rsplit(")", 1)[1].split()

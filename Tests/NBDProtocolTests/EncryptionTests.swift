@@ -75,6 +75,19 @@ import Testing
         for _ in 0..<8 { if harness.ended == nil { harness.drain() } }
         #expect(harness.ended == .violation("plain bytes behind STARTTLS") && harness.startsTLS == 0)
     }
+    @Test("a client that does not speak fixed newstyle finds a server without TLS, or none at all")
+    func notFixed() {
+        var offered = Harness(encryption: .offered)
+        offered.feed(
+            Say.clientFlags(2) + Say.option(OptionNumber.startTLS)
+                + Say.option(OptionNumber.exportName, Array("vol".utf8)))
+        #expect(
+            Heard.optionAnswers(offered.takeSent()).map(\.type) == [OptionReply.unsupported]
+                && offered.entered == "vol")
+        var required = Harness(encryption: .required)
+        required.feed(Say.clientFlags(2) + Say.option(OptionNumber.exportName, Array("vol".utf8)))
+        #expect(required.entered == nil && required.ended != nil && required.sent.isEmpty)
+    }
     @Test("without TLS the option is unknown; a client that may use nothing is refused by policy")
     func refusals() {
         var plain = Harness()

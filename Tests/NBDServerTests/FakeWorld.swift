@@ -47,9 +47,10 @@ final class FakeWorld: Environment {
         now = end
     }
     /// A client connects.
-    func client(at address: SocketAddress = .unix(path: "/s")) -> FakeLink {
+    func client(at address: SocketAddress = .unix(path: "/s"), from host: String? = nil) -> FakeLink {
         linkCount += 1
-        let link = FakeLink(peer: "client \(linkCount)", world: self)
+        let peer = host.map { "\($0):\(linkCount)" } ?? "client \(linkCount)"
+        let link = FakeLink(peer: peer, world: self)
         listeners[address]?.accepted(link)
         return link
     }

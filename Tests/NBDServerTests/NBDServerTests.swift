@@ -110,6 +110,52 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
         served[3].reset()
         expectService()
     }
+    @Test("a crowd of idlers from one address makes room by itself; who came alone keeps its place")
+    func crowd() {
+        let alone = world.client(from: "10.0.0.1")
+        let crowd = (0..<7).map { _ in world.client(from: "10.0.0.2") }
+        expectService()
+        #expect(!alone.isClosed && crowd.map(\.isClosed) == [true] + [Bool](repeating: false, count: 6))
+    }
+    @Test("one address has its bound of connections; others find room beside it")
+    func perPeer() throws {
+        var limits = NBDServerLimits()
+        (limits.connectionsMax, limits.connectionsPerPeerMax, limits.handshakesMax) = (8, 3, 4)
+        let bounded = NBDServer(environment: world, limits: limits)
+        try bounded.add(NBDExport(name: "vol", volume: volume))
+        try bounded.listen(on: .unix(path: "/b"))
+        func client(_ host: String, served: Bool = true) -> FakeLink {
+            let link = world.client(at: .unix(path: "/b"), from: host)
+            if served { link.say(hello()) }
+            return link
+        }
+        let (one, two) = (client("a"), client("a"))
+        let idle = client("a", served: false)
+        let third = client("a")
+        #expect(idle.isClosed && !third.isClosed)
+        #expect(client("a").isClosed && ![one, two, third].contains(where: \.isClosed))
+        // Four handshakes at most, whoever they are of.
+        let waiting = ["b", "c", "c", "d", "e"].map { client($0, served: false) }
+        #expect(waiting.map(\.isClosed) == [false, true, false, false, false])
+        #expect(world.logged.filter { $0.contains("refused a") }.count == 1)
+    }
+    @Test(
+        "a client that stops in the middle of a request is given up in the end; one that asks nothing is not")
+    func stall() {
+        let (header, payload, idle, slow) = (servedClient(), servedClient(), servedClient(), servedClient())
+        header.say(Array(request(Command.flush).prefix(9)))
+        payload.say(request(Command.write, 0, 4096) + [1, 2, 3])
+        slow.say(request(Command.write, 1 << 20, 4096))
+        for _ in 0..<9 {
+            world.run(for: .seconds(100))
+            slow.say([1])
+        }
+        #expect(header.isClosed && payload.isClosed && !idle.isClosed && !slow.isClosed)
+        slow.say([UInt8](repeating: 1, count: 4096 - 9))
+        world.run(for: .seconds(1000))
+        #expect(!slow.isClosed && slow.received == simpleReply())
+        expectService()
+    }
     @Test("connecting and leaving at once logs nothing, however often")
     func comeAndGo() {
         for _ in 0..<100 { world.client().reset() }

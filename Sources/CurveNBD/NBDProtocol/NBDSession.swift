@@ -183,6 +183,9 @@ public struct NBDSession {
     /// ``drained(exports:queuedReplyBytes:effects:)`` must follow.
     public var waitsForDrain: Bool { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
 
+    /// True when the client has begun a request that it could go on with.
+    public var awaitsRest: Bool { phase == .serving && !isPaused && stream.isInsideItem }
+
     private var heldBytes: Int { held.count - heldStart }
 
     /// Looks at held bytes again, since there may be room now.

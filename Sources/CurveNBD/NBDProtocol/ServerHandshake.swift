@@ -25,7 +25,7 @@ struct ServerHandshake {
     private var wantedBytes = 4
     private var optionsSeen = 0
     private var sendsPadding = true
-    let encryption: NBDEncryption
+    private(set) var encryption: NBDEncryption
     /// What is said is encrypted.
     private(set) var isSecure = false
     /// Why every option is refused, if it is.
@@ -50,6 +50,9 @@ struct ServerHandshake {
         (replies, selected, isSecure) = (.simple, ([], ""), true)
         invariant(held.isEmpty, "plain bytes are left behind STARTTLS")
     }
+
+    /// Memory held for what has arrived.
+    var heldCapacityBytes: Int { held.capacity }
 
     /// The first bytes of the server.
     static let greeting: [UInt8] = {
@@ -119,6 +122,14 @@ struct ServerHandshake {
             return stop("unknown client flags")
         }
         sendsPadding = flags & UInt32(HandshakeFlag.noZeroes) == 0
+        // TLS is only for clients that speak fixed newstyle; others are to find a server without it.
+        if flags & UInt32(HandshakeFlag.fixedNewstyle) == 0, encryption != .off {
+            guard encryption == .offered else {
+                phase = .over
+                return .end([], .refused("TLS is demanded, and the client does not speak fixed newstyle"))
+            }
+            encryption = .off
+        }
         expectOption()
         return nil
     }
@@ -131,6 +142,7 @@ struct ServerHandshake {
         if optionsSeen > limits.optionsMax { return stop("more than \(limits.optionsMax) options") }
         if length <= NBDLimits.optionBytesMax {
             (held, wantedBytes, phase) = ([], Int(length), .optionData(option: option))
+            held.reserveCapacity(wantedBytes)  // Growing by doubling would take more.
         } else if option == OptionNumber.exportName || length > NBDLimits.skippedOptionBytesMax {
             return stop("option \(option) with \(length) bytes of data")
         } else {

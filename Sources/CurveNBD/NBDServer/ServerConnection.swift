@@ -13,6 +13,8 @@ final class ServerConnection: ConnectionHandler {
     private(set) var exportName: String?
     private var answersWhenFenced = false
     private var handshakeTimer: TimerID?
+    private var stallTimer: TimerID?
+    private var receivedPieces = 0
     private var effects: [NBDSession.Effect] = []
     /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
     private var batch: [NBDSession.Effect] = []
@@ -31,6 +33,7 @@ final class ServerConnection: ConnectionHandler {
     }
 
     var isInHandshake: Bool { session.isInHandshake }
+    var peerHost: String { link.peerHost }
     var inFlightRequests: Int { session.inFlightRequests }
     var inFlightBytes: Int { session.inFlightBytes }
 
@@ -60,6 +63,22 @@ final class ServerConnection: ConnectionHandler {
         finish()
     }
 
+    /// One timer for as long as pieces of requests come: it looks whether any came since it was set.
+    private func watchForStall() {
+        guard stallTimer == nil, !isOver, session.awaitsRest else { return }
+        let seen = receivedPieces
+        stallTimer = server.environment.after(server.limits.stallTimeout) { [weak self] in
+            self?.lookForStall(seen)
+        }
+    }
+    private func lookForStall(_ seen: Int) {
+        stallTimer = nil
+        guard !isOver, session.awaitsRest else { return }
+        guard seen == receivedPieces else { return watchForStall() }
+        server.environment.log(.notice, "nbd: \(link.peer): stopped in the middle of a request; given up")
+        finish()
+    }
+
     // What the link reports.
 
     @unsafe func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { unsafe session.receiveWindow }
@@ -70,6 +89,8 @@ final class ServerConnection: ConnectionHandler {
         unsafe session.received(
             bytes, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
+        receivedPieces &+= 1
+        watchForStall()
     }
     func connectionDrained() {
         guard !isOver else { return }
@@ -201,8 +222,10 @@ final class ServerConnection: ConnectionHandler {
         guard !isOver else { return }
         isOver = true
         volume = nil  // Which may still hold requests of this connection, and so the connection.
-        if let handshakeTimer { server.environment.cancel(handshakeTimer) }
-        handshakeTimer = nil
+        for timer in [handshakeTimer, stallTimer] {
+            if let timer { server.environment.cancel(timer) }
+        }
+        (handshakeTimer, stallTimer) = (nil, nil)
         session.lost()
         server.forget(number)
     }
