@@ -62,6 +62,7 @@ let package = Package(
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
         system("CNetlink", "libnl-genl-3.0", "libnl-genl-3-dev"),
+        system("COpenSSL", "openssl", "libssl-dev"),
         .target(
             name: "CLinux", path: "Sources/Core/CLinux", exclude: ["README.md"],
             linkerSettings: [.linkedLibrary("uring")]),
@@ -71,6 +72,7 @@ let package = Package(
         room("Environment", in: "Core", ["BlockTypes"]),
         room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
         room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
+        room("TLSFilter", in: "Core", ["BlockTypes", "COpenSSL", "Environment"]),
         room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
         room(
             "ControlMessages", in: "Core",
@@ -112,8 +114,7 @@ let package = Package(
             "curve-nbd", room: "CurveNBDTool", in: "CurveNBD",
             [
                 "BlockTypes", "CurveClient", "DeviceMapping", "Environment", "NBDServer", "Reactor",
-                "ToolSupport",
-                arguments,
+                "TLSFilter", "ToolSupport", arguments,
             ]),
 
         testSupport("Checkers", []),
@@ -146,6 +147,7 @@ let package = Package(
         tests(
             "ControlMessagesTests",
             ["BlockTypes", "ControlMessages", "CurveWire", "Environment", "FramedLink", "MemoryEnvironment"]),
+        tests("TLSFilterTests", ["BlockTypes", "Environment", "MemoryEnvironment", "TLSFilter"]),
         tests("ToolSupportTests", ["ToolSupport"]),
         tests("VolumeCoreTests", ["BlockTypes", "VolumeCore"]),
         tests(

@@ -161,6 +161,20 @@ import Testing
         harness.feed(bytes)
         #expect(harness.ended != nil && harness.ended != .disconnected && harness.entered == nil)
     }
+    @Test("a handshake holds at most 8 KiB of what a client says, however slowly that comes")
+    func memory() {
+        var harness = Harness(exports: two)
+        harness.feed(Say.clientFlags())
+        for length in [0, 100, NBDLimits.optionBytesMax, NBDLimits.skippedOptionBytesMax] {
+            harness.feed(Say.option(77, length: UInt32(length)))
+            for _ in 0..<length where harness.ended == nil {
+                harness.feed([1])
+                #expect(harness.session.handshake.heldCapacityBytes <= NBDLimits.optionBytesMax + 64)
+                if length > NBDLimits.optionBytesMax { break }
+            }
+        }
+        #expect(harness.ended == nil)
+    }
     @Test("a client that lists for ever and reads nothing is not listened to until it reads")
     func listFlood() {
         var limits = NBDLimits()

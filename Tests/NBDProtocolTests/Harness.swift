@@ -10,6 +10,7 @@ struct Harness {
     var sent: [UInt8] = []
     var submitted: [(token: NBDRequestToken, request: VolumeRequest)] = []
     var resizes: [(token: NBDRequestToken, size: ByteCount)] = []
+    var startsTLS = 0
     var entered: String?
     var ended: NBDEndReason?
     var isPaused = false
@@ -22,9 +23,10 @@ struct Harness {
         exports: [NBDExportDescription] = [
             NBDExportDescription(name: "vol", size: ByteCount(bytes: 1 << 20))
         ],
-        limits: NBDLimits = NBDLimits()
+        limits: NBDLimits = NBDLimits(), encryption: NBDEncryption = .off
     ) {
-        (self.exports, session) = (exports, NBDSession(limits: limits, pool: BufferPool()))
+        self.exports = exports
+        session = NBDSession(limits: limits, pool: BufferPool(), encryption: encryption)
         var effects: [NBDSession.Effect] = []
         session.opened(effects: &effects)
         note(effects)
@@ -77,6 +79,7 @@ struct Harness {
             switch effect {
             case .send(let bytes): sent += bytes
             case .sendPayload(let payload): sent += payload.array
+            case .startTLS: startsTLS += 1
             case .enter(let name): entered = name
             case .submit(let token, let request): submitted.append((token, request))
             case .resize(let token, let size): resizes.append((token, size))

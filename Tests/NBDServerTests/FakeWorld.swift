@@ -47,9 +47,10 @@ final class FakeWorld: Environment {
         now = end
     }
     /// A client connects.
-    func client(at address: SocketAddress = .unix(path: "/s")) -> FakeLink {
+    func client(at address: SocketAddress = .unix(path: "/s"), from host: String? = nil) -> FakeLink {
         linkCount += 1
-        let link = FakeLink(peer: "client \(linkCount)", world: self)
+        let peer = host.map { "\($0):\(linkCount)" } ?? "client \(linkCount)"
+        let link = FakeLink(peer: peer, world: self)
         listeners[address]?.accepted(link)
         return link
     }
@@ -77,6 +78,8 @@ final class FakeLink: Connection {
     var queuedSendBytes: Int { unread.reduce(0) { $0 + $1.byteCount } }
     /// A client that reads nothing.
     var isDeaf = false
+    /// The client has closed both directions; what it sent before is still there to be read.
+    var hasPeerLeft = false
     private(set) var isClosed = false
     private var isPaused = false
     private var unsent: [UInt8] = []

@@ -110,6 +110,52 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
         served[3].reset()
         expectService()
     }
+    @Test("a crowd of idlers from one address makes room by itself; who came alone keeps its place")
+    func crowd() {
+        let alone = world.client(from: "10.0.0.1")
+        let crowd = (0..<7).map { _ in world.client(from: "10.0.0.2") }
+        expectService()
+        #expect(!alone.isClosed && crowd.map(\.isClosed) == [true] + [Bool](repeating: false, count: 6))
+    }
+    @Test("one address has its bound of connections; others find room beside it")
+    func perPeer() throws {
+        var limits = NBDServerLimits()
+        (limits.connectionsMax, limits.connectionsPerPeerMax, limits.handshakesMax) = (8, 3, 4)
+        let bounded = NBDServer(environment: world, limits: limits)
+        try bounded.add(NBDExport(name: "vol", volume: volume))
+        try bounded.listen(on: .unix(path: "/b"))
+        func client(_ host: String, served: Bool = true) -> FakeLink {
+            let link = world.client(at: .unix(path: "/b"), from: host)
+            if served { link.say(hello()) }
+            return link
+        }
+        let (one, two) = (client("a"), client("a"))
+        let idle = client("a", served: false)
+        let third = client("a")
+        #expect(idle.isClosed && !third.isClosed)
+        #expect(client("a").isClosed && ![one, two, third].contains(where: \.isClosed))
+        // Four handshakes at most, whoever they are of.
+        let waiting = ["b", "c", "c", "d", "e"].map { client($0, served: false) }
+        #expect(waiting.map(\.isClosed) == [false, true, false, false, false])
+        #expect(world.logged.filter { $0.contains("refused a") }.count == 1)
+    }
+    @Test(
+        "a client that stops in the middle of a request is given up in the end; one that asks nothing is not")
+    func stall() {
+        let (header, payload, idle, slow) = (servedClient(), servedClient(), servedClient(), servedClient())
+        header.say(Array(request(Command.flush).prefix(9)))
+        payload.say(request(Command.write, 0, 4096) + [1, 2, 3])
+        slow.say(request(Command.write, 1 << 20, 4096))
+        for _ in 0..<9 {
+            world.run(for: .seconds(100))
+            slow.say([1])
+        }
+        #expect(header.isClosed && payload.isClosed && !idle.isClosed && !slow.isClosed)
+        slow.say([UInt8](repeating: 1, count: 4096 - 9))
+        world.run(for: .seconds(1000))
+        #expect(!slow.isClosed && slow.received == simpleReply())
+        expectService()
+    }
     @Test("connecting and leaving at once logs nothing, however often")
     func comeAndGo() {
         for _ in 0..<100 { world.client().reset() }
@@ -159,6 +205,33 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
             world.run()
         }
         #expect(link.received.count == 10_000 * 16)
+    }
+    /// A kernel that gave a connection up repeats its requests on another one, and goes on from there: what
+    /// the first one left in its socket would undo what came after.
+    @Test("what a client that left has sent, and was not yet taken, is not carried out")
+    func leftovers() {
+        volume.isHolding = true
+        let (old, new) = (servedClient(), servedClient())
+        for _ in 0..<128 { old.say(request(Command.flush)) }
+        let stale = request(Command.write, 0, 512) + [UInt8](repeating: 1, count: 512)
+        for _ in 0..<2 { old.say(stale) }
+        let idle = servedClient()
+        old.hasPeerLeft = true
+        new.say(request(Command.write, 0, 512) + [UInt8](repeating: 2, count: 512))
+        // Left before it sent: what arrives late counts as little as what was held back.
+        idle.hasPeerLeft = true
+        volume.isHolding = false
+        for _ in 0..<300 {
+            volume.release()
+            world.run()
+        }
+        idle.say(stale)
+        world.run()
+        #expect(old.isClosed && idle.isClosed && !new.isClosed)
+        new.received = []
+        new.say(request(Command.read, 0, 512))
+        world.run()
+        #expect(new.received == simpleReply() + [UInt8](repeating: 2, count: 512))
     }
     @Test("many connections share what may be in flight, and none is shut out")
     func shares() {

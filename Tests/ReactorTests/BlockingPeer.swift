@@ -15,6 +15,8 @@ final class BlockingPeer: @unchecked Sendable {
         switch address {
         case .tcp(let host, let port): name = NameLookup.numeric(host: host, port: port)?.first
         case .unix(let path): name = SocketName(unixPath: path)
+        case .vsock(let cid, let port): name = SocketName(vsockCID: cid, port: port)
+        case .inherited: name = nil
         }
         guard let name else { throw Failed("address \(address)") }
         descriptor = newStreamSocket(name.family)

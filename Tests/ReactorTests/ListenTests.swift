@@ -31,6 +31,86 @@ import Testing
         }
     }
 
+    @Test("a socket that this process was started with is listened on; one that does not listen is refused")
+    func inherited() throws {
+        try withFolder { folder in
+            let path = "\(folder)/s"
+            let name = try #require(SocketName(unixPath: path))
+            let socket = newStreamSocket(AF_UNIX)
+            #expect(name.withSockaddr { bind(socket, $0, $1) } == 0)
+            let address = SocketAddress.inherited(descriptor: socket)
+            try onLoop { reactor in
+                #expect(throws: NetworkError.self) { _ = try reactor.listen(on: address) { _ in } }
+                #expect(throws: NetworkError.self) {
+                    _ = try reactor.listen(on: .inherited(descriptor: 9999)) { _ in }
+                }
+                #expect(throws: NetworkError.self) { _ = try reactor.adoptConnection(descriptor: socket) }
+                // As some service managers leave it.
+                #expect(Glibc.listen(socket, 1) == 0 && fcntl(socket, F_SETFL, O_NONBLOCK) == 0)
+                let listener = try reactor.listen(on: address) { link in
+                    #expect(link.peer.hasPrefix("unix:(fd:\(socket)) from process \(getpid())"))
+                    #expect(link.peerHost == link.peer)
+                    reactor.stop()
+                }
+                #expect(listener.address == address)
+                reactor.dial(.unix(path: path)) { _ in }
+            }
+            #expect(FileIdentity(path: path) != nil, "the file is its maker's")
+        }
+    }
+    @Test("a connected socket that this process was started with becomes a connection")
+    func adopted() throws {
+        var ends: [Int32] = [-1, -1]
+        #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+        defer { close(ends[1]) }
+        let here = ends[0]
+        try onLoop { reactor in
+            let link = try reactor.adoptConnection(descriptor: here)
+            let handler = Recorder()
+            handler.closed = { _ in reactor.stop() }
+            link.handler = handler
+            link.send([.bytes([1, 2, 3])])
+            shutdown(ends[1], Int32(SHUT_WR))
+        }
+        var bytes = [UInt8](repeating: 0, count: 8)
+        #expect(read(ends[1], &bytes, 8) == 3 && bytes.prefix(3) == [1, 2, 3])
+    }
+    @Test("a peer that closed both directions is known to have left, before what it sent is read")
+    func left() throws {
+        var ends: [Int32] = [-1, -1]
+        #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+        defer { close(ends[1]) }
+        let here = ends[0]
+        try onLoop { reactor in
+            let link = try reactor.adoptConnection(descriptor: here)
+            let handler = Recorder()
+            handler.closed = { _ in reactor.stop() }
+            #expect(write(ends[1], [1, 2, 3], 3) == 3 && !link.hasPeerLeft)
+            shutdown(ends[1], Int32(SHUT_WR))
+            #expect(!link.hasPeerLeft, "it may still wait for answers")
+            shutdown(ends[1], Int32(SHUT_RDWR))
+            #expect(link.hasPeerLeft && handler.bytes.isEmpty)
+            link.handler = handler
+        }
+    }
+    @Test("vsock is listened on where the machine has it, and refused in words where not")
+    func vsock() throws {
+        try onLoop { reactor in
+            do {
+                let listener = try reactor.listen(on: .vsock(cid: nil, port: .max)) { _ in }
+                guard case .vsock(nil, let port) = listener.address else {
+                    Issue.record("\(listener.address)")
+                    return reactor.stop()
+                }
+                #expect(port != .max)
+                listener.close()
+            } catch NetworkError.system(let address?, _, let call) {
+                #expect(address == .vsock(cid: nil, port: .max) && call == "socket")
+            }
+            reactor.stop()
+        }
+    }
+
     @Test("a Unix socket whose server is gone is taken over; a live one and a plain file are not")
     func staleSocket() throws {
         try withFolder { folder in

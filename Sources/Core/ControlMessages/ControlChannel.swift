@@ -23,6 +23,8 @@ public final class ControlChannel {
         /// Closed for good.
         case closed
     }
+    /// Calls that are open, against ``pendingMax``.
+    package func readGauges(_ read: GaugeReader) { read("calls open", pending.count, Self.pendingMax) }
     /// Told about every change of ``state``.
     public var connectionState: ((State) -> Void)?
     /// What the channel is doing now.

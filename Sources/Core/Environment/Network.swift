@@ -6,12 +6,19 @@ public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
     case tcp(host: String, port: UInt16)
     /// A Unix stream socket.
     case unix(path: String)
+    /// A socket between a virtual machine and its host; `cid` says which machine, `nil`, when listening, any.
+    case vsock(cid: UInt32?, port: UInt32)
+    /// A listening socket that this process was started with.
+    case inherited(descriptor: Int32)
 
-    /// `host:port`, `[v6]:port` or `unix:path`.
+    /// `host:port`, `[v6]:port`, `unix:path`, `vsock:port`, `vsock:cid:port` or `fd:number`.
     public var description: String {
         switch self {
         case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
         case .unix(let path): "unix:\(path)"
+        case .vsock(nil, let port): "vsock:\(port)"
+        case .vsock(let cid?, let port): "vsock:\(cid):\(port)"
+        case .inherited(let descriptor): "fd:\(descriptor)"
         }
     }
     /// Reads what ``description`` writes.
@@ -21,6 +28,18 @@ public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
             let path = String(text.dropFirst(5))
             guard !path.isEmpty, path.utf8.count < 108 else { return nil }
             self = .unix(path: path)
+            return
+        }
+        if text.hasPrefix("vsock:") {
+            let numbers = text.dropFirst(6).split(separator: ":", omittingEmptySubsequences: false)
+            let values = numbers.compactMap { UInt32($0) }
+            guard values.count == numbers.count, (1...2).contains(values.count) else { return nil }
+            self = .vsock(cid: values.count == 2 ? values[0] : nil, port: values[values.count - 1])
+            return
+        }
+        if text.hasPrefix("fd:") {
+            guard let descriptor = Int32(text.dropFirst(3)), descriptor >= 0 else { return nil }
+            self = .inherited(descriptor: descriptor)
             return
         }
         guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
@@ -119,6 +138,9 @@ public protocol Connection: AnyObject {
     var handler: (any ConnectionHandler)? { get set }
     /// Who is at the other end, for the log.
     var peer: String { get }
+    /// The peer has closed both directions: it waits for no answer, though what it sent may still come. False
+    /// where that cannot be known: TCP tells of one direction only.
+    var hasPeerLeft: Bool { get }
     /// Bytes given to ``send(_:)`` that the kernel has not taken yet.
     var queuedSendBytes: Int { get }
     /// Queues the pieces, one after the other. Never blocks and never fails: a broken connection says so by
@@ -134,6 +156,11 @@ public protocol Connection: AnyObject {
 }
 
 extension Connection {
+    /// Who is at the other end without what differs from one connection to the next: a TCP port.
+    public var peerHost: String {
+        guard !peer.hasPrefix("unix:"), let colon = peer.lastIndex(of: ":") else { return peer }
+        return String(peer[..<colon])
+    }
     /// Above this many queued bytes a sender should wait for ``ConnectionHandler/connectionDrained()``.
     public var sendQueueBytesSoftMax: Int { 8 << 20 }
 }

@@ -47,6 +47,11 @@ import Glibc
         case .unix(let path):
             if let name = SocketName(unixPath: path) { names = [name] }
             tryNext()
+        case .vsock(let cid, let port):
+            // The host is machine 2 to every guest.
+            names = [SocketName(vsockCID: cid ?? 2, port: port)]
+            tryNext()
+        case .inherited: tryNext()  // Which finds nobody.
         case .tcp(let host, let port):
             if let numeric = NameLookup.numeric(host: host, port: port) {
                 names = numeric

@@ -113,10 +113,12 @@ public final class Reactor: Environment {
     /// Ends ``run()`` after the present turn.
     public func stop() { isStopping = true }
 
-    /// Hands SIGINT and SIGTERM to `action` on the loop, and makes SIGPIPE harmless. Call it before any
-    /// other thread starts: threads inherit that the signals are blocked, and only then they arrive here.
-    public func onTerminationSignals(_ action: @escaping (Int32) -> Void) throws(ReactorError) {
-        signals = try SignalWatch(self, action)
+    /// Hands SIGINT, SIGTERM and `others` to `action` on the loop, and makes SIGPIPE harmless. Call it before
+    /// any other thread starts: threads inherit that the signals are blocked, and only then they arrive here.
+    public func onTerminationSignals(
+        and others: [Int32] = [], _ action: @escaping (Int32) -> Void
+    ) throws(ReactorError) {
+        signals = try SignalWatch(self, [SIGINT, SIGTERM] + others, action)
         signals?.arm()
     }
 

@@ -84,15 +84,22 @@ final class SocketListener: RingTarget, Listener {
         default: acceptAgain()  // That one connection broke before it was accepted.
         }
     }
-    private static func introduce(_ descriptor: Int32, on address: SocketAddress) -> String {
-        if case .unix(let path) = address {
+    static func introduce(_ descriptor: Int32, on address: SocketAddress) -> String {
+        let peer = SocketName(of: descriptor, peer: true)
+        switch (address, peer?.family) {
+        case (.unix, _), (.inherited, AF_UNIX):
             var (process, user) = (Int32(0), UInt32(0))
-            guard unsafe curve_peer_process(descriptor, &process, &user) == 0 else { return "unix:\(path)" }
-            return "unix:\(path) from process \(process) of user \(user)"
+            let place = if case .unix = address { "\(address)" } else { "unix:(\(address))" }
+            guard unsafe curve_peer_process(descriptor, &process, &user) == 0 else { return place }
+            return "\(place) from process \(process) of user \(user)"
+        case (.vsock, _), (.inherited, SocketName.vsockFamily):
+            guard let (cid, port) = peer?.vsock else { return "vsock" }
+            return SocketAddress.vsock(cid: cid, port: port).description
+        case (.tcp, _), (.inherited, _):
+            tuneTCP(descriptor)
+            guard let (host, port) = peer?.hostAndPort else { return "tcp" }
+            return SocketAddress.tcp(host: host, port: port).description
         }
-        tuneTCP(descriptor)
-        guard let (host, port) = SocketName(of: descriptor, peer: true)?.hostAndPort else { return "tcp" }
-        return SocketAddress.tcp(host: host, port: port).description
     }
 }
 
@@ -121,6 +128,8 @@ extension Reactor {
         return try Predecessor.outlive { () throws(NetworkError) -> any Listener in
             switch address {
             case .unix(let path): try listen(unixPath: path, accepted)
+            case .vsock(let cid, let port): try listen(vsockCID: cid, port: port, accepted)
+            case .inherited(let descriptor): try listen(inherited: descriptor, accepted)
             case .tcp(let host, let port): try listen(host: host, port: port, accepted)
             }
         } isTaken: {
@@ -147,6 +156,56 @@ extension Reactor {
             self, descriptor: descriptor, address: .tcp(host: host, port: bound), socketFile: nil,
             accepted: accepted)
     }
+    private func listen(
+        vsockCID cid: UInt32?, port: UInt32, _ accepted: @escaping (any Connection) -> Void
+    ) throws(NetworkError) -> any Listener {
+        let address = SocketAddress.vsock(cid: cid, port: port)
+        let descriptor = try listen(SocketName(vsockCID: cid, port: port), for: address)
+        let bound = SocketName(of: descriptor, peer: false)?.vsock?.port ?? port
+        return SocketListener(
+            self, descriptor: descriptor, address: .vsock(cid: cid, port: bound), socketFile: nil,
+            accepted: accepted)
+    }
+    /// The socket is the listener's from now on, who closes it at the end.
+    private func listen(
+        inherited descriptor: Int32, _ accepted: @escaping (any Connection) -> Void
+    ) throws(NetworkError) -> any Listener {
+        let address = SocketAddress.inherited(descriptor: descriptor)
+        let (type, listens) = (Self.option(descriptor, SO_TYPE), Self.option(descriptor, SO_ACCEPTCONN))
+        guard let type, let listens else { throw .system(address, errno: errno, call: "getsockopt") }
+        guard type == Int32(SOCK_STREAM.rawValue), listens != 0 else {
+            throw .system(address, errno: EINVAL, call: "accept on a socket that does not listen")
+        }
+        Self.adopt(descriptor)
+        return SocketListener(
+            self, descriptor: descriptor, address: address, socketFile: nil, accepted: accepted)
+    }
+    /// Takes over a connected stream socket that this process was started with, as inetd and parents with one
+    /// client do.
+    public func adoptConnection(descriptor: Int32) throws(NetworkError) -> any Connection {
+        let address = SocketAddress.inherited(descriptor: descriptor)
+        guard let type = Self.option(descriptor, SO_TYPE) else {
+            throw .system(address, errno: errno, call: "getsockopt")
+        }
+        guard type == Int32(SOCK_STREAM.rawValue), SocketName(of: descriptor, peer: true) != nil else {
+            throw .system(address, errno: ENOTCONN, call: "getpeername")
+        }
+        Self.adopt(descriptor)
+        return SocketConnection(
+            self, descriptor: descriptor, peer: SocketListener.introduce(descriptor, on: address),
+            isAccepted: false)
+    }
+    private static func option(_ descriptor: Int32, _ name: Int32) -> Int32? {
+        var (value, length) = (Int32(0), socklen_t(MemoryLayout<Int32>.size))
+        return unsafe getsockopt(descriptor, SOL_SOCKET, name, &value, &length) == 0 ? value : nil
+    }
+    /// Children do not get it, and the ring waits where it would otherwise be told to come again.
+    private static func adopt(_ descriptor: Int32) {
+        _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        let flags = fcntl(descriptor, F_GETFL)
+        if flags >= 0, flags & O_NONBLOCK != 0 { _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) }
+    }
+
     private func listen(
         unixPath path: String, _ accepted: @escaping (any Connection) -> Void
     ) throws(NetworkError) -> any Listener {

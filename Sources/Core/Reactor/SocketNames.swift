@@ -10,6 +10,14 @@ struct SocketName: Sendable {
 
     var family: Int32 { Int32(storage.ss_family) }
 
+    /// True for a Unix socket.
+    static func isLocal(_ descriptor: Int32) -> Bool {
+        var (domain, length) = (Int32(0), socklen_t(MemoryLayout<Int32>.size))
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 else {
+            return false
+        }
+        return domain == AF_UNIX
+    }
     /// A copy of `length` bytes.
     init?(_ address: UnsafePointer<sockaddr>?, length: socklen_t) {
         guard let address = unsafe address, length <= MemoryLayout<sockaddr_storage>.size else { return nil }
@@ -28,6 +36,28 @@ struct SocketName: Sendable {
         length = socklen_t(MemoryLayout<sockaddr_un>.size)
         unsafe withUnsafeMutableBytes(of: &storage) { to in
             unsafe withUnsafeBytes(of: &address) { unsafe to.copyMemory(from: $0) }
+        }
+    }
+    /// - Parameter cid: `nil` for any machine.
+    init(vsockCID cid: UInt32?, port: UInt32) {
+        // `struct sockaddr_vm`: family, two bytes reserved, port, cid; four more bytes are zero.
+        length = 16
+        storage.ss_family = sa_family_t(SocketName.vsockFamily)
+        unsafe withUnsafeMutableBytes(of: &storage) { bytes in
+            unsafe bytes.storeBytes(of: port, toByteOffset: 4, as: UInt32.self)
+            unsafe bytes.storeBytes(of: cid ?? .max, toByteOffset: 8, as: UInt32.self)
+        }
+    }
+    /// AF_VSOCK, which is the same on all of Linux.
+    static let vsockFamily: Int32 = 40
+    /// Machine and port of a vsock address.
+    var vsock: (cid: UInt32, port: UInt32)? {
+        guard family == Self.vsockFamily else { return nil }
+        return unsafe withUnsafeBytes(of: storage) { bytes in
+            unsafe (
+                bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self),
+                bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self)
+            )
         }
     }
     /// What `getsockname` or `getpeername` says.

@@ -33,19 +33,19 @@ final class BellWatch: RingTarget {
     }
 }
 
-/// SIGINT and SIGTERM as events of the loop.
+/// Signals as events of the loop.
 final class SignalWatch: RingTarget {
     private unowned let reactor: Reactor
     private let descriptor: Int32
     private let action: (Int32) -> Void
     private var isDisarmed = false
 
-    init(_ reactor: Reactor, _ action: @escaping (Int32) -> Void) throws(ReactorError) {
+    init(_ reactor: Reactor, _ signals: [Int32], _ action: @escaping (Int32) -> Void) throws(ReactorError) {
         (self.reactor, self.action) = (reactor, action)
         signal(SIGPIPE, SIG_IGN)
         var set = sigset_t()
         unsafe sigemptyset(&set)
-        for number in [SIGINT, SIGTERM] { unsafe sigaddset(&set, number) }
+        for number in signals { unsafe sigaddset(&set, number) }
         unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
         descriptor = unsafe signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
         super.init()

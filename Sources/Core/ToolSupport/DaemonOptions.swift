@@ -70,10 +70,14 @@ package func announceReady(_ addresses: [SocketAddress]) {
 }
 
 /// Runs `action` at the first SIGINT or SIGTERM; a second one ends the process at once.
-package func onTermination(of reactor: Reactor, _ action: @escaping () -> Void) throws {
+/// - Parameter hangup: run at each SIGHUP; `nil`: that ends the process, as it does by default.
+package func onTermination(
+    of reactor: Reactor, hangup: (() -> Void)? = nil, _ action: @escaping () -> Void
+) throws {
     var hasBegun = false
     do {
-        try reactor.onTerminationSignals { signal in
+        try reactor.onTerminationSignals(and: hangup == nil ? [] : [SIGHUP]) { signal in
+            if signal == SIGHUP, let hangup { return hangup() }
             if hasBegun { exit(128 + signal) }
             hasBegun = true
             action()

@@ -25,6 +25,16 @@ public struct NBDExportDescription: Hashable, Sendable {
     }
 }
 
+/// Whether clients encrypt what they say.
+public enum NBDEncryption: Hashable, Sendable {
+    /// STARTTLS is not known.
+    case off
+    /// Clients may.
+    case offered
+    /// Clients must, before anything else is answered.
+    case required
+}
+
 /// What a server tells a client it may do (`proto.md`, "Transmission flags").
 public struct NBDTransmissionFlags: OptionSet, Hashable, Sendable {
     /// The 16 bits.

@@ -166,7 +166,7 @@ extension NBDSession {
             switch effect {
             case .send(let bytes): queuedReplyBytes += bytes.count
             case .sendPayload(let payload): queuedReplyBytes += payload.byteCount
-            case .enter, .submit, .resize, .pauseReceiving, .resumeReceiving, .close: break
+            case .startTLS, .enter, .submit, .resize, .pauseReceiving, .resumeReceiving, .close: break
             }
         }
     }

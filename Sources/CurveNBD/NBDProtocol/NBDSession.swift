@@ -8,6 +8,8 @@ public enum NBDEndReason: Hashable, Sendable, CustomStringConvertible {
     case stopped
     /// The client asked for an export that is not there, by an option that cannot report an error.
     case unknownExport(String)
+    /// The client asked, by an option that cannot report an error, for what it may not have.
+    case refused(String)
     /// The client broke the protocol, so the stream cannot be trusted any more.
     case violation(String)
 
@@ -17,6 +19,7 @@ public enum NBDEndReason: Hashable, Sendable, CustomStringConvertible {
         case .disconnected: "the client disconnected"
         case .stopped: "the server stopped"
         case .unknownExport(let name): "no export is named '\(name)'"
+        case .refused(let why): "the client was refused: \(why)"
         case .violation(let what): "the client broke the protocol: \(what)"
         }
     }
@@ -39,6 +42,9 @@ public struct NBDSession {
         case send([UInt8])
         /// Send payload, by reference.
         case sendPayload(Payload)
+        /// Send what was queued, then encrypt: all that comes is TLS, and ``NBDSession/secured(refusal:)``
+        /// reports when it is in force.
+        case startTLS
         /// The handshake is over: requests will be for this export.
         case enter(exportName: String)
         /// Give the request to the export's volume and report by ``NBDSession/completed(_:_:effects:)``.
@@ -52,7 +58,7 @@ public struct NBDSession {
         /// Send what was queued, then close. No effect follows it.
         case close(NBDEndReason)
     }
-    enum Phase { case handshake, serving, ending, closed }
+    enum Phase { case handshake, securing, serving, ending, closed }
     /// What a request in flight still needs before it is answered.
     enum Work { case answer, flush, zeroes(from: UInt64), status(MetaContexts) }
     struct InFlight {
@@ -64,7 +70,7 @@ public struct NBDSession {
     private(set) var limits: NBDLimits
     let pool: BufferPool
     var phase = Phase.handshake
-    var handshake = ServerHandshake()
+    var handshake: ServerHandshake
     var stream = RequestStream()
     var encoder = ReplyEncoder(style: .simple)
     /// What BLOCK_STATUS may be asked about.
@@ -92,12 +98,24 @@ public struct NBDSession {
     var queuedReplyBytes = 0
 
     /// A session in which nothing has been sent yet.
-    public init(limits: NBDLimits = NBDLimits(), pool: BufferPool) {
+    public init(
+        limits: NBDLimits = NBDLimits(), pool: BufferPool, encryption: NBDEncryption = .off
+    ) {
         (self.limits, self.pool) = (limits, pool)
+        handshake = ServerHandshake(encryption: encryption)
     }
 
     /// True until an export was chosen.
-    public var isInHandshake: Bool { phase == .handshake }
+    public var isInHandshake: Bool { phase == .handshake || phase == .securing }
+
+    /// TLS is in force: the client begins anew.
+    /// - Parameter refusal: why a client with these names may use nothing here; `nil`: it may.
+    public mutating func secured(refusal: String?) {
+        invariant(phase == .securing, "TLS came without STARTTLS")
+        phase = .handshake
+        handshake.refusal = refusal
+        handshake.secured()
+    }
 
     /// The connection was accepted.
     public mutating func opened(effects: inout [Effect]) { effects.append(.send(ServerHandshake.greeting)) }
@@ -111,7 +129,7 @@ public struct NBDSession {
         effects: inout [Effect]
     ) {
         self.queuedReplyBytes = queuedReplyBytes
-        guard phase == .handshake || phase == .serving else { return }
+        guard phase != .ending, phase != .closed else { return }
         if heldBytes > 0 {
             unsafe held.append(contentsOf: bytes)
         } else {
@@ -120,6 +138,7 @@ public struct NBDSession {
             if rest.count > 0 { unsafe held.append(contentsOf: rest) }
         }
         adjustReceiving(effects: &effects)
+        if phase == .securing { effects.append(.startTLS) }
     }
     /// Where the next bytes should land, when they are the rest of a payload.
     @unsafe public var receiveWindow: UnsafeMutableRawBufferPointer? {
@@ -152,7 +171,7 @@ public struct NBDSession {
 
     /// Takes no more requests; closes once those in flight are answered.
     public mutating func stop(effects: inout [Effect]) {
-        guard phase == .handshake || phase == .serving else { return }
+        guard phase != .ending, phase != .closed else { return }
         end(.stopped, effects: &effects)
         adjustReceiving(effects: &effects)
     }
@@ -164,10 +183,14 @@ public struct NBDSession {
     /// ``drained(exports:queuedReplyBytes:effects:)`` must follow.
     public var waitsForDrain: Bool { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
 
+    /// True when the client has begun a request that it could go on with.
+    public var awaitsRest: Bool { phase == .serving && !isPaused && stream.isInsideItem }
+
     private var heldBytes: Int { held.count - heldStart }
 
     /// Looks at held bytes again, since there may be room now.
     private mutating func goOn(_ exports: [NBDExportDescription], effects: inout [Effect]) {
+        let wasInHandshake = phase == .handshake
         if phase == .handshake || phase == .serving, heldBytes > 0 || waiting != nil {
             // Taken out, so that reading them does not conflict with changing the rest of `self`.
             let bytes = held
@@ -180,6 +203,8 @@ public struct NBDSession {
             if consumed < bytes.count { (held, heldStart) = (bytes, consumed) } else { heldStart = 0 }
         }
         adjustReceiving(effects: &effects)
+        // Nothing of a handshake is in flight at a volume: what was said before is all that was held.
+        if wasInHandshake, phase == .securing { effects.append(.startTLS) }
     }
     /// Takes bytes from the front until there are none, or what they ask for has to wait.
     @unsafe private mutating func consume(
@@ -190,6 +215,10 @@ public struct NBDSession {
             case .ending, .closed:
                 unsafe rest = UnsafeRawBufferPointer(start: nil, count: 0)
                 return
+            case .securing:
+                // Whoever puts bytes between STARTTLS and TLS wants them to be taken for encrypted ones.
+                if rest.count > 0 { end(.violation("plain bytes behind STARTTLS"), effects: &effects) }
+                if phase == .securing { return }
             case .handshake:
                 guard queuedReplyBytes <= limits.queuedReplyBytesMax,
                     let outcome = unsafe handshake.next(&rest, exports: exports, limits: limits)
@@ -213,6 +242,9 @@ public struct NBDSession {
     private mutating func perform(_ outcome: ServerHandshake.Outcome, effects: inout [Effect]) {
         switch outcome {
         case .reply(let bytes): queue(.send(bytes), effects: &effects)
+        case .startTLS(let bytes):
+            queue(.send(bytes), effects: &effects)
+            phase = .securing
         case .begin(let bytes, let chosen):
             queue(.send(bytes), effects: &effects)
             (phase, export) = (.serving, chosen)
@@ -229,13 +261,13 @@ public struct NBDSession {
         switch effect {
         case .send(let bytes): queuedReplyBytes += bytes.count
         case .sendPayload(let payload): queuedReplyBytes += payload.byteCount
-        case .enter, .submit, .resize, .pauseReceiving, .resumeReceiving, .close: break
+        case .startTLS, .enter, .submit, .resize, .pauseReceiving, .resumeReceiving, .close: break
         }
         effects.append(effect)
     }
     /// Takes no more bytes; closes at once or after the last answer.
     mutating func end(_ reason: NBDEndReason, effects: inout [Effect]) {
-        invariant(phase == .handshake || phase == .serving, "a session ends once")
+        invariant(phase != .ending && phase != .closed, "a session ends once")
         (phase, endReason) = (.ending, reason)
         (held, heldStart, waiting) = ([], 0, nil)
         stream = RequestStream()
@@ -254,7 +286,7 @@ public struct NBDSession {
                 heldBytes > 0 || waiting != nil
                     || queuedReplyBytes > limits.queuedReplyBytesMax
             // Still reading a client that waits for its last answers notices when it goes away.
-            case .ending, .closed: false
+            case .securing, .ending, .closed: false
             }
         guard mustPause != isPaused else { return }
         isPaused = mustPause

@@ -87,6 +87,9 @@ struct RequestStream {
     private var skipBytes = 0
     private var isSkipping = false
 
+    /// A header or a payload has begun and is not whole.
+    var isInsideItem: Bool { !held.isEmpty || filling != nil || isSkipping }
+
     mutating func receivePayload(into buffer: BlockBuffer, byteCount: Int) {
         (filling, filledBytes, payloadBytes) = (buffer, 0, byteCount)
     }

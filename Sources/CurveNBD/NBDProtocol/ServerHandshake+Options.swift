@@ -1,6 +1,34 @@
 import BlockTypes
 
 extension ServerHandshake {
+    /// Why this option gets no other answer, if so: the client must encrypt first, or may use nothing here.
+    func refused(_ option: UInt32) -> Outcome? {
+        let (type, why): (UInt32, String)
+        if encryption == .required, !isSecure {
+            guard option != OptionNumber.startTLS else { return nil }
+            (type, why) = (OptionReply.tlsRequired, "this server speaks only through TLS")
+        } else if let refusal {
+            (type, why) = (OptionReply.policy, refusal)
+        } else {
+            return nil
+        }
+        switch option {
+        case OptionNumber.abort: return nil
+        case OptionNumber.exportName: return .end([], .refused(why))
+        default: return .reply(Self.refusal(option, type, why))
+        }
+    }
+    private func answerStartTLS(_ data: ArraySlice<UInt8>) -> Outcome {
+        let option = OptionNumber.startTLS
+        guard encryption != .off else {
+            return .reply(Self.refusal(option, OptionReply.unsupported, "this server has no TLS"))
+        }
+        guard data.isEmpty, !isSecure else {
+            let why = isSecure ? "TLS is in force" : "STARTTLS takes no data"
+            return .reply(Self.refusal(option, OptionReply.invalid, why))
+        }
+        return .startTLS(Self.reply(option, OptionReply.ack))
+    }
     /// Answers one option whose data has arrived.
     mutating func answer(
         _ option: UInt32, _ data: ArraySlice<UInt8>, exports: [NBDExportDescription]
@@ -18,6 +46,7 @@ extension ServerHandshake {
             return .begin(exportNameAnswer(export), export)
         case OptionNumber.abort:
             return .end(Self.reply(option, OptionReply.ack), .disconnected)
+        case OptionNumber.startTLS: return answerStartTLS(data)
         case OptionNumber.list:
             guard data.isEmpty else {
                 return .reply(Self.refusal(option, OptionReply.invalid, "LIST takes no data"))

@@ -7,6 +7,8 @@ struct ServerHandshake {
     /// What to do after some bytes.
     enum Outcome {
         case reply([UInt8])
+        /// Send the bytes; what follows is TLS, and inside of it options from the beginning.
+        case startTLS([UInt8])
         /// Send the bytes; what follows are requests for the export.
         case begin([UInt8], NBDExportDescription)
         /// Send the bytes, then close.
@@ -23,6 +25,11 @@ struct ServerHandshake {
     private var wantedBytes = 4
     private var optionsSeen = 0
     private var sendsPadding = true
+    private(set) var encryption: NBDEncryption
+    /// What is said is encrypted.
+    private(set) var isSecure = false
+    /// Why every option is refused, if it is.
+    var refusal: String?
     /// What the client asked for.
     var replies = ReplyStyle.simple
     /// What SET_META_CONTEXT chose last, and for which export.
@@ -35,6 +42,17 @@ struct ServerHandshake {
     func flags(for export: NBDExportDescription) -> UInt16 {
         NBDTransmissionFlags.offered(for: export, replies: replies, contexts: contexts(for: export)).rawValue
     }
+
+    init(encryption: NBDEncryption) { self.encryption = encryption }
+
+    /// TLS is in force. Nothing that was said before has an effect.
+    mutating func secured() {
+        (replies, selected, isSecure) = (.simple, ([], ""), true)
+        invariant(held.isEmpty, "plain bytes are left behind STARTTLS")
+    }
+
+    /// Memory held for what has arrived.
+    var heldCapacityBytes: Int { held.capacity }
 
     /// The first bytes of the server.
     static let greeting: [UInt8] = {
@@ -74,8 +92,11 @@ struct ServerHandshake {
                 guard unsafe fill(from: &bytes) else { return nil }
                 let data = held[...]
                 expectOption()
-                let outcome = answer(option, data, exports: exports)
-                if case .reply = outcome {} else { phase = .over }
+                let outcome = refused(option) ?? answer(option, data, exports: exports)
+                switch outcome {
+                case .reply, .startTLS: break
+                case .begin, .end: phase = .over
+                }
                 return outcome
             }
         }
@@ -101,6 +122,14 @@ struct ServerHandshake {
             return stop("unknown client flags")
         }
         sendsPadding = flags & UInt32(HandshakeFlag.noZeroes) == 0
+        // TLS is only for clients that speak fixed newstyle; others are to find a server without it.
+        if flags & UInt32(HandshakeFlag.fixedNewstyle) == 0, encryption != .off {
+            guard encryption == .offered else {
+                phase = .over
+                return .end([], .refused("TLS is demanded, and the client does not speak fixed newstyle"))
+            }
+            encryption = .off
+        }
         expectOption()
         return nil
     }
@@ -113,6 +142,7 @@ struct ServerHandshake {
         if optionsSeen > limits.optionsMax { return stop("more than \(limits.optionsMax) options") }
         if length <= NBDLimits.optionBytesMax {
             (held, wantedBytes, phase) = ([], Int(length), .optionData(option: option))
+            held.reserveCapacity(wantedBytes)  // Growing by doubling would take more.
         } else if option == OptionNumber.exportName || length > NBDLimits.skippedOptionBytesMax {
             return stop("option \(option) with \(length) bytes of data")
         } else {

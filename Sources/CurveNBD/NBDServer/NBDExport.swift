@@ -54,10 +54,37 @@ public enum NBDServerError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 }
 
+/// How a server's clients encrypt what they say. The work is done elsewhere.
+public struct NBDServerTLS {
+    /// Refuse everything until a client has encrypted.
+    public var isRequired: Bool
+    /// Makes an encrypted connection of a plain one, and tells once what the client is called: by its
+    /// certificate, or its pre-shared key. `nil`: it cannot be done now.
+    public var secure: (any Connection, @escaping ([String]) -> Void) -> (any Connection)?
+    /// True when a client of these names may use the exports.
+    public var mayUse: ([String]) -> Bool
+    /// Encryption by these means.
+    public init(
+        isRequired: Bool, mayUse: @escaping ([String]) -> Bool = { _ in true },
+        secure: @escaping (any Connection, @escaping ([String]) -> Void) -> (any Connection)?
+    ) {
+        (self.isRequired, self.mayUse, self.secure) = (isRequired, mayUse, secure)
+    }
+    var encryption: NBDEncryption { isRequired ? .required : .offered }
+}
+
 /// The bounds of one server.
 public struct NBDServerLimits: Hashable, Sendable {
-    /// Open connections. A newcomer beyond it takes the place of the oldest one still in its handshake.
+    /// Open connections. A newcomer beyond it takes the place of one still in its handshake: of the peer who
+    /// has the most of those, the oldest.
     public var connectionsMax = 256
+    /// Connections of one peer address, or of one process on this machine: others find room beside them.
+    public var connectionsPerPeerMax = 192
+    /// Connections still in their handshake.
+    public var handshakesMax = 128
+    /// A client that has begun a request and sends no more of it is given up: as long as a dead machine's
+    /// connection lives.
+    public var stallTimeout = Duration.seconds(120)
     /// From accept to the choice of an export; long enough for a person with a slow link, too short to hoard.
     public var handshakeTimeout = Duration.seconds(10)
     /// Exports; a LIST answer with the longest names then stays below 8 MiB.

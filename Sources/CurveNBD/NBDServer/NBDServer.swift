@@ -17,7 +17,15 @@ public final class NBDServer {
     private var stopped: (() -> Void)?
     private var isStopping = false
     private var describedExports: [NBDExportDescription]?
+    /// One line per shortage is enough.
+    private var hasComplained = false
     var counters = NBDServerStatus()
+
+    /// How clients that connect from now on encrypt; `nil`: not at all.
+    public var tls: NBDServerTLS?
+
+    /// Called when the last connection has gone.
+    public var emptied: (() -> Void)?
 
     /// Called after an export's volume has changed its size.
     public var exportResized: ((_ name: String, _ size: ByteCount) -> Void)?
@@ -36,6 +44,22 @@ public final class NBDServer {
         status.connections = connections.count
         status.inFlightRequests = connections.values.reduce(0) { $0 + $1.inFlightRequests }
         return status
+    }
+
+    /// What connections hold, against ``NBDServerLimits``.
+    package func readGauges(_ read: GaugeReader) {
+        read("NBD connections", connections.count, limits.connectionsMax)
+        let requests = connections.values.reduce(0) { max($0, $1.inFlightRequests) }
+        let bytes = connections.values.reduce(0) { max($0, $1.inFlightBytes) }
+        read("requests of an NBD connection", requests, limits.connection.inFlightRequestsMax)
+        read(
+            "bytes of an NBD connection", bytes,
+            max(limits.connection.inFlightBytesMax, NBDLimits.payloadBytesMax))
+    }
+
+    /// Connections that have chosen this export.
+    public func connections(of name: String) -> Int {
+        connections.values.reduce(0) { $0 + ($1.exportName == name ? 1 : 0) }
     }
 
     /// Offers a volume to clients that connect from now on, and follows its size.
@@ -72,6 +96,9 @@ public final class NBDServer {
         listeners.append(listener)
         return listener.address
     }
+    /// Serves one client whose connection was made elsewhere.
+    public func serve(_ link: any Connection) { accept(link) }
+
     /// Stops accepting, answers what is in flight, closes every connection, then calls `completed`.
     /// - Parameter drainFor: how long answers may take; then connections are closed without them.
     public func stop(drainFor: Duration = .seconds(10), completed: @escaping () -> Void) {
@@ -110,22 +137,46 @@ public final class NBDServer {
         stopped()
     }
     private func accept(_ link: any Connection) {
-        guard !isStopping, makeRoom() else { return link.close() }
+        guard !isStopping, makeRoom(for: link.peerHost) else { return link.close() }
         let connection = ServerConnection(number: nextConnection, link: link, server: self)
         nextConnection += 1
+        hasComplained = false
         connections[connection.number] = connection
         shareOut()
         connection.open()
     }
-    /// - Returns: false when every connection is past its handshake and the bound is reached.
-    private func makeRoom() -> Bool {
-        guard connections.count >= limits.connectionsMax else { return true }
-        guard let oldest = inOrder.first(where: \.isInHandshake) else {
-            environment.log(.warning, "nbd: refused a client, \(limits.connectionsMax) are connected")
+    /// - Returns: false when a bound is reached and nobody is in a handshake who could go instead.
+    private func makeRoom(for peer: String) -> Bool {
+        let waiting = inOrder.filter(\.isInHandshake)
+        let ofPeer = connections.values.reduce(0) { $0 + ($1.peerHost == peer ? 1 : 0) }
+        let victim: ServerConnection?
+        if ofPeer >= limits.connectionsPerPeerMax {
+            victim = waiting.first { $0.peerHost == peer }
+        } else if connections.count >= limits.connectionsMax || waiting.count >= limits.handshakesMax {
+            victim = Self.oldestOfTheMost(waiting)
+        } else {
+            return true
+        }
+        guard let victim else {
+            if !hasComplained {
+                environment.log(
+                    .warning,
+                    "nbd: refused \(peer), which has \(ofPeer) of \(connections.count) connections; later "
+                        + "refusals are not logged until one succeeds")
+            }
+            hasComplained = true
             return false
         }
-        oldest.abandon()
+        victim.abandon()
         return true
+    }
+    /// Of the peer with the most connections in `waiting`, the oldest: a crowd makes room by itself, and a
+    /// client that means business is not pushed out by it.
+    private static func oldestOfTheMost(_ waiting: [ServerConnection]) -> ServerConnection? {
+        var counts: [String: Int] = [:]
+        for connection in waiting { counts[connection.peerHost, default: 0] += 1 }
+        let most = waiting.reduce(0) { max($0, counts[$1.peerHost] ?? 0) }
+        return waiting.first { counts[$0.peerHost] == most }
     }
     /// Gives every connection its part of what may be in flight.
     private func shareOut() {
@@ -158,6 +209,6 @@ public final class NBDServer {
     func forget(_ number: Int) {
         connections[number] = nil
         shareOut()
-        if isStopping { finishStop() }
+        if isStopping { finishStop() } else if connections.isEmpty { emptied?() }
     }
 }

@@ -5,29 +5,37 @@ import NBDProtocol
 /// One client: carries out what its session decides.
 final class ServerConnection: ConnectionHandler {
     let number: Int
-    private let link: any Connection
+    private var link: any Connection
+    private let tls: NBDServerTLS?
     private let server: NBDServer
     private var session: NBDSession
     private var volume: (any BlockVolume)?
     private(set) var exportName: String?
     private var answersWhenFenced = false
     private var handshakeTimer: TimerID?
+    private var stallTimer: TimerID?
+    private var receivedPieces = 0
     private var effects: [NBDSession.Effect] = []
     /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
     private var batch: [NBDSession.Effect] = []
     private var loggedErrors: Set<VolumeError> = []
     private var isOver = false
+    /// Requests wait for room.
+    private var isPaused = false
 
     init(number: Int, link: any Connection, server: NBDServer) {
-        (self.number, self.link, self.server) = (number, link, server)
+        (self.number, self.link, self.server, tls) = (number, link, server, server.tls)
         var limits = server.limits.connection
         // The link reports that it drained only after it was above its own mark.
         limits.queuedReplyBytesMax = link.sendQueueBytesSoftMax
-        session = NBDSession(limits: limits, pool: server.pool)
+        session = NBDSession(
+            limits: limits, pool: server.pool, encryption: tls?.encryption ?? .off)
     }
 
     var isInHandshake: Bool { session.isInHandshake }
+    var peerHost: String { link.peerHost }
     var inFlightRequests: Int { session.inFlightRequests }
+    var inFlightBytes: Int { session.inFlightBytes }
 
     func open() {
         handshakeTimer = server.environment.after(server.limits.handshakeTimeout) { [weak self] in
@@ -55,15 +63,34 @@ final class ServerConnection: ConnectionHandler {
         finish()
     }
 
+    /// One timer for as long as pieces of requests come: it looks whether any came since it was set.
+    private func watchForStall() {
+        guard stallTimer == nil, !isOver, session.awaitsRest else { return }
+        let seen = receivedPieces
+        stallTimer = server.environment.after(server.limits.stallTimeout) { [weak self] in
+            self?.lookForStall(seen)
+        }
+    }
+    private func lookForStall(_ seen: Int) {
+        stallTimer = nil
+        guard !isOver, session.awaitsRest else { return }
+        guard seen == receivedPieces else { return watchForStall() }
+        server.environment.log(.notice, "nbd: \(link.peer): stopped in the middle of a request; given up")
+        finish()
+    }
+
     // What the link reports.
 
     @unsafe func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { unsafe session.receiveWindow }
 
     @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         guard !isOver else { return }
+        guard !isDeserted else { return finish() }
         unsafe session.received(
             bytes, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
+        receivedPieces &+= 1
+        watchForStall()
     }
     func connectionDrained() {
         guard !isOver else { return }
@@ -81,10 +108,15 @@ final class ServerConnection: ConnectionHandler {
             note(error)
             if error == .fenced, !answersWhenFenced { return finish() }
         }
+        guard !(isPaused && isDeserted) else { return finish() }
         session.completed(
             token, result, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
     }
+    /// Whoever left waits for no answer, but repeats elsewhere what was not answered here (a kernel does, on
+    /// another connection of its device) and goes on from there. What is left to be read here would come
+    /// after that, and undo it.
+    private var isDeserted: Bool { !session.isInHandshake && link.hasPeerLeft }
     private var choices: [NBDExportDescription] { session.isInHandshake ? server.descriptions() : [] }
 
     private func note(_ error: VolumeError) {
@@ -103,21 +135,28 @@ final class ServerConnection: ConnectionHandler {
             swap(&batch, &effects)
             var pieces: [SendPiece] = []
             var ended: NBDEndReason?
+            var mustSecure = false
             for effect in batch {
                 switch effect {
                 case .send(let bytes): pieces.append(.bytes(bytes))
                 case .sendPayload(let payload): pieces.append(.payload(payload))
+                case .startTLS: mustSecure = true
                 case .enter(let name): enter(name)
                 case .submit(let token, let request): submit(token, request)
                 case .resize(let token, let size): resize(token, to: size)
-                case .pauseReceiving: link.pauseReceiving()
-                case .resumeReceiving: link.resumeReceiving()
+                case .pauseReceiving:
+                    isPaused = true
+                    link.pauseReceiving()
+                case .resumeReceiving:
+                    isPaused = false
+                    link.resumeReceiving()
                 case .close(let reason): ended = reason
                 }
             }
             batch.removeAll(keepingCapacity: true)
             if !pieces.isEmpty, !isOver { link.send(pieces) }
             if let ended { close(ended) }
+            if mustSecure, !isOver { secure() }
             // A link that took everything at once never reports that it drained.
             guard !isOver, session.waitsForDrain, link.queuedSendBytes <= link.sendQueueBytesSoftMax / 2
             else {
@@ -125,6 +164,23 @@ final class ServerConnection: ConnectionHandler {
             }
             session.drained(exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         } while !effects.isEmpty
+    }
+    /// From here on the session hears and says only what is encrypted.
+    private func secure() {
+        let secured = tls?.secure(link) { [weak self] names in self?.secured(names) }
+        guard let secured else {
+            server.environment.log(.error, "nbd: \(link.peer): TLS cannot begin")
+            return finish()
+        }
+        link = secured
+        link.handler = self
+    }
+    private func secured(_ names: [String]) {
+        guard !isOver else { return }
+        guard let tls, !tls.mayUse(names) else { return session.secured(refusal: nil) }
+        let name = names.first ?? "no name"
+        server.environment.log(.notice, "nbd: \(link.peer): \(name) may use nothing here")
+        session.secured(refusal: "'\(name)' may use no export of this server")
     }
     private func enter(_ name: String) {
         if let handshakeTimer { server.environment.cancel(handshakeTimer) }
@@ -150,7 +206,7 @@ final class ServerConnection: ConnectionHandler {
     private func close(_ reason: NBDEndReason) {
         switch reason {
         case .disconnected, .stopped: server.environment.log(.debug, "nbd: \(link.peer): \(reason)")
-        case .unknownExport: server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
+        case .unknownExport, .refused: server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
         case .violation:
             server.counters.violations += 1
             server.environment.log(.notice, "nbd: \(link.peer): \(reason)")
@@ -166,8 +222,10 @@ final class ServerConnection: ConnectionHandler {
         guard !isOver else { return }
         isOver = true
         volume = nil  // Which may still hold requests of this connection, and so the connection.
-        if let handshakeTimer { server.environment.cancel(handshakeTimer) }
-        handshakeTimer = nil
+        for timer in [handshakeTimer, stallTimer] {
+            if let timer { server.environment.cancel(timer) }
+        }
+        (handshakeTimer, stallTimer) = (nil, nil)
         session.lost()
         server.forget(number)
     }

@@ -13,7 +13,7 @@ private let pool = BufferPool(keptBytesPerClassMax: 64 << 20)
 
 /// A server's session with a volume that answers at once, or later, or never.
 private struct Session {
-    var session = NBDSession(pool: pool)
+    var session = NBDSession(pool: pool, encryption: .offered)
     let exports = [NBDExportDescription(name: "vol", size: ByteCount(bytes: 1 << 20))]
     var waiting: [(NBDRequestToken, VolumeRequest)] = []
     var isClosed = false
@@ -48,6 +48,7 @@ private struct Session {
                 waiting.append((token, request))
             case .resize(let token, _): waiting.append((token, .flush))
             case .close: isClosed = true
+            case .startTLS: session.secured(refusal: nil)
             case .send, .sendPayload, .enter, .pauseReceiving, .resumeReceiving: break
             }
         }
@@ -80,17 +81,25 @@ private func feedHandshake(_ input: [UInt8]) {
     session.feed(bytes, pieceBytes: 1 + steering / 2)
 }
 
-/// Sessions past a proper handshake, without and with structured replies; every input gets a copy of one.
+/// Sessions past a proper handshake, one of each style of replies; every input gets a copy of one.
 // One thread fuzzes.
-private nonisolated(unsafe) let greeted = [greet(isStructured: false), greet(isStructured: true)]
+private nonisolated(unsafe) let greeted = [greet(nil), greet(structured), greet(extended), greet(structured)]
+private let structured: UInt8 = 8, extended: UInt8 = 11
 
-private func greet(isStructured: Bool) -> Session {
+private func greet(_ style: UInt8?) -> Session {
     var session = Session(answersLate: false)
     var handshake: [UInt8] = [0, 0, 0, 3]
     func option(_ number: UInt8, _ data: [UInt8]) -> [UInt8] {
         Array("IHAVEOPT".utf8) + [0, 0, 0, number, 0, 0, 0, UInt8(data.count)] + data
     }
-    if isStructured { handshake += option(8, []) }
+    if let style {
+        var contexts: [UInt8] = []
+        for name in ["base:allocation", "curve:allocation-depth"] {
+            contexts += [0, 0, 0, UInt8(name.utf8.count)] + Array(name.utf8)
+        }
+        handshake += option(style, [])
+        handshake += option(10, [0, 0, 0, 3] + Array("vol".utf8) + [0, 0, 0, 2] + contexts)
+    }
     handshake += option(7, [0, 0, 0, 3] + Array("vol".utf8) + [0, 0])
     session.feed(handshake, pieceBytes: 4096)
     require(!session.isClosed && !session.session.isInHandshake, "a proper handshake fails")
@@ -101,14 +110,22 @@ private func greet(isStructured: Bool) -> Session {
 private func feedTransmission(_ input: [UInt8]) {
     var bytes = input
     let steering = bytes.takeByte()
-    var session = greeted[steering >> 1 & 1]
+    let style = steering >> 1 & 3
+    var session = greeted[style]
     session.answersLate = steering & 1 == 1
     var start = 0
-    while start + 28 <= bytes.count {
-        bytes.replaceSubrange(start..<(start + 4), with: [0x25, 0x60, 0x95, 0x13])
+    let isExtended = style == 2
+    let headerBytes = isExtended ? 32 : 28
+    while start + headerBytes <= bytes.count {
+        bytes.replaceSubrange(
+            start..<(start + 4), with: isExtended ? [0x21, 0xE4, 0x1C, 0x71] : [0x25, 0x60, 0x95, 0x13])
         let isWrite = bytes[start + 6] == 0 && bytes[start + 7] == 1
-        let length = bytes[(start + 24)..<(start + 28)].reduce(0) { $0 << 8 | Int($1) }
-        start += 28 + (isWrite ? length : 0)
+        let carriesPayload = isWrite || isExtended && bytes[start + 5] & 0x20 != 0
+        let length = bytes[(start + 24)..<(start + headerBytes)].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+        start += headerBytes
+        guard carriesPayload else { continue }
+        guard length < UInt64(bytes.count) else { break }
+        start += Int(length)
     }
     session.feed(bytes, pieceBytes: 1 + steering * 8)
 }

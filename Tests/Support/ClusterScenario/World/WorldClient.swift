@@ -40,6 +40,11 @@ final class WorldClient {
         (self.world, self.volume, self.takesOver, seed) = (world, volume, takesOver, world.random.next())
     }
     var openCount: Int { load?.openCount ?? 0 }
+    func readGauges(_ read: GaugeReader) {
+        guard host.isAlive else { return }
+        attachment?.readGauges(read)
+        gateway?.readGauges(read)
+    }
     var isUsable: Bool { host.isAlive && !isLost && !isDetached }
     var isAlive: Bool { host.isAlive }
     /// What it waits for, in words.

@@ -67,6 +67,9 @@ final class WorldMetadata {
         lockFile = SimLockFile(world)
     }
 
+    func readGauges(_ read: GaugeReader) {
+        for member in members where member.isRunning { member.daemon?.readGauges(read) }
+    }
     var count: Int { members.count }
     private var leader: Int? { members.firstIndex { $0.isRunning && $0.host === lockFile.livingHolder } }
     /// The process that leads, or else one that would like to.
