@@ -141,8 +141,8 @@ public final class MetadataDaemon {
     }
     private func standBy(for holder: MetadataHolder?) {
         let who = holder?.description ?? "another process"
-        let message = "this metadata server stands by; it waits for \(who), which holds the database"
-        if message != standing.message { environment.log(.notice, message) }
+        let message = "waits for \(who), which holds the database"
+        if message != standing.message { environment.log(.notice, "stands by: \(message)") }
         standing.message = message
         standing.leader = holder?.address?.description ?? ""
         timer = environment.after(Self.attemptEvery) { [weak self] in

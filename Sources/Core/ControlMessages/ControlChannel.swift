@@ -291,7 +291,7 @@ extension ControlChannel {
                 round.untried.insert(leader, at: 0)
             }
         }
-        attemptFailed("\(address): \(failure.message)")
+        attemptFailed("\(address) stands by: \(failure.message)")
     }
 
     private func heardWord() {
