@@ -58,11 +58,11 @@ private final class WrongVolume: BlockVolume {
         let host = world.startHost(on: "client")
         let volume = WrongVolume(wrong, host, ByteCount(bytes: 4 << 20))
         let record = LoadRecord()
-        var plan = LoadPlan(volumeBlocks: 1024, operations: 400, random: &world.random)
+        var plan = LoadPlan(volumeBlocks: 1024, operations: 800, random: &world.random)
         plan.restMax = .zero
         let load = VolumeLoad(volume, on: host, plan, record, seed: seed)
         load.start()
-        _ = world.run(within: .seconds(600)) { record.issued == 400 && load.openCount == 0 }
+        _ = world.run(within: .seconds(600)) { record.issued == plan.operations && load.openCount == 0 }
         load.stop()
         load.readEverything()
         #expect(world.run(within: .seconds(60)) { load.openCount == 0 })

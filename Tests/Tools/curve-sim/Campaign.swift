@@ -47,7 +47,9 @@ final class Campaign: @unchecked Sendable {
             "memory in use by a worker, least of \(Self.memorySeeds) seeds: \(earlyKiB.min() ?? 0) KiB "
                 + "after \(Self.warmUpSeeds), \(lateKiB.min() ?? 0) KiB at last")
         print("\(Int(Double(answered) / max(cpuMinutes, 0.001))) requests per CPU-minute")
-        return failureCount == 0 && (!options.demandsFlatMemory || memoryIsFlat)
+        let wanted = options.seeds * (options.isTwice ? 2 : 1)
+        if done != wanted { print("\(wanted) seeds were wanted: a worker ended before its time") }
+        return failureCount == 0 && done == wanted && (!options.demandsFlatMemory || memoryIsFlat)
     }
     private var memoryIsFlat: Bool {
         guard let early = earlyKiB.min(), let late = lateKiB.min() else { return true }
