@@ -17,7 +17,7 @@ DRILLS = [
     ("follower-hang", processes.follower_hang, FOLLOWER), ("leader-kill", processes.leader_kill, LEADER_DEAD),
     ("leader-stop", processes.leader_stop, LEADER_SILENT), ("leader-hang", processes.leader_hang, LEADER_SILENT),
     ("mds-kill", processes.mds_kill, FOLLOWER), ("mds-stop", processes.mds_stop, FOLLOWER),
-    ("mds-hang", processes.mds_hang, FOLLOWER), ("gateway-kill", processes.gateway_kill, None),
+    ("mds-hang", processes.mds_hang, FOLLOWER), ("mds-takeover", processes.mds_takeover, FOLLOWER), ("gateway-kill", processes.gateway_kill, None),
     ("gateway-stop", processes.gateway_stop, None), ("gateway-hang", processes.gateway_hang, None),
     ("all-kill", processes.all_kill, None), ("all-stop", processes.all_stop, None),
     ("all-hang", processes.all_hang, None), ("cut-follower", networks.cut_follower, FOLLOWER),

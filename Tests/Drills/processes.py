@@ -1,6 +1,7 @@
 """Drills that kill, stop and hang processes."""
 import time
-from scene import HOLDER_KEY, Scene
+from cluster import connect, eventually, MIB
+from scene import HOLDER_KEY, Failed, Scene
 
 STOP_SECONDS = 10
 AFTERMATH_SECONDS = 4
@@ -84,6 +85,59 @@ def mds_hang(seed):
         scene.stop([scene.cluster.mds])
         time.sleep(45)
         return killed(scene, [scene.cluster.mds], rest=0)
+
+
+TAKEOVER_SECONDS_MAX = 10
+
+
+def mds_takeover(seed):
+    """kill -9 of the MDS that leads while another stands by; at once a volume is attached, another one grows"""
+    with Scene(seed, mds_count=2) as scene:
+        cluster = scene.cluster
+        first, second = cluster.metadata_servers
+        cluster.curve("volume", "create", "w", "--size", "64M")
+
+        def states():
+            return [server["state"] for server in cluster.status()["metadataServers"]]
+
+        def use(name):
+            """What needs an MDS, measured."""
+            began = time.monotonic()
+            daemon, uri = cluster.serve_volume("w", "--holder-key", "w", socket_name=name)
+            daemon.ready()
+            cluster.curve("volume", "resize", "v", "--size", f"{1024 + 64 * len(name)}M")
+            seconds = time.monotonic() - began
+            content = bytes([len(name)]) * 4096
+            handle = connect(uri)
+            handle.pwrite(content, MIB)
+            if handle.pread(4096, MIB) != content:
+                raise Failed("the volume attached after the takeover reads something else")
+            handle.shutdown()
+            daemon.process.terminate()
+            daemon.process.wait()
+            scene.note(f"attached and resized after {seconds:.1f} s")
+            if seconds > TAKEOVER_SECONDS_MAX:
+                raise Failed("the takeover took too long")
+
+        if states() != ["leads", "stands by"]:
+            raise Failed(f"at first the metadata servers are {states()}")
+        scene.kill([first])
+        use("after")
+        if states() != ["silent", "leads"] or not cluster.status()["warnings"]:
+            raise Failed(f"after the takeover the metadata servers are {states()}")
+        scene.start([first])
+        if states() != ["stands by", "leads"]:
+            raise Failed(f"started again, the metadata servers are {states()}")
+        # One that stands still holds the database; nobody may write beside it.
+        scene.stop([second])
+        time.sleep(STOP_SECONDS)
+        cluster.curve("volume", "list", status=1, says="which holds the database")
+        scene.kill([second])
+        use("back-again")
+        scene.start([second])
+        eventually(5, lambda: states() == ["leads", "stands by"], "the second one does not stand by")
+        time.sleep(AFTERMATH_SECONDS)
+        return scene.finish()
 
 
 def gateway_kill(seed):

@@ -38,9 +38,10 @@ class Load:
 class Scene:
     """`with Scene(...) as scene:` gives a cluster whose volume `v` is served and under load."""
 
-    def __init__(self, seed, wires=False, store_folders=None, copysets=1, store_mib=2048):
+    def __init__(self, seed, wires=False, store_folders=None, copysets=1, store_mib=2048, mds_count=1):
         self.seed, self.needs_wires, self.notes = seed, wires, []
-        self.options = {"store_folders": store_folders, "copysets": copysets, "store_mib": store_mib}
+        self.options = {"store_folders": store_folders, "copysets": copysets, "store_mib": store_mib,
+                        "mds_count": mds_count}
         self.wires = self.cluster = self.load = None
         self.before = None
 

@@ -46,18 +46,24 @@ class Daemon:
 
 
 class Cluster:
-    """One MDS and some chunkservers on loopback, or on the wires of a `Wires`.
+    """One MDS or more, of which one leads, and some chunkservers on loopback, or on the wires of a `Wires`.
 
     `store_folders` may place the stores apart, `store_mib` may be a list of their sizes.
 
     `present` may show the formatted stores under other paths, which are then served."""
 
-    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None, present=None):
+    def __init__(self, store_mib=1024, servers=3, copysets=6, wires=None, store_folders=None, present=None,
+                 mds_count=1):
         self.folder, self.wires, self.daemons = tempfile.mkdtemp(prefix="curve-test-"), wires, []
         listen = wires.hub_address + ":6700" if wires else "127.0.0.1:0"
-        self.mds = self.start("mds", CURVE, "mds", "--data", self.folder + "/mds", "--listen", listen)
-        self.address = self.mds.ready()[0]
-        self.mds.command = [*self.mds.command[:-1], self.address]  # Started again, it must be found where it was.
+        self.metadata_servers, addresses = [], []
+        for number in range(1, mds_count + 1):
+            name = "mds" if number == 1 else f"mds-{number}"
+            daemon = self.start(name, CURVE, "mds", "--data", self.folder + "/mds", "--listen", listen)
+            addresses += daemon.ready()
+            daemon.command = [*daemon.command[:-1], addresses[-1]]  # Started again, it must be found where it was.
+            self.metadata_servers.append(daemon)
+        self.mds, self.address = self.metadata_servers[0], ",".join(addresses)
         folders = store_folders or [self.folder] * servers
         self.stores = [f"{folder}/store-{number}" for number, folder in enumerate(folders, 1)]
         sizes = store_mib if isinstance(store_mib, list) else [store_mib] * servers

@@ -62,6 +62,35 @@ import Testing
         #expect(try raised { try bench.restart() } == 0)
     }
 
+    @Test("those who wait for trust and those who wait for a transaction have one bound together")
+    func waitingBound() throws {
+        let bench = try Bench.ready()
+        try bench.create("/v")
+        bench.limits.waitingRequestsMax = 2
+        try bench.restart(hears: false)
+        var effects: [MetadataCore.Effect] = []
+        func receive(_ id: UInt64, _ request: MetadataRequest, session: UInt64 = 9) {
+            bench.core.step(
+                .received(
+                    RequestID(rawValue: id), request, session: SessionID(rawValue: session),
+                    secondsSince1970: bench.wall), now: bench.now, effects: &effects)
+        }
+        let attach = MetadataRequest.attach(AttachRequest(path: "/v", holder: "h", holderKey: "k"))
+        for id in UInt64(900)...901 { receive(id, attach) }
+        #expect(effects.isEmpty)
+        receive(902, .registerServer(Bench.registration(1, incarnation: 2)), session: 1001)
+        guard case .commit = effects.first, effects.count == 1 else {
+            Issue.record("\(effects)")
+            return
+        }
+        receive(903, .volume(path: "/v"))
+        guard case .reply(let id, .failure(let refusal)) = effects.last else {
+            Issue.record("\(effects)")
+            return
+        }
+        #expect(id.rawValue == 903 && refusal.code == .notReady)
+    }
+
     @Test("after a start nothing is given before a majority of the chunkservers has spoken")
     func majority() throws {
         let bench = try Bench.ready()

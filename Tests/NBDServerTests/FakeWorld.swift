@@ -78,6 +78,8 @@ final class FakeLink: Connection {
     var queuedSendBytes: Int { unread.reduce(0) { $0 + $1.byteCount } }
     /// A client that reads nothing.
     var isDeaf = false
+    /// The client has closed both directions; what it sent before is still there to be read.
+    var hasPeerLeft = false
     private(set) var isClosed = false
     private var isPaused = false
     private var unsent: [UInt8] = []

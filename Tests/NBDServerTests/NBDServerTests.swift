@@ -206,6 +206,33 @@ func simpleReply(_ errno: UInt32 = 0, cookie: UInt64 = 1) -> [UInt8] {
         }
         #expect(link.received.count == 10_000 * 16)
     }
+    /// A kernel that gave a connection up repeats its requests on another one, and goes on from there: what
+    /// the first one left in its socket would undo what came after.
+    @Test("what a client that left has sent, and was not yet taken, is not carried out")
+    func leftovers() {
+        volume.isHolding = true
+        let (old, new) = (servedClient(), servedClient())
+        for _ in 0..<128 { old.say(request(Command.flush)) }
+        let stale = request(Command.write, 0, 512) + [UInt8](repeating: 1, count: 512)
+        for _ in 0..<2 { old.say(stale) }
+        let idle = servedClient()
+        old.hasPeerLeft = true
+        new.say(request(Command.write, 0, 512) + [UInt8](repeating: 2, count: 512))
+        // Left before it sent: what arrives late counts as little as what was held back.
+        idle.hasPeerLeft = true
+        volume.isHolding = false
+        for _ in 0..<300 {
+            volume.release()
+            world.run()
+        }
+        idle.say(stale)
+        world.run()
+        #expect(old.isClosed && idle.isClosed && !new.isClosed)
+        new.received = []
+        new.say(request(Command.read, 0, 512))
+        world.run()
+        #expect(new.received == simpleReply() + [UInt8](repeating: 2, count: 512))
+    }
     @Test("many connections share what may be in flight, and none is shut out")
     func shares() {
         var limits = NBDServerLimits()

@@ -75,6 +75,24 @@ import Testing
         var bytes = [UInt8](repeating: 0, count: 8)
         #expect(read(ends[1], &bytes, 8) == 3 && bytes.prefix(3) == [1, 2, 3])
     }
+    @Test("a peer that closed both directions is known to have left, before what it sent is read")
+    func left() throws {
+        var ends: [Int32] = [-1, -1]
+        #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+        defer { close(ends[1]) }
+        let here = ends[0]
+        try onLoop { reactor in
+            let link = try reactor.adoptConnection(descriptor: here)
+            let handler = Recorder()
+            handler.closed = { _ in reactor.stop() }
+            #expect(write(ends[1], [1, 2, 3], 3) == 3 && !link.hasPeerLeft)
+            shutdown(ends[1], Int32(SHUT_WR))
+            #expect(!link.hasPeerLeft, "it may still wait for answers")
+            shutdown(ends[1], Int32(SHUT_RDWR))
+            #expect(link.hasPeerLeft && handler.bytes.isEmpty)
+            link.handler = handler
+        }
+    }
     @Test("vsock is listened on where the machine has it, and refused in words where not")
     func vsock() throws {
         try onLoop { reactor in

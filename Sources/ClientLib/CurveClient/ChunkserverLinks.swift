@@ -53,6 +53,12 @@ final class ChunkserverLinks {
         peers.values.reduce(0) { count, peer in if case .open = peer.state { count + 1 } else { count } }
     }
 
+    /// The most frames that wait for one connection.
+    package func readGauges(_ read: GaugeReader) {
+        let most = peers.values.reduce(0) { max($0, $1.frames.count - $1.framesSent) }
+        read("frames for a chunkserver", most, Self.queuedFramesMax)
+    }
+
     /// Takes the servers' newest addresses.
     func learn(version: UInt64, _ servers: [(ServerID, [SocketAddress])]) {
         guard version >= bookVersion else { return }

@@ -34,6 +34,13 @@ extension RemoteVolume {
             leaseTrouble: renewalFailure.map { "\($0.why), since \(seconds(since: $0.since))" })
     }
 
+    /// What waits here and in the rooms below.
+    package func readGauges(_ read: GaugeReader) {
+        core.readGauges(read)
+        links.readGauges(read)
+        channel.readGauges(read)
+    }
+
     func describe(_ blockage: VolumeCore.Blockage) -> String {
         let what =
             switch blockage.reason {

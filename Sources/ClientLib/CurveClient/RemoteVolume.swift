@@ -26,6 +26,10 @@ public final class RemoteVolume: BlockVolume {
     public let path: String
     /// The attachment's number.
     public var epoch: Epoch { attachment.epoch }
+    /// The volume's number in its cluster: what it stays when it gets another path.
+    public var number: VolumeID { attachment.volume }
+    /// The cluster; `nil` when its metadata server did not say.
+    public private(set) var cluster: UniqueID?
 
     /// Detaching waits this long for requests under way; then they fail with ``VolumeError/shuttingDown``.
     public static let detachPatience = Duration.seconds(10)
@@ -62,7 +66,6 @@ public final class RemoteVolume: BlockVolume {
     /// The highest revision of the cluster's metadata that was heard of: said with each renewal, so that a
     /// metadata server whose database went back learns of it.
     var metadataRevision: UInt64 = 0
-    private(set) var cluster: UniqueID?
     var loggedWait: VolumeCore.Blockage?
     private var detached: [() -> Void] = []
     private var isDetaching = false

@@ -13,6 +13,12 @@ extension VolumeCore {
             }
             copysets[index].prober = slot
         }
+        if isPlanted(.retryRetagged), subs[slot].wasSent, subs[slot].sequence > 0,
+            let sequence = tags.take()
+        {
+            tags.finish(subs[slot].sequence)
+            subs[slot].sequence = sequence
+        }
         lastSerial += 1
         subs[slot].phase = .flying
         subs[slot].serial = lastSerial

@@ -23,7 +23,7 @@ final class ClientSession {
     func began(_ responder: Responder, limits: ChunkServerLimits) {
         requestsInFlight += 1
         bytesInFlight += responder.bytesHeld
-        guard !isPaused, isOpen else { return }
+        guard !isPaused, isOpen, !isPlanted(.readingUnpaused) else { return }
         if requestsInFlight >= limits.clientRequestsInFlightMax
             || bytesInFlight >= limits.clientBytesInFlightMax
             || link.queuedSendBytes >= limits.clientBytesInFlightMax

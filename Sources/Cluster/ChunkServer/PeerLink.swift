@@ -51,6 +51,8 @@ final class PeerLink {
         if !isDialling, link == nil { dial() }
     }
 
+    var queuedSendBytes: Int { link?.queuedSendBytes ?? 0 }
+
     func send(_ frame: Frame) -> Bool {
         guard isReady, let link, link.queuedSendBytes < limits.peerQueueBytesMax else { return false }
         link.send(frame)

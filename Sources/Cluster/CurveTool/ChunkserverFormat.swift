@@ -25,7 +25,7 @@ struct ChunkserverFormat: ParsableCommand {
 
     func run() throws {
         parent.apply()
-        let call = MetadataCall(address: try metadata.address())
+        let call = MetadataCall(try metadata.servers())
         let target = FormatTarget(path: store, sizeBytes: size?.bytes, isLazy: lazy, mayOverwrite: force)
         try target.check()
         // Nothing is made while nobody could give it a number, and no number is taken for what cannot be

@@ -24,24 +24,49 @@ struct MDSServe: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Run the metadata server (the default).",
         discussion: """
-            Example:
+            Several may run on one folder, each with its own address: one leads, the others stand by and \
+            take over when it has ended. The folder's lock decides. So they all run on one machine, or on \
+            machines that share a file system with locks that hold. One that is stopped (SIGSTOP) or hangs \
+            still holds the lock: end it, and another leads.
+            Examples:
               curve mds serve --data /var/lib/curve/mds --listen 10.0.0.5:6700
+              curve mds serve --data /var/lib/curve/mds --listen 10.0.0.5:6701     stands by
+            Everybody else is told both: --mds 10.0.0.5:6700,10.0.0.5:6701
             """)
     @Option(help: "Folder of its database; made if missing.") var data: String
     @Option(help: "Address to listen on, host:port; port 0 lets the system choose.") var listen =
         "127.0.0.1:6700"
+    @Option(help: "Address that those who stand by tell others (default: the one listened on).")
+    var advertise: String?
     @OptionGroup var daemon: DaemonOptions
     func run() throws {
         guard let address = SocketAddress(listen) else {
             throw ToolError.failed("--listen '\(listen)' is not an address; write HOST:PORT")
+        }
+        let advertised = try advertise.map { text in
+            guard let address = SocketAddress(text) else {
+                throw ToolError.failed("--advertise '\(text)' is not an address; write HOST:PORT")
+            }
+            return address
         }
         daemon.parent.apply()  // First: an orphan must not make a folder that was just cleared up.
         try makeFolder(data, for: "the MDS's database")
         let reactor = try daemon.reactor(name: "mds")
         var failure: ToolError?
         do {
-            let store = try SQLiteMetadataStore(path: data + "/metadata.sqlite")
-            let server = try MetadataServer(environment: reactor, store: store)
+            var options = MetadataDaemon.Options()
+            (options.name, options.processID) = (ProcessInfo.processInfo.hostName, getpid())
+            options.advertised = advertised
+            let database = data + "/metadata.sqlite"
+            let server = MetadataDaemon(
+                environment: reactor, lock: FileLock(path: data + "/metadata.lock"), options: options
+            ) { () throws(MetadataStoreError) -> any MetadataStore in
+                try SQLiteMetadataStore(path: database)
+            }
+            server.failed = {
+                failure = .failed("\($0)")
+                reactor.stop()
+            }
             try server.start(listen: address)
             announceReady([server.address ?? address])
             try onTermination(of: reactor) {
@@ -75,7 +100,7 @@ struct MDSAdopt: ParsableCommand {
     func run() throws {
         var request = ControlAdoptDatabaseRequest()
         request.force = force
-        let call = MetadataCall(address: try metadata.address(), timeout: .seconds(20))
+        let call = MetadataCall(try metadata.servers(), timeout: .seconds(20))
         let answer = try call.whenReady(.adoptDatabase(request)).adoptDatabase
         for finding in answer.findings { print(finding) }
         print("the database counts from now on, at revision \(answer.revision)")
@@ -111,14 +136,14 @@ struct ChunkserverServe: ParsableCommand {
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
     func run() throws {
-        let mds = try metadata.address()
+        let servers = try metadata.servers()
         let reactor = try daemon.reactor(name: "chunkserver")
         let disk: ReactorDisk
         do { disk = try ReactorDisk.open(reactor, path: store) } catch {
             throw ToolError.failed("\(error)")
         }
         var options = ChunkServerOptions(
-            metadataServers: [mds.description], listen: listen, advertise: advertise,
+            metadataServers: servers.addresses.map(\.description), listen: listen, advertise: advertise,
             host: ProcessInfo.processInfo.hostName)
         (options.refusalProvesDeath, options.zone) = (localPeers, zone)
         let server = ChunkServer(environment: reactor, disk: disk, options: options, pool: BufferPool())

@@ -4,7 +4,7 @@ import Environment
 import Foundation
 import ToolSupport
 
-/// A whole cluster on this machine: one MDS, three chunkservers, one volume served over NBD.
+/// A whole cluster on this machine: one MDS or more, three chunkservers, one volume served over NBD.
 final class Playground: @unchecked Sendable {
     // SAFETY: used only on the main queue.
     static let chunkservers = 3
@@ -25,37 +25,45 @@ final class Playground: @unchecked Sendable {
     let isPrewritten: Bool
     let supervisor: Supervisor
     private(set) var state: PlaygroundState?
-    private let mds: Member
+    private let metadataServers: [Member]
     private var chunkserverMembers: [Member] = []
     private var nbd: Member?
 
     /// - Parameter sweeper: clears up behind a playground that is thrown away at its end.
-    init(folder: PlaygroundFolder, volumeBytes: UInt64?, isPrewritten: Bool, sweeper: Sweeper? = nil) throws {
-        (self.folder, wantedBytes, self.sweeper) = (folder, volumeBytes, sweeper)
-        self.isPrewritten = isPrewritten
+    init(folder: PlaygroundFolder, options: PlaygroundOptions, sweeper: Sweeper? = nil) throws {
+        (self.folder, wantedBytes, self.sweeper) = (folder, options.size?.bytes, sweeper)
+        isPrewritten = options.prewritten
         // Room for the volume written in full, its journal and metadata, and a second volume to try things
         // with; as much as one file may have.
-        storeBytes = min(max(2 * (volumeBytes ?? Self.volumeBytesDefault), 4 << 30), Self.storeBytesMax)
+        storeBytes = min(max(2 * (wantedBytes ?? Self.volumeBytesDefault), 4 << 30), Self.storeBytesMax)
         supervisor = try Supervisor(logPath: folder.logFile)
         if let sweeper { (supervisor.processBegan, supervisor.processEnded) = (sweeper.began, sweeper.ended) }
         let data = folder.metadata
         // A restarted MDS comes back where everybody knows it.
-        mds = Member(name: "MDS", program: "curve") {
-            ["mds", "--data", data, "--listen", $0.address ?? "127.0.0.1:0"]
+        metadataServers = (1...options.mdsCount).map { number in
+            Member(name: options.mdsCount == 1 ? "MDS" : "MDS \(number)", program: "curve") {
+                ["mds", "--data", data, "--listen", $0.address ?? "127.0.0.1:0"]
+            }
         }
     }
 
     /// Starts everything in order; `done` runs once.
     func start(done: @escaping (Result<PlaygroundState, ToolError>) -> Void) {
-        supervisor.start(mds) { [self] result in
-            switch result {
-            case .failure(let error): done(.failure(error))
-            case .success(let address):
-                format(mds: address) { [self] failure in
-                    if let failure { return done(.failure(failure)) }
-                    startChunkservers(mds: address, done: done)
-                }
+        startMetadataServers(metadataServers[...]) { [self] failure in
+            if let failure { return done(.failure(failure)) }
+            let mds = metadataServers.compactMap(\.address).joined(separator: ",")
+            format(mds: mds) { [self] failure in
+                if let failure { return done(.failure(failure)) }
+                startChunkservers(mds: mds, done: done)
             }
+        }
+    }
+    /// One after the other, so that the first one leads.
+    private func startMetadataServers(_ rest: ArraySlice<Member>, done: @escaping (ToolError?) -> Void) {
+        guard let next = rest.first else { return done(nil) }
+        supervisor.start(next) { [self] result in
+            if case .failure(let error) = result { return done(error) }
+            startMetadataServers(rest.dropFirst(), done: done)
         }
     }
 
@@ -116,8 +124,7 @@ final class Playground: @unchecked Sendable {
     }
 
     private func makePoolAndVolume(mds: String) throws {
-        guard let address = SocketAddress(mds) else { throw ToolError.failed("'\(mds)' is not an address") }
-        let call = MetadataCall(address: address)
+        let call = MetadataCall(try MetadataServerList(forTool: mds))
         let status = try call(.getStatus(ControlGetStatusRequest())).getStatus
         if status.pools.isEmpty {
             var request = ControlCreatePoolRequest()

@@ -13,6 +13,7 @@ struct PlaygroundCommand: ParsableCommand {
             One MDS, three chunkservers with stores that grow lazily, the volume 'demo' served over NBD.
             Examples:
               curve playground up          start it in the background
+              curve playground up --mds-count 2       with a metadata server that stands by
               curve playground status      where it listens and how it is
               curve playground down        stop it; its data stays
             """,
@@ -26,12 +27,16 @@ struct PlaygroundCommand: ParsableCommand {
 struct PlaygroundOptions: ParsableArguments {
     @Option(help: "Folder of the data (default: ${XDG_STATE_HOME:-~/.local/state}/curve).") var data: String?
     @Option(help: "Size of the volume 'demo' when it is made (default: 4G).") var size: ByteSize?
+    @Option(help: "Metadata servers: one leads, the others stand by.") var mdsCount = 1
     @Flag(help: "Write the stores in full instead of letting them grow, as a bench wants.") var prewritten =
         false
     @Flag(help: "Throw the data of an earlier playground away first.") var fresh = false
     @Flag(help: "Do not ask before throwing data away.") var yes = false
 
     func validate() throws {
+        guard (1...MetadataServerList.countMax).contains(mdsCount) else {
+            throw ValidationError("--mds-count is a number from 1 to \(MetadataServerList.countMax)")
+        }
         guard let size else { return }
         guard size.bytes % 4096 == 0, (1 << 20...1 << 50).contains(size.bytes) else {
             throw ValidationError("--size is a multiple of 4096 bytes from 1M to 1P, for example 8G")
@@ -89,7 +94,7 @@ struct PlaygroundRun: ParsableCommand {
         let lock = try FolderLock(folder)
         try options.eraseIfAsked(folder)
         let playground = try Playground(
-            folder: folder, volumeBytes: options.size?.bytes, isPrewritten: options.prewritten)
+            folder: folder, options: options)
         session.onReady = { state in
             if !detached {
                 PlaygroundText.welcome(state, folder: folder)
@@ -118,8 +123,7 @@ struct PlaygroundRun: ParsableCommand {
             try folder.prepare()
             lock = try FolderLock(folder)
             let playground = try Playground(
-                folder: folder, volumeBytes: options.size?.bytes, isPrewritten: options.prewritten,
-                sweeper: sweeper)
+                folder: folder, options: options, sweeper: sweeper)
             session.onReady = { session.run(command, $0) }
             session.begin(playground)
         } catch {

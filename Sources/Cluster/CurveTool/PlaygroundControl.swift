@@ -94,9 +94,9 @@ final class StatusLine: @unchecked Sendable {
     }
 
     private static func cluster(at text: String) -> String {
-        guard let address = SocketAddress(text) else { return "" }
+        guard let servers = try? MetadataServerList(text) else { return "" }
         do {
-            let status = try MetadataCall(address: address, timeout: .seconds(2))(
+            let status = try MetadataCall(servers, timeout: .seconds(2))(
                 .getStatus(ControlGetStatusRequest())
             ).getStatus
             let online = status.servers.filter(\.online).count
@@ -130,6 +130,7 @@ struct PlaygroundUp: ParsableCommand {
         process.arguments =
             [
                 Supervisor.programFolder + "/curve", "playground", "run", "--detached", "--data", folder.path,
+                "--mds-count", "\(options.mdsCount)",
             ] + (options.size.map { ["--size", "\($0.bytes)"] } ?? [])
             + (options.prewritten ? ["--prewritten"] : [])
         _ = FileManager.default.createFile(atPath: folder.path + "/up.log", contents: nil)
@@ -200,8 +201,8 @@ struct PlaygroundStatus: ParsableCommand {
         if format == .json { return print(try Text.json(state)) }
         print("playground in \(folder.path), pid \(pid)\n\(PlaygroundText.uris(state))")
         print(Text.table([["PROCESS", "PID"]] + state.members.map { [$0.name, "\($0.pid)"] }))
-        guard let address = SocketAddress(state.metadataAddress) else { return }
-        let status = try MetadataCall(address: address)(.getStatus(ControlGetStatusRequest())).getStatus
-        print("\n" + StatusText.table(status, address: state.metadataAddress))
+        let servers = try MetadataServerList(forTool: state.metadataAddress)
+        let status = try MetadataCall(servers)(.getStatus(ControlGetStatusRequest())).getStatus
+        print("\n" + StatusText.table(status, try MetadataSurvey(servers)))
     }
 }

@@ -10,11 +10,12 @@ struct StatusCommand: ParsableCommand {
     @Option(help: "table or json.") var format = OutputFormat.table
     @OptionGroup var metadata: MetadataOptions
     func run() throws {
-        let address = try metadata.address()
-        let status = try MetadataCall(address: address)(.getStatus(ControlGetStatusRequest())).getStatus
+        let servers = try metadata.servers()
+        let status = try MetadataCall(servers)(.getStatus(ControlGetStatusRequest())).getStatus
+        let survey = try MetadataSurvey(servers)
         switch format {
-        case .json: print(try Text.json(StatusJSON(status)))
-        case .table: print(StatusText.table(status, address: "\(address)"))
+        case .json: print(try Text.json(StatusJSON(status, survey)))
+        case .table: print(StatusText.table(status, survey))
         }
     }
 }
@@ -31,13 +32,18 @@ struct StatusJSON: Encodable {
     }
     struct Copyset: Encodable { let id: UInt32, members: [UInt64], leader: UInt64?, membersInStep: UInt32 }
     struct Database: Encodable { let state: String, revision: UInt64, heardRevision: UInt64 }
+    struct MetadataServer: Encodable { let address: String, state: String, note: String? }
     let cluster: String, healthy: Bool, servers: [Server], pools: [Pool], copysets: [Copyset]
     let volumes: UInt32, attachedVolumes: UInt32, recycledVolumes: UInt32, pendingTasks: UInt32,
-        warnings: [String], database: Database
+        warnings: [String], database: Database, metadataServers: [MetadataServer]
 
-    init(_ status: ControlGetStatusResponse) {
+    init(_ status: ControlGetStatusResponse, _ survey: MetadataSurvey? = nil) {
         cluster = UniqueID(controlBytes: status.clusterID)?.description ?? ""
-        healthy = status.warnings.isEmpty
+        warnings = status.warnings + (survey?.warnings ?? [])
+        healthy = warnings.isEmpty
+        metadataServers = (survey?.findings ?? []).map {
+            MetadataServer(address: "\($0.address)", state: $0.state.name, note: $0.state.note)
+        }
         servers = status.servers.map {
             Server(
                 id: $0.server, device: UniqueID(controlBytes: $0.deviceID)?.description ?? "", host: $0.host,
@@ -59,7 +65,6 @@ struct StatusJSON: Encodable {
         }
         (volumes, attachedVolumes) = (status.volumes, status.attachedVolumes)
         (recycledVolumes, pendingTasks) = (status.recycledVolumes, status.pendingTasks)
-        warnings = status.warnings
         let state =
             switch status.database.state {
             case .current: "current"
@@ -73,18 +78,22 @@ struct StatusJSON: Encodable {
 }
 
 enum StatusText {
-    static func table(_ status: ControlGetStatusResponse, address: String) -> String {
+    static func table(_ status: ControlGetStatusResponse, _ survey: MetadataSurvey) -> String {
+        let warnings = status.warnings + survey.warnings
         let led = status.copysets.filter { $0.leader != 0 }.count
         let whole = status.copysets.filter { Int($0.membersInStep) == $0.members.count }.count
         var lines = [
-            "cluster \(UniqueID(controlBytes: status.clusterID)?.description ?? "?")  MDS \(address)  "
-                + (status.warnings.isEmpty
-                    ? "healthy"
-                    : status.warnings.count == 1 ? "1 warning" : "\(status.warnings.count) warnings"),
+            "cluster \(UniqueID(controlBytes: status.clusterID)?.description ?? "?")  MDS \(survey.leader)  "
+                + (warnings.isEmpty
+                    ? "healthy" : warnings.count == 1 ? "1 warning" : "\(warnings.count) warnings"),
             "volumes \(status.volumes), attached \(status.attachedVolumes), in the recycle bin "
                 + "\(status.recycledVolumes)   copysets \(status.copysets.count), with a leader \(led), "
                 + "all replicas in step \(whole)", "",
         ]
+        if survey.findings.count > 1 {
+            let rows = survey.findings.map { ["\($0.address)", $0.state.name, $0.state.note ?? ""] }
+            lines += [Text.table([["MDS", "STATE", ""]] + rows), ""]
+        }
         let zones = status.servers.contains { !$0.zone.isEmpty }
         let head = ["STATE", "ADDRESS", "USED", "FREE", "CAPACITY", "LEADS", "STORE"]
         var rows = [["CHUNKSERVER"] + (zones ? ["ZONE"] : []) + head]
@@ -111,7 +120,7 @@ enum StatusText {
             lines += ["", Text.table(rows)]
         }
         if status.pendingTasks > 0 { lines += ["", "freeing space: \(status.pendingTasks) tasks to go"] }
-        for warning in status.warnings { lines += ["", "warning: \(warning)"] }
+        for warning in warnings { lines += ["", "warning: \(warning)"] }
         if status.servers.contains(where: \.lazilyGrown) {
             lines += ["", "Stores that grow lazily are for trials: their file systems may be full one day."]
         }
@@ -155,7 +164,7 @@ struct PoolCreate: ParsableCommand {
         var request = ControlCreatePoolRequest()
         (request.name, request.replicas, request.copysets) = (name, replicas, copysets)
         request.failureDomain = failureDomain.control
-        let pool = try MetadataCall(address: metadata.address())(.createPool(request)).createPool.pool
+        let pool = try MetadataCall(metadata.servers())(.createPool(request)).createPool.pool
         print("created pool \(pool.name): \(pool.copysets) copysets of \(pool.replicas) replicas")
     }
 }
@@ -165,7 +174,7 @@ struct PoolList: ParsableCommand {
     @Option(help: "table or json.") var format = OutputFormat.table
     @OptionGroup var metadata: MetadataOptions
     func run() throws {
-        let status = try MetadataCall(address: metadata.address())(.getStatus(ControlGetStatusRequest()))
+        let status = try MetadataCall(metadata.servers())(.getStatus(ControlGetStatusRequest()))
             .getStatus
         let pools = StatusJSON(status).pools
         if format == .json { return print(try Text.json(pools)) }

@@ -52,7 +52,7 @@ struct VolumeCreate: ParsableCommand {
             throw ToolError.failed("--stripe-unit is at most 16M, the size of a chunk")
         }
         (request.stripeUnitBytes, request.stripeCount) = (unit, stripeCount)
-        let volume = try MetadataCall(address: metadata.address())(.createVolume(request)).volume.volume
+        let volume = try MetadataCall(metadata.servers())(.createVolume(request)).volume.volume
         print("created \(volume.path), \(Text.size(volume.sizeBytes))")
     }
 }
@@ -66,7 +66,7 @@ struct VolumeList: ParsableCommand {
     @Option(help: "table or json.") var format = OutputFormat.table
     @OptionGroup var metadata: MetadataOptions
     func run() throws {
-        let call = MetadataCall(address: try metadata.address())
+        let call = MetadataCall(try metadata.servers())
         var entries: [ControlDirectoryEntry] = []
         if deleted {
             entries = try call(.listRecycled(ControlListRecycledRequest())).listRecycled.volumes.map {
@@ -117,7 +117,7 @@ struct VolumeInfo: ParsableCommand {
     func run() throws {
         var request = ControlGetVolumeRequest()
         request.path = volumePath(path)
-        let volume = try MetadataCall(address: metadata.address())(.getVolume(request)).volume.volume
+        let volume = try MetadataCall(metadata.servers())(.getVolume(request)).volume.volume
         if format == .json { return print(try Text.json(VolumeJSON(volume))) }
         print(
             Text.table([
@@ -139,7 +139,7 @@ struct VolumeRename: ParsableCommand {
     func run() throws {
         var request = ControlRenameRequest()
         (request.from, request.to) = (volumePath(from), volumePath(to))
-        _ = try MetadataCall(address: metadata.address())(.rename(request))
+        _ = try MetadataCall(metadata.servers())(.rename(request))
         print("renamed \(volumePath(from)) to \(volumePath(to))")
     }
 }
@@ -154,7 +154,7 @@ struct VolumeDelete: ParsableCommand {
     func run() throws {
         var request = ControlDeleteVolumeRequest()
         (request.path, request.purgeNow) = (volumePath(path), purge)
-        _ = try MetadataCall(address: metadata.address())(.deleteVolume(request))
+        _ = try MetadataCall(metadata.servers())(.deleteVolume(request))
         print(
             purge
                 ? "deleted \(volumePath(path)); its space is being freed"
@@ -174,7 +174,7 @@ struct VolumeRestore: ParsableCommand {
         var request = ControlRestoreVolumeRequest()
         (request.path, request.byPath, request.volume) = (volumePath(path), id == nil, id ?? 0)
         request.to = to.map(volumePath) ?? ""
-        let volume = try MetadataCall(address: metadata.address())(.restoreVolume(request)).volume.volume
+        let volume = try MetadataCall(metadata.servers())(.restoreVolume(request)).volume.volume
         print("restored \(volume.path), \(Text.size(volume.sizeBytes))")
     }
 }
@@ -188,7 +188,7 @@ struct VolumePurge: ParsableCommand {
     func run() throws {
         var request = ControlPurgeVolumeRequest()
         (request.path, request.byPath, request.volume) = (volumePath(path), id == nil, id ?? 0)
-        _ = try MetadataCall(address: metadata.address())(.purgeVolume(request))
+        _ = try MetadataCall(metadata.servers())(.purgeVolume(request))
         print("purged \(volumePath(path)); its space is being freed")
     }
 }
@@ -201,7 +201,7 @@ struct DirectoryCreate: ParsableCommand {
     func run() throws {
         var request = ControlCreateDirectoryRequest()
         (request.path, request.parents) = (volumePath(path), parents)
-        _ = try MetadataCall(address: metadata.address())(.createDirectory(request))
+        _ = try MetadataCall(metadata.servers())(.createDirectory(request))
     }
 }
 
@@ -213,6 +213,6 @@ struct DirectoryDelete: ParsableCommand {
     func run() throws {
         var request = ControlDeleteDirectoryRequest()
         request.path = volumePath(path)
-        _ = try MetadataCall(address: metadata.address())(.deleteDirectory(request))
+        _ = try MetadataCall(metadata.servers())(.deleteDirectory(request))
     }
 }

@@ -23,8 +23,8 @@ struct VolumeResize: ParsableCommand {
     @OptionGroup var metadata: MetadataOptions
 
     func run() throws {
-        let address = try metadata.address()
-        let call = MetadataCall(address: address)
+        let servers = try metadata.servers()
+        let call = MetadataCall(servers)
         var question = ControlGetVolumeRequest()
         question.path = volumePath(path)
         let before = try call(.getVolume(question)).volume.volume
@@ -37,7 +37,7 @@ struct VolumeResize: ParsableCommand {
         let isUneven = before.stripeCount > 1 && before.sizeBytes % group != 0
         if before.holder.isEmpty, size.bytes < before.sizeBytes ? shrink : isUneven {
             // Nobody holds it: this tool does for a moment, so that what lies past the end is freed now.
-            try resizeUnattached(at: address)
+            try resizeUnattached(servers)
         } else {
             var request = ControlResizeVolumeRequest()
             (request.path, request.sizeBytes, request.allowShrink) = (volumePath(path), size.bytes, shrink)
@@ -47,7 +47,7 @@ struct VolumeResize: ParsableCommand {
         print("\(volumePath(path)): \(Text.size(before.sizeBytes)) -> \(Text.size(size.bytes))")
     }
 
-    private func resizeUnattached(at address: SocketAddress) throws {
+    private func resizeUnattached(_ servers: MetadataServerList) throws {
         let reactor: Reactor
         do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
         reactor.logLevel = .warning
@@ -57,7 +57,8 @@ struct VolumeResize: ParsableCommand {
         RemoteVolume.resize(
             environment: reactor,
             options: AttachOptions(
-                path: volumePath(path), metadataServers: [address], holder: holder, holderKey: holder),
+                path: volumePath(path), metadataServers: servers.addresses, holder: holder,
+                holderKey: holder),
             to: ByteCount(bytes: size.bytes), allowShrink: shrink
         ) { result in
             if case .failure(let error) = result { failure = .failed("\(error)") }

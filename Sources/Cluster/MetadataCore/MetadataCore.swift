@@ -136,6 +136,11 @@ public struct MetadataCore: Machine {
     }
     /// The rows of a cluster in which nothing has happened yet.
     public static func newCluster(id: UniqueID) -> [RecordChange] { [.put(.cluster(ClusterRow(id: id)))] }
+    /// Requests that wait for a transaction to end, or for trust in the database.
+    package func readGauges(_ read: GaugeReader) {
+        read("requests that wait at the metadata server", waitingCount, limits.waitingRequestsMax)
+    }
+    private var waitingCount: Int { waiting.count - waitingHead + waitingForTrust.count }
     /// The cluster's id.
     public var clusterID: UniqueID { state.cluster.id }
 
@@ -185,7 +190,7 @@ extension MetadataCore {
         switch phase {
         case .ready: serve(request, now: now, effects: &effects)
         case .committing, .reloading:
-            guard waiting.count - waitingHead < limits.waitingRequestsMax else {
+            guard waitingCount < limits.waitingRequestsMax else {
                 let refusal = MetadataRefusal(.notReady, "the metadata server is busy; try again")
                 effects.append(.reply(request.id, .failure(refusal)))
                 return
@@ -226,7 +231,7 @@ extension MetadataCore {
             case .current: break
             case .wentBack: return effects.append(.reply(request.id, .failure(databaseWentBack())))
             case .waiting:
-                guard waitingForTrust.count < limits.waitingRequestsMax else {
+                guard waitingCount < limits.waitingRequestsMax else {
                     let refusal = MetadataRefusal(.notReady, waitingText)
                     return effects.append(.reply(request.id, .failure(refusal)))
                 }

@@ -59,6 +59,10 @@ public final class MetadataDaemon {
             limits: options.server.connections)
     }
 
+    package func readGauges(_ read: GaugeReader) {
+        if let leading { leading.readGauges(read) } else { control.readGauges(read) }
+    }
+
     /// Listens, and leads or stands by.
     public func start(listen: SocketAddress) throws(MetadataServerError) {
         invariant(address == nil, "a metadata server starts once")

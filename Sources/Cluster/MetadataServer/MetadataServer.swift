@@ -93,6 +93,12 @@ public final class MetadataServer {
             ?? ControlServer(environment: environment, pool: pool, hello: hello, limits: options.connections)
     }
 
+    /// What waits here and in the core.
+    package func readGauges(_ read: GaugeReader) {
+        server.readGauges(read)
+        core.readGauges(read)
+    }
+
     /// Starts to listen; may be called again for a further address.
     public func start(listen: SocketAddress) throws(MetadataServerError) {
         let bound: SocketAddress

@@ -52,6 +52,8 @@ struct Progress: Sendable {
     /// What was sent and is not durable there, as far as it is known.
     private var inFlight = Fifo<Message>()
     private(set) var inFlightBytes = 0
+    /// Messages sent and not durable there.
+    var inFlightCount: Int { inFlight.count }
 
     init(server: ServerID, next: LogIndex, now: Duration) {
         (self.server, self.next, progressAt, probedAt) = (server, next, now, now)

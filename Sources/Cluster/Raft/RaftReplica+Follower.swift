@@ -20,7 +20,7 @@ extension RaftReplica {
         guard role != .leader, leader == nil || leader == sender else { return false }
         if role != .follower { becomeFollower(of: term, &effects) }
         setLeader(sender, &effects)
-        promiseEnd = max(promiseEnd, now + Self.promise(settings))
+        promiseEnd = max(promiseEnd, now + promiseLength)
         (promisedTo, promiseTerm, fruitlessRounds) = (sender, term, 0)
         electionDeadline = now + drawElectionTimeout()
         newestEcho = max(newestEcho, sentAt)

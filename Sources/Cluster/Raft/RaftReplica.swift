@@ -28,6 +28,8 @@ public struct RaftReplica: Machine, Sendable {
     public internal(set) var voteFloor: LogPosition
 
     let settings: Settings
+    /// See ``promise(_:)``.
+    let promiseLength: Duration
     let isPreferredLeader: Bool
     var random: SeededRandom
     var now: Duration
@@ -80,6 +82,7 @@ public struct RaftReplica: Machine, Sendable {
         self.server = server
         members = Set(persisted.members).sorted()
         (self.settings, self.isPreferredLeader, self.now) = (settings, isPreferredLeader, now)
+        promiseLength = Self.promise(settings)
         nowNanoseconds = Self.nanoseconds(now)
         random = SeededRandom(seed: seed)
         log = ReplicaLog(base: persisted.base, termStarts: persisted.termStarts, last: persisted.last)
@@ -92,7 +95,7 @@ public struct RaftReplica: Machine, Sendable {
         (isSyncing, voteFloor) = (persisted.isSyncing, persisted.voteFloor)
         // A restarted replica does not remember whom it promised what, nor when.
         let owesNothing = persisted.isFresh || isPlanted(.promiseForgotten)
-        promiseEnd = owesNothing ? now : now + Self.promise(settings)
+        promiseEnd = owesNothing ? now : now + promiseLength
         promiseTerm = term
         (electionDeadline, askedAt) = (now, now)
         if !(persisted.isFresh && isPreferredLeader) { electionDeadline = now + drawElectionTimeout() }
@@ -223,7 +226,7 @@ public struct RaftReplica: Machine, Sendable {
     /// A promise protects the lease of a leader; a dead one holds none. What was promised later than `time`
     /// may have been promised to its successor of the same name.
     private mutating func died(_ peer: ServerID, asOf time: Duration, _ effects: inout [Effect]) {
-        if role != .leader, promisedTo == peer, promiseEnd - Self.promise(settings) <= time {
+        if role != .leader, promisedTo == peer, promiseEnd - promiseLength <= time {
             promiseEnd = min(promiseEnd, now)
         }
         disconnected(peer, provenDead: true, &effects)

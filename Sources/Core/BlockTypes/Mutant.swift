@@ -66,6 +66,11 @@ public enum Mutant: String, CaseIterable, Sendable {
     /// A metadata server that stands by leads without waiting for the database.
     case databaseUnheld = "database-unheld"
 
+    /// A connection is read on, however many of its requests are under way.
+    case readingUnpaused = "reading-unpaused"
+    /// A client's repeated attempt gets a new tag.
+    case retryRetagged = "retry-retagged"
+
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.
         public nonisolated(unsafe) static var chosen: Mutant?

@@ -23,6 +23,8 @@ public final class ControlChannel {
         /// Closed for good.
         case closed
     }
+    /// Calls that are open, against ``pendingMax``.
+    package func readGauges(_ read: GaugeReader) { read("calls open", pending.count, Self.pendingMax) }
     /// Told about every change of ``state``.
     public var connectionState: ((State) -> Void)?
     /// What the channel is doing now.
@@ -81,7 +83,8 @@ public final class ControlChannel {
     private var round = Round()
     private var pause = ControlChannel.pauseMin
     private var retryTimer: TimerID?
-    private var lastFailure = "not tried yet"
+    /// What happened at the addresses that were tried last, for people.
+    public private(set) var lastFailure = "not tried yet"
 
     /// A channel to the metadata servers at `addresses`; says `hello` on each connection.
     public init(environment: any Environment, addresses: [SocketAddress], hello: Hello, pool: BufferPool) {

@@ -25,6 +25,8 @@ public final class ControlServerConnection {
     /// How long the peer has asked nothing and waits for nothing; `nil` while it waits for an answer.
     fileprivate var idle: Duration? { inFlight.isEmpty ? environment.now - lastHeard : nil }
 
+    fileprivate var inFlightCount: Int { inFlight.count }
+
     /// Who the peer said it is.
     public var hello: Hello? { link.peerHello }
     /// Where it is, for the log.
@@ -117,6 +119,13 @@ public final class ControlServer {
         }
         listeners.append(listener)
         return listener.address
+    }
+
+    /// What peers make this process hold, against ``Limits``.
+    package func readGauges(_ read: GaugeReader) {
+        read("connections to the metadata server", connections.count, limits.connectionsMax)
+        let most = connections.values.reduce(0) { max($0, $1.inFlightCount) }
+        read("requests of one peer", most, limits.inFlightPerConnectionMax)
     }
 
     /// Stops accepting; peers stay.

@@ -138,6 +138,9 @@ public protocol Connection: AnyObject {
     var handler: (any ConnectionHandler)? { get set }
     /// Who is at the other end, for the log.
     var peer: String { get }
+    /// The peer has closed both directions: it waits for no answer, though what it sent may still come. False
+    /// where that cannot be known: TCP tells of one direction only.
+    var hasPeerLeft: Bool { get }
     /// Bytes given to ``send(_:)`` that the kernel has not taken yet.
     var queuedSendBytes: Int { get }
     /// Queues the pieces, one after the other. Never blocks and never fails: a broken connection says so by

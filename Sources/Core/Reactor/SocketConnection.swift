@@ -14,6 +14,7 @@ import Glibc
     unowned let reactor: Reactor
     let peer: String
     private let descriptor: Int32
+    private let isLocal: Bool
     private let isAccepted: Bool
     private var slot = 0
 
@@ -57,6 +58,7 @@ import Glibc
     /// Takes over a connected socket.
     init(_ reactor: Reactor, descriptor: Int32, peer: String, isAccepted: Bool) {
         (self.reactor, self.descriptor) = (reactor, descriptor)
+        isLocal = SocketName.isLocal(descriptor)
         (self.peer, self.isAccepted) = (peer, isAccepted)
         super.init()
         slot = reactor.connections.insert(self)
@@ -64,6 +66,12 @@ import Glibc
     }
 
     // MARK: What the owner asks
+
+    var hasPeerLeft: Bool {
+        guard isLocal else { return false }
+        var asked = pollfd(fd: descriptor, events: 0, revents: 0)
+        return unsafe poll(&asked, 1, 0) == 1 && asked.revents & Int16(POLLHUP) != 0
+    }
 
     func send(_ pieces: [SendPiece]) {
         guard life == .open || (life == .ending && mayFlush && reason != .closedHere) else { return }

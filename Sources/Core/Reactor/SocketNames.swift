@@ -10,6 +10,14 @@ struct SocketName: Sendable {
 
     var family: Int32 { Int32(storage.ss_family) }
 
+    /// True for a Unix socket.
+    static func isLocal(_ descriptor: Int32) -> Bool {
+        var (domain, length) = (Int32(0), socklen_t(MemoryLayout<Int32>.size))
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 else {
+            return false
+        }
+        return domain == AF_UNIX
+    }
     /// A copy of `length` bytes.
     init?(_ address: UnsafePointer<sockaddr>?, length: socklen_t) {
         guard let address = unsafe address, length <= MemoryLayout<sockaddr_storage>.size else { return nil }

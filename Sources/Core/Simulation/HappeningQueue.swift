@@ -68,9 +68,10 @@ struct HappeningQueue {
             heap[0] = last
             siftDown(0)
         }
-        let slot = slots[Int(first.slot)]
-        guard slot.generation == first.generation else { return nil }
-        return Taken(name: Name(slot: first.slot, generation: first.generation), owner: slot.owner)
+        // Not the whole slot: that would count one more reference to the action.
+        guard slots[Int(first.slot)].generation == first.generation else { return nil }
+        return Taken(
+            name: Name(slot: first.slot, generation: first.generation), owner: slots[Int(first.slot)].owner)
     }
     /// Frees a happening's slot.
     ///
@@ -80,11 +81,9 @@ struct HappeningQueue {
     mutating func finish(_ name: Name) -> (action: () -> Void, owner: SimHost?)? {
         let index = Int(name.slot)
         guard index < slots.count, slots[index].generation == name.generation,
-            let action = slots[index].action
+            let action = slots[index].action.take()
         else { return nil }
-        let owner = slots[index].owner
-        slots[index].action = nil
-        slots[index].owner = nil
+        let owner = slots[index].owner.take()
         slots[index].generation &+= 1
         freeSlots.append(name.slot)
         return (action, owner)

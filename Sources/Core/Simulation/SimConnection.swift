@@ -135,7 +135,7 @@ final class SimConnection: Connection {
         while phase == .open, !isReceivingPaused, incoming.hasUnread, let handler {
             if isChopped, world.chance(oneIn: 8) {
                 // The rest comes a moment later, so that other things happen in between.
-                return scheduleDelivery(afterNanoseconds: world.nanoseconds(upTo: .microseconds(200)))
+                return scheduleDelivery(afterNanoseconds: world.nanoseconds(upTo: 200_000))
             }
             deliverOnce(incoming, handler, isChopped: isChopped)
         }

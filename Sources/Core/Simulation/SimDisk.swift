@@ -28,7 +28,8 @@ public final class SimDisk: Disk {
     /// Size and manners.
     public let geometry: DiskGeometry
     /// What goes wrong; may be changed at any time.
-    public var faults: SimDiskFaults
+    public var faults: SimDiskFaults { didSet { pace = SimPace(faults) } }
+    private var pace: SimPace
     /// Asked about each request when it is submitted; `nil` lets ``faults`` decide.
     public var faultHook: ((DiskRequest) -> SimDiskFault?)?
     /// Told of each completion, by the owner.
@@ -59,6 +60,7 @@ public final class SimDisk: Disk {
             geometry.size.bytes % UInt64(SimMedium.pageBytes) == 0, "\(geometry.size) is not whole pages")
         (self.world, self.name, self.geometry) = (world, name, geometry)
         self.faults = faults ?? world.faults.disk
+        pace = SimPace(self.faults)
         number = world.takeNumber()
         medium = SimMedium(
             byteCount: geometry.size.bytes, sectorBytes: geometry.sectorBytes,
@@ -68,6 +70,7 @@ public final class SimDisk: Disk {
     /// A copy of what a read of `other` would return now, as `dd` makes one: sound, and of its own fate.
     public init(copyOf other: SimDisk, name: String) {
         (world, self.name, geometry, faults) = (other.world, name, other.geometry, .none)
+        pace = SimPace(faults)
         number = other.world.takeNumber()
         medium = other.medium.durableCopy
     }
@@ -119,8 +122,8 @@ public final class SimDisk: Disk {
         inFlight.append((id, request))
         counters.count(request)
         let fault = faultHook?(request) ?? chooseFault(request)
-        var delay = faults.latencyMin.wholeNanoseconds + world.nanoseconds(upTo: faults.latencyJitter)
-        if world.chance(oneIn: faults.spikeOneIn) { delay += world.nanoseconds(upTo: faults.spikeMax) }
+        var delay = pace.latencyMin + world.nanoseconds(upTo: pace.latencyJitter)
+        if world.chance(oneIn: faults.spikeOneIn) { delay += world.nanoseconds(upTo: pace.spikeMax) }
         if case .isDelayed(let extra) = fault { delay += extra.wholeNanoseconds }
         if case .hangs = fault { return world.note { "\(name): \(Self.words(request)) hangs" } }
         let flushed = medium.completedWrites

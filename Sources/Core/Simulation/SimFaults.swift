@@ -91,6 +91,23 @@ public struct SimNetworkFaults: Sendable {
     }
 }
 
+/// How long things take, in nanoseconds.
+struct SimPace {
+    let latencyMin: Int64
+    let latencyJitter: Int64
+    let spikeMax: Int64
+    init(_ faults: SimNetworkFaults) {
+        latencyMin = faults.latencyMin.wholeNanoseconds
+        latencyJitter = faults.latencyJitter.wholeNanoseconds
+        spikeMax = faults.spikeMax.wholeNanoseconds
+    }
+    init(_ faults: SimDiskFaults) {
+        latencyMin = faults.latencyMin.wholeNanoseconds
+        latencyJitter = faults.latencyJitter.wholeNanoseconds
+        spikeMax = faults.spikeMax.wholeNanoseconds
+    }
+}
+
 /// What a disk does to requests and to the bytes it keeps.
 public struct SimDiskFaults: Sendable {
     /// Least time a request takes.

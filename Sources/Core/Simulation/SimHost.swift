@@ -19,6 +19,8 @@ public final class SimHost: Environment {
     private var listeners: [UInt64: SimListener] = [:]
     private var disks: [SimDisk] = []
     private var wallSeconds: Int64 = 1_750_000_000
+    /// What the clock showed at a moment: it is asked much more often than it moves.
+    private var clockRead: (at: Int64, shown: Duration) = (-1, .zero)
 
     init(world: SimWorld, machine: SimMachine, number: UInt64, seed: UInt64) {
         (self.world, self.machine, self.number) = (world, machine, number)
@@ -32,7 +34,11 @@ public final class SimHost: Environment {
 
     /// The machine's own clock.
     public var now: Duration {
-        .nanoseconds(machine.clockNanoseconds(trueNanoseconds: world.nowNanoseconds))
+        if clockRead.at != world.nowNanoseconds {
+            let shown = machine.clockNanoseconds(trueNanoseconds: world.nowNanoseconds)
+            clockRead = (world.nowNanoseconds, .nanoseconds(shown))
+        }
+        return clockRead.shown
     }
     /// Wall time, as wrong as ``jumpWallClock(bySeconds:)`` made it.
     public var secondsSince1970: UInt64 {
@@ -43,7 +49,7 @@ public final class SimHost: Environment {
     /// Runs `action` when this machine's clock says so, or a little later.
     @discardableResult public func after(_ delay: Duration, _ action: @escaping () -> Void) -> TimerID {
         let wanted = min(max(delay.wholeNanoseconds, 0), Self.timerNanosecondsMax)
-        let late = world.nanoseconds(upTo: world.faults.timerLatenessMax)
+        let late = world.nanoseconds(upTo: world.timerLatenessNanosecondsMax)
         let name = world.schedule(
             afterNanoseconds: machine.trueNanoseconds(delay: wanted) + late, owner: self, action)
         return TimerID(rawValue: UInt64(name.slot) << 32 | UInt64(name.generation))

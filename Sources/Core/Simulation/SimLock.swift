@@ -19,7 +19,8 @@ public final class SimLockFile {
         if let holder {
             guard !holder.isAlive else { return self.note }
             // The sockets and locks of a killed process outlive it by some milliseconds.
-            let end = end ?? world.trueNow + .nanoseconds(world.nanoseconds(upTo: Self.lingerMax))
+            let end =
+                end ?? world.trueNow + .nanoseconds(world.nanoseconds(upTo: Self.lingerMax.wholeNanoseconds))
             self.end = end
             guard world.trueNow >= end else { return self.note }
         }

@@ -50,10 +50,12 @@ final class SimPipe {
     }
 
     static func latency(from: SimMachine, to: SimMachine, _ world: SimWorld) -> Int64 {
-        let faults = world.faults.network
-        if from === to { return 5_000 + world.nanoseconds(upTo: .microseconds(10)) }
-        var delay = faults.latencyMin.wholeNanoseconds + world.nanoseconds(upTo: faults.latencyJitter)
-        if world.chance(oneIn: faults.spikeOneIn) { delay += world.nanoseconds(upTo: faults.spikeMax) }
+        let pace = world.networkPace
+        if from === to { return 5_000 + world.nanoseconds(upTo: 10_000) }
+        var delay = pace.latencyMin + world.nanoseconds(upTo: pace.latencyJitter)
+        if world.chance(oneIn: world.faults.network.spikeOneIn) {
+            delay += world.nanoseconds(upTo: pace.spikeMax)
+        }
         return delay + (from.extraNanosecondsTo[to.number] ?? 0)
     }
     static func reaches(from: SimMachine, to: SimMachine) -> Bool {

@@ -9,7 +9,10 @@ public final class SimWorld {
     /// What the run depends on.
     public let seed: UInt64
     /// What goes wrong; may be changed while the world runs.
-    public var faults: SimFaults
+    public var faults: SimFaults { didSet { notePaces() } }
+    /// The durations of `faults` as numbers: they are asked for at every step.
+    private(set) var networkPace = SimPace(SimNetworkFaults.none)
+    private(set) var timerLatenessNanosecondsMax: Int64 = 0
     /// What happened.
     public private(set) var trace: SimTrace
     /// Hears all that is sent when it is sent: which stream, from which machine to which, and the bytes.
@@ -38,6 +41,11 @@ public final class SimWorld {
         (self.seed, self.faults) = (seed, faults)
         trace = SimTrace(linesMax: traceLinesMax)
         random = SeededRandom(seed: seed)
+        notePaces()
+    }
+    private func notePaces() {
+        networkPace = SimPace(faults.network)
+        timerLatenessNanosecondsMax = faults.timerLatenessMax.wholeNanoseconds
     }
 
     /// True time since the world began. Processes see only their own clocks.
@@ -180,9 +188,8 @@ public final class SimWorld {
 
     /// True once in `n` on average; never for 0.
     func chance(oneIn n: Int) -> Bool { n > 0 && random.oneIn(n) }
-    func nanoseconds(upTo limit: Duration) -> Int64 {
-        let most = limit.wholeNanoseconds
-        return most > 0 ? Int64.random(in: 0...most, using: &random) : 0
+    func nanoseconds(upTo most: Int64) -> Int64 {
+        most > 0 ? Int64.random(in: 0...most, using: &random) : 0
     }
     func mix(_ value: UInt64) { trace.mix(value) }
     /// Adds a line to the trace when somebody listens.

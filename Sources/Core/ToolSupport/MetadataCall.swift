@@ -8,12 +8,16 @@ import Reactor
 
 /// Where the MDS is: an option every verb has.
 package struct MetadataOptions: ParsableArguments {
-    @Option(help: "Address of the MDS, host:port (default: CURVE_MDS, else the playground of this user).")
+    @Option(
+        help: """
+            Address of the MDS, host:port, or of several with commas between: the one that leads is found \
+            (default: CURVE_MDS, else the playground of this user).
+            """)
     package var mds: String?
 
     package init() {}
 
-    package func address() throws -> SocketAddress {
+    package func servers() throws -> MetadataServerList {
         let text: String
         if let mds {
             text = mds
@@ -25,22 +29,34 @@ package struct MetadataOptions: ParsableArguments {
             throw ToolError.notFound(
                 "no MDS is known; start one with 'curve playground up', or name it with --mds HOST:PORT")
         }
-        guard let address = SocketAddress(text) else {
-            throw ToolError.failed("'\(text)' is not an address; write HOST:PORT")
+        return try MetadataServerList(forTool: text)
+    }
+}
+
+extension MetadataServerList {
+    /// Reads a list for somebody at a terminal.
+    package init(forTool text: String) throws {
+        do throws(MetadataServerListError) {
+            try self.init(text)
+        } catch {
+            throw ToolError.failed("\(error)")
         }
-        return address
     }
 }
 
 /// One question to the MDS and its answer, for a tool that has nothing else to do meanwhile.
 package struct MetadataCall {
-    package let address: SocketAddress
+    package let servers: MetadataServerList
     package var timeout: Duration
     /// A connection that is not there after this long ends the call: an MDS that is being started again is
     /// worth a moment, and nobody likes to wait for a wrong address.
     private static let connectPatience = Duration.seconds(3)
-    package init(address: SocketAddress, timeout: Duration = .seconds(10)) {
-        (self.address, self.timeout) = (address, timeout)
+    package init(_ servers: MetadataServerList, timeout: Duration = .seconds(10)) {
+        (self.servers, self.timeout) = (servers, timeout)
+    }
+    /// Each address may take as long as it takes to give it up.
+    private var patience: Duration {
+        Self.connectPatience + ControlChannel.connectTimeout * (servers.addresses.count - 1)
     }
 
     /// Asks again while the MDS says that it is not ready for this yet, for `timeout` in all.
@@ -63,7 +79,7 @@ package struct MetadataCall {
         let reactor: Reactor
         do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
         let channel = ControlChannel(
-            environment: reactor, addresses: [address], hello: Hello(role: .tool), pool: BufferPool())
+            environment: reactor, addresses: servers.addresses, hello: Hello(role: .tool), pool: BufferPool())
         var request = ControlRequest()
         request.body = body
         var outcome: Result<ControlResponse, ControlError>?
@@ -72,11 +88,13 @@ package struct MetadataCall {
             channel.close()
             reactor.stop()
         }
-        reactor.after(min(Self.connectPatience, timeout)) {
+        reactor.after(min(patience, timeout)) {
             let words: String
             switch channel.state {
             case .waiting(let why): words = why
-            case .connecting(let address): words = "\(address) does not answer; correct the address"
+            case .connecting(let address):
+                let others = servers.addresses.count > 1 ? "; \(channel.lastFailure)" : ""
+                words = "\(address) does not answer; correct the address\(others)"
             case .idle, .connected, .closed: return
             }
             outcome = .failure(
@@ -86,7 +104,7 @@ package struct MetadataCall {
         }
         reactor.run()
         guard let outcome else {
-            throw ToolError.failed("the question to the MDS at \(address) was interrupted")
+            throw ToolError.failed("the question to the MDS at \(servers) was interrupted")
         }
         return outcome
     }

@@ -13,6 +13,10 @@ package struct ToolError: Error, CustomStringConvertible {
     package let status: Int32
     /// What happened and what to do.
     package let description: String
+    /// A failure of this status.
+    package init(status: Int32, description: String) {
+        (self.status, self.description) = (status, description)
+    }
     /// Something that was named does not exist, or nobody answers.
     package static func notFound(_ text: String) -> ToolError { ToolError(status: 1, description: text) }
     /// Anything else.

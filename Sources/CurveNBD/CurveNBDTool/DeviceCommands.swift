@@ -15,7 +15,10 @@ struct UnmapCommand: ParsableCommand {
     func run() throws {
         guard timeout > 0 else { throw ToolError.failed("--timeout is a number of seconds from 1") }
         do {
-            try DeviceRemoval.unmap(try DeviceName.find(device), force: force, timeoutSeconds: timeout)
+            let index = try DeviceName.find(device)
+            try DeviceRemoval.unmap(index, force: force, timeoutSeconds: timeout)
+            // A daemon does so too; there may be none.
+            MappingFolder.standard.remove(index)
         } catch let error as DeviceError { throw DeviceName.toolError(error) }
     }
 }
@@ -26,38 +29,127 @@ struct ListCommand: ParsableCommand {
         aliases: ["list-mapped"])
     @Option(help: "table or json.") var format = OutputFormat.table
 
+    @Flag(name: [.customLong("pretty-format"), .customLong("show-cookie")], help: .hidden) var isPretty =
+        false
+
     private struct Row: Encodable {
         var device: String
         var volume: String?
         var identifier: String?
+        var cookie: String?
         var sizeBytes: UInt64
         var isReadOnly: Bool
+        var isConnected: Bool
         var daemonPid: Int?
         var users: [String]
     }
     func run() throws {
         let table = BlockDeviceTable()
         guard table.hasModule else { throw DeviceName.toolError(DeviceError.noModule) }
-        let rows = table.devices().filter(\.isConnected).map { device in
-            Row(
-                device: device.path, volume: DeviceName.volume(device), identifier: device.identifier,
-                sizeBytes: device.size.bytes, isReadOnly: device.isReadOnly,
-                daemonPid: DaemonMark.pid(of: device.index), users: device.users)
+        let devices = table.devices()
+        var rows = devices.filter(\.isConnected).map { device in
+            let record = DeviceName.record(device)
+            return Row(
+                device: device.path, volume: record?.path, identifier: device.identifier,
+                cookie: record?.cookie, sizeBytes: device.size.bytes, isReadOnly: device.isReadOnly,
+                isConnected: true, daemonPid: DaemonMark.pid(of: device.index), users: device.users)
+        }
+        // What was mapped before a reboot is known, though the kernel does not have it.
+        let connected = Set(devices.filter(\.isConnected).map(\.index))
+        for record in MappingFolder.standard.records() {
+            guard let index = record.index, !connected.contains(index) else { continue }
+            rows.append(
+                Row(
+                    device: "/dev/nbd\(index)", volume: record.path, identifier: record.identifier,
+                    cookie: record.cookie, sizeBytes: 0, isReadOnly: record.isReadOnly, isConnected: false,
+                    daemonPid: nil, users: []))
         }
         switch format {
         case .json: print(try Text.json(rows))
-        case .table:
-            let head = ["DEVICE", "VOLUME", "SIZE", "DAEMON", "USED BY"]
-            let lines = rows.map { row in
-                let name = row.volume ?? row.identifier ?? "unknown"
-                let daemon = row.daemonPid.map { "\($0)" } ?? "none: map the volume again"
-                let size = Text.size(row.sizeBytes) + (row.isReadOnly ? " read-only" : "")
-                return [
-                    row.device, name, size, daemon,
-                    row.users.isEmpty ? "-" : row.users.joined(separator: ", "),
-                ]
-            }
-            print(Text.table([head] + lines))
+        case .table: print(Text.table([["DEVICE", "VOLUME", "SIZE", "DAEMON", "USED BY"]] + rows.map(line)))
         }
+    }
+    private func line(_ row: Row) -> [String] {
+        let cookie = row.cookie.map { $0.isEmpty ? "" : " (\($0))" } ?? ""
+        let name = (row.volume ?? row.identifier ?? "unknown") + cookie
+        let size = row.isConnected ? Text.size(row.sizeBytes) + (row.isReadOnly ? " read-only" : "") : "-"
+        let daemon =
+            row.daemonPid.map { "\($0)" }
+            ?? (row.isConnected ? "none: curve-nbd attach" : "not connected: curve-nbd attach")
+        let users = row.users.isEmpty ? "-" : row.users.joined(separator: ", ")
+        return [row.device, name, size, daemon, users]
+    }
+}
+
+struct AttachCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "attach", abstract: "Serve devices again after a crash or a reboot.",
+        discussion: """
+            Each volume comes back under the device that it had, or not at all. Without a name: \
+            all that were mapped and are not served.
+            """)
+    @Argument(help: "A device, /dev/nbdN or N, a volume's path, or a cookie.") var name: String?
+    @Option(help: "The device for a volume that was never mapped here, as 'map --device'.") var device:
+        String?
+    @OptionGroup var metadata: MetadataOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let known = MappingFolder.standard.records().filter {
+            $0.index.flatMap { DaemonMark.pid(of: $0) } == nil
+        }
+        guard let name else {
+            var failure: ToolError?
+            for record in known {
+                do { print(try attach(record)) } catch let error as ToolError {
+                    ToolExit.say("\(record.path): \(error)")
+                    failure = error
+                }
+            }
+            if let failure { throw ExitCode(failure.status) }
+            return
+        }
+        let (index, path) = (BlockDeviceTable.index(of: name), name.hasPrefix("/") ? name : "/" + name)
+        let record = known.first { record in
+            index != nil ? record.index == index : record.path == path || record.cookie == name
+        }
+        if let record { return print(try attach(record)) }
+        if let served = try? DeviceName.find(name), let pid = DaemonMark.pid(of: served) {
+            throw ToolError.failed("\(name) is served already, by process \(pid)")
+        }
+        guard let device, index == nil else {
+            throw ToolError.notFound("nothing is known of '\(name)' here; map the volume, or give --device")
+        }
+        var record2 = MappingRecord(
+            path: path, metadataServers: try metadata.servers().addresses.map(\.description),
+            holderKey: "map \(path) on \(ProcessInfo.processInfo.hostName)")
+        record2.index = try DeviceName.index(device)
+        print(try attach(record2))
+    }
+    private func attach(_ record: MappingRecord) throws -> String {
+        try DaemonClient(logLevel: daemon.logLevel).map(record)
+    }
+}
+
+struct UpgradeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "upgrade", abstract: "Hand every mapped device to the program that is installed now.",
+        discussion: "Requests under way finish, later ones wait for the new program; none fails.")
+    @Option(help: "Seconds that the new program may take to serve every device.") var timeout = 60
+
+    func run() throws {
+        let client = DaemonClient()
+        guard let before = try client.ask(DaemonSocket.Question("upgrade")) else {
+            throw ToolError.notFound("no daemon runs, so nothing is mapped; see: curve-nbd list")
+        }
+        let end = Date().addingTimeInterval(Double(timeout))
+        while Date() < end {
+            Thread.sleep(forTimeInterval: 0.1)
+            let words = (try? client.ask(DaemonSocket.Question("status")))?.split(separator: " ") ?? []
+            guard words.count == 4, words[1] != before, words[2] == words[3] else { continue }
+            return print("version \(words[0]), process \(words[1]), serves \(words[2]) devices")
+        }
+        throw ToolError.failed(
+            "not every device is served again after \(timeout) s; see \(DaemonClient.logPath)")
     }
 }

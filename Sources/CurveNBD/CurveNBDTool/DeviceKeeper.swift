@@ -8,18 +8,23 @@ import ToolSupport
 /// Makes the kernel device and keeps it connected, on a thread of its own: the loop that answers the device's
 /// requests must never wait for the kernel.
 final class DeviceKeeper: @unchecked Sendable {
-    // SAFETY: `wishes` has its own lock; `ended` and `afterwards` are touched only on the loop.
+    // SAFETY: `wishes` has its own lock; `ready`, `ended`, `afterwards` and `isOver` are touched only on the
+    // loop.
     private struct Wishes {
         var size: ByteCount?
-        var mustEnd = false
+        var end = End.none
     }
+    private enum End { case none, unmap, leave }
     private let socket: String
     private let options: MapOptions
     private let loop: ReactorHandle
     private let wishes = Mutex(Wishes())
+    /// Called on the loop with the device's number once it is usable.
+    var ready: ((UInt32) -> Void)?
     /// Called on the loop when the device is gone, or with the reason why there is none.
     var ended: ((ToolError?) -> Void)?
     private var afterwards: (() -> Void)?
+    private var isOver = false
     private static let lookEveryMilliseconds: Int32 = 100
 
     init(socket: String, options: MapOptions, loop: ReactorHandle) {
@@ -34,9 +39,14 @@ final class DeviceKeeper: @unchecked Sendable {
     func resize(to size: ByteCount) { wishes.withLock { $0.size = size } }
 
     /// Unmaps the device unless it is in use, then calls `afterwards` on the loop.
-    func stop(_ afterwards: @escaping () -> Void) {
+    func stop(_ afterwards: @escaping () -> Void) { end(.unmap, afterwards) }
+    /// Leaves the device to the next daemon, then calls `afterwards` on the loop.
+    func leave(_ afterwards: @escaping () -> Void) { end(.leave, afterwards) }
+
+    private func end(_ end: End, _ afterwards: @escaping () -> Void) {
+        guard !isOver else { return afterwards() }
         self.afterwards = afterwards
-        wishes.withLock { $0.mustEnd = true }
+        wishes.withLock { $0.end = end }
     }
     private func run() {
         let device: MappedDevice
@@ -45,8 +55,10 @@ final class DeviceKeeper: @unchecked Sendable {
         } catch {
             return finish(DeviceName.toolError(error))
         }
-        if Background.isDaemon { Background.ready(device.path) } else { print(device.path) }
-        while true {
+        let index = device.index
+        _ = loop.post { [self] _ in ready?(index) }
+        var end = End.none
+        while end == .none {
             do {
                 guard try device.keepAlive(forMilliseconds: Self.lookEveryMilliseconds) else { break }
                 if let size = wishes.withLock({ $0.size.take() }) { try device.resize(to: size) }
@@ -54,12 +66,11 @@ final class DeviceKeeper: @unchecked Sendable {
                 ToolExit.say("\(device.path): \(error)")
                 Thread.sleep(forTimeInterval: 0.1)
             }
-            if wishes.withLock({ $0.mustEnd }) {
-                letGo(device)
-                break
-            }
+            end = wishes.withLock { $0.end }
         }
-        finish(nil)
+        if end == .unmap { letGo(device) }
+        // The mark goes after the word: who sees it gone finds a daemon that knows.
+        withExtendedLifetime(device) { finish(nil) }
     }
     /// A device in use is left to the next daemon: its users wait instead of failing.
     private func letGo(_ device: MappedDevice) {
@@ -75,6 +86,7 @@ final class DeviceKeeper: @unchecked Sendable {
     }
     private func finish(_ failure: ToolError?) {
         _ = loop.post { [self] _ in
+            isOver = true
             if let afterwards { afterwards() } else { ended?(failure) }
         }
     }

@@ -42,12 +42,6 @@ final class Gateway {
     var singleClient: Int32?
     /// Tells that the addresses are served.
     var announce: ([SocketAddress]) -> Void = announceReady
-    /// Done before the server stops; calls back when it is done.
-    var stopsFirst: ((@escaping () -> Void) -> Void)?
-    /// A volume has another size.
-    var resized: ((ByteCount) -> Void)?
-    /// Answers with errors when the volume was taken over, instead of ending: a kernel device would wait.
-    var servesAfterLoss = false
 
     init(reactor: Reactor, listen: [SocketAddress]) {
         (self.reactor, addresses) = (reactor, listen)
@@ -96,7 +90,6 @@ final class Gateway {
     private func open() {
         do {
             if let control { controlSocket = try ControlSocket(self, path: control) }
-            server.exportResized = { [self] _, size in resized?(size) }
             if let onlyLink {
                 server.emptied = { [self] in stop() }
                 server.serve(onlyLink)
@@ -117,9 +110,6 @@ final class Gateway {
         }
     }
     private func lost(_ name: String, _ path: String) {
-        if servesAfterLoss {
-            return reactor.log(.error, "another client took the volume over; requests fail from now on")
-        }
         guard served.count == 1, control == nil else {
             reactor.log(.error, "another client took \(path) over; it is served no longer")
             server.remove(name)
@@ -149,19 +139,6 @@ final class Gateway {
     private func stop() {
         guard !isStopping else { return }
         isStopping = true
-        guard let stopsFirst, !served.isEmpty else { return stopServing() }
-        stopsFirst { [self] in stopServing() }
-    }
-
-    /// What made this gateway useful is gone, for a reason or because it was asked to go.
-    func finish(_ failure: ToolError?) {
-        if let failure { self.failure = failure }
-        guard !isStopping else { return }
-        isStopping = true
-        stopServing()
-    }
-
-    private func stopServing() {
         controlSocket?.close()
         server.stop { [self] in
             var left = served.count
@@ -199,8 +176,7 @@ extension Gateway {
     private func offer(_ volume: RemoteVolume, _ plan: ExportPlan) -> ToolError? {
         var export = NBDExport(
             name: plan.name, description: plan.description, volume: volume,
-            isReadOnly: plan.attach.isReadOnly, answersWhenFenced: servesAfterLoss,
-            isRotational: plan.isRotational)
+            isReadOnly: plan.attach.isReadOnly, isRotational: plan.isRotational)
         if plan.allowsResize {
             export.resize = { [weak volume] size, answer in
                 guard let volume else { return answer(.failure(.shuttingDown)) }

@@ -4,19 +4,18 @@ import CurveClient
 import DeviceMapping
 import Environment
 import Foundation
-import Synchronization
 import ToolSupport
 
 struct MapCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "map", abstract: "Make a volume a block device of this machine, /dev/nbdX.",
         discussion: """
-            Prints the device once it is usable. A daemon of its own serves it until \
-            'curve-nbd unmap'. When the daemon is killed, the device waits: map the volume \
-            again, and its users notice nothing but a pause.
+            Prints the device once it is usable. One daemon serves every device of this machine \
+            until 'curve-nbd unmap'. When it dies it is started again, and users of the \
+            devices notice nothing but a pause.
             Example:
               mkfs.ext4 "$(curve-nbd map db)"
-            """, aliases: ["attach"])
+            """)
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "The device, /dev/nbdN or N (default: the kernel chooses).") var device: String?
     @Flag(help: "Refuse writes.") var readOnly = false
@@ -24,16 +23,21 @@ struct MapCommand: ParsableCommand {
     var takeover = false
     @Option(help: "Sockets between the kernel and the daemon, 1 to 16.") var connections = 2
     @Option(help: "Logical block size, 512 or 4096.") var blockSize = 4096
-    @Option(help: "Seconds after which the kernel gives up a connection that does not answer.") var ioTimeout:
-        UInt64 =
-            30
-    @Option(help: "Seconds for which requests wait for a new daemon; then they fail.") var deadConnTimeout:
-        UInt64 = 600
+    @Option(
+        name: [.long, .customLong("timeout")],
+        help: "Seconds after which the kernel sends a request again that was not answered.")
+    var ioTimeout = DeviceSetup.requestTimeoutSecondsDefault
+    @Option(
+        name: [.long, .customLong("reattach-timeout")],
+        help: "Seconds for which requests wait for a new daemon; then they fail.")
+    var deadConnTimeout = DeviceSetup.deadConnectionTimeoutSecondsDefault
+    @Option(help: "A name for the device of your own, for 'unmap' and 'list'.") var cookie = ""
     @Option(help: "Fail requests after this many seconds without a majority (default: wait).") var errorAfter:
         Int?
-    @Option(help: "Where the daemon logs (default: a file in \(DaemonMark.defaultFolder)).") var logFile:
-        String?
+    @Option(help: "Where the daemon logs, if this starts it (default: \(DaemonClient.logPath)).")
+    var logFile: String?
     @Flag(help: "Serve from this process until it is unmapped or ended by a signal.") var foreground = false
+    @OptionGroup var old: OldMapOptions
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
 
@@ -41,9 +45,28 @@ struct MapCommand: ParsableCommand {
     var path: String { volume.hasPrefix("/") ? volume : "/" + volume }
 
     func run() throws {
-        let index = try device.map { try DeviceName.index($0) }
-        guard (1...16).contains(connections) else {
-            throw ToolError.failed("--connections is a number from 1 to 16")
+        guard foreground else { return print(try map()) }
+        let record = try wanted()
+        try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
+        try DeviceDaemon(try daemon.reactor(name: "curve-nbd"), stays: false).runForeground(record)
+    }
+    /// Has the daemon map the volume.
+    /// - Returns: the device.
+    func map() throws -> String {
+        try DaemonClient(logPath: logFile, logLevel: daemon.logLevel).map(try wanted())
+    }
+    private func wanted() throws -> MappingRecord {
+        var asked = self
+        for list in old.lists { try asked.take(list) }
+        let record = try asked.record()
+        try refuseSecondMapping()
+        return record
+    }
+    /// What the options mean.
+    private func record() throws -> MappingRecord {
+        try old.apply()
+        guard (1...MappingRecord.connectionsMax).contains(connections) else {
+            throw ToolError.failed("--connections is a number from 1 to \(MappingRecord.connectionsMax)")
         }
         guard blockSize == 512 || blockSize == 4096 else {
             throw ToolError.failed("--block-size is 512 or 4096")
@@ -54,76 +77,104 @@ struct MapCommand: ParsableCommand {
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
-        guard foreground || Background.isDaemon else { return try startDaemon() }
-        do {
-            try serve(index)
-        } catch {
-            Background.failed("\(error)", status: (error as? ToolError)?.status ?? 2)
-            throw error
-        }
+        let host = ProcessInfo.processInfo.hostName
+        var record = MappingRecord(
+            path: path, metadataServers: try metadata.servers().addresses.map(\.description),
+            holderKey: "map \(path) on \(host)")
+        record.index = try device.flatMap { $0 == "auto" ? nil : try DeviceName.index($0) }
+        (record.isReadOnly, record.takesOver, record.cookie) = (readOnly, takeover, cookie)
+        (record.connections, record.blockBytes) = (connections, blockSize)
+        (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
+        record.errorAfterSeconds = UInt64(errorAfter ?? 0)
+        guard record.isPlain else { throw ToolError.failed("names have no control characters") }
+        return record
     }
-    private func startDaemon() throws {
-        try refuseSecondMapping()
-        guard geteuid() == 0 || FileManager.default.isWritableFile(atPath: DaemonMark.defaultFolder) else {
-            throw ToolError.failed(
-                "mapping devices is for root; run it by sudo, with --mds if the MDS is this user's playground"
-            )
-        }
-        try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let name = String(path.dropFirst().map { $0 == "/" ? "-" : $0 })
-        let log = logFile ?? "\(DaemonMark.defaultFolder)/\(name).log"
-        do {
-            print(try Background.start(arguments: Array(CommandLine.arguments.dropFirst()), logPath: log))
-        } catch { throw DeviceName.toolError(error) }
-    }
-    private var identifier: String { DeviceName.identifier(of: path) }
 
-    /// Checked before the volume is attached: attaching would end the other daemon's access.
-    private func refuseSecondMapping() throws {
-        for device in BlockDeviceTable().devices() where device.isConnected && device.identifier == identifier
-        {
-            if let pid = DaemonMark.pid(of: device.index) {
-                throw ToolError.failed("\(path) is mapped already, as \(device.path), by process \(pid)")
+    /// Takes the options of `-o k=v,...`.
+    private mutating func take(_ list: String) throws {
+        for word in list.split(separator: ",") {
+            let parts = word.split(separator: "=", maxSplits: 1).map(String.init)
+            let (key, value) = (parts[0], parts.count == 2 ? parts[1] : nil)
+            func number<Number: LosslessStringConvertible>() throws -> Number {
+                guard let value, let number = Number(value) else {
+                    throw ToolError.failed("-o \(key) needs a number, as in \(key)=30")
+                }
+                return number
+            }
+            switch key {
+            case "ro", "read-only": readOnly = true
+            case "takeover": takeover = true
+            case "device": device = value
+            case "cookie": cookie = value ?? ""
+            case "connections": connections = try number()
+            case "block-size": blockSize = try number()
+            case "timeout", "io-timeout": ioTimeout = try number()
+            case "reattach-timeout", "dead-conn-timeout": deadConnTimeout = try number()
+            case "error-after": errorAfter = try number()
+            case "nbds_max": old.devicesMax = try number()
+            case "max_part": old.partitionsMax = try number()
+            case "try-netlink", "exclusive", "rw", "_netdev": break
+            default: throw ToolError.failed("-o \(key): no such option; see: curve-nbd map --help")
             }
         }
     }
-    private func serve(_ index: UInt32?) throws {
-        try refuseSecondMapping()
-        try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let mds = try metadata.address()
-        let reactor = try daemon.reactor(name: "curve-nbd")
-        let here = ProcessInfo.processInfo
-        let socket = "\(DaemonMark.defaultFolder)/\(here.processIdentifier).sock"
-        var options = MapOptions(identifier: identifier)
-        (options.index, options.connections, options.blockBytes) = (index, connections, blockSize)
-        (options.requestTimeoutSeconds, options.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
-        let gateway = Gateway(reactor: reactor, listen: [.unix(path: socket)])
-        gateway.servesAfterLoss = true
-        let keeper = DeviceKeeper(socket: socket, options: options, loop: reactor.handle)
-        gateway.announce = { [keeper] _ in keeper.start() }
-        gateway.stopsFirst = { [keeper] then in keeper.stop(then) }
-        gateway.resized = { [keeper] size in keeper.resize(to: size) }
-        keeper.ended = { [weak gateway] failure in gateway?.finish(failure) }
-        let plan = ExportPlan(
-            attach: AttachOptions(
-                path: path, metadataServers: [mds],
-                holder: "curve-nbd map on \(here.hostName) pid \(here.processIdentifier)",
-                holderKey: "map \(path) on \(here.hostName)", takeOver: takeover, isReadOnly: readOnly,
-                policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue))
-        try gateway.run([plan])
+
+    /// Checked before the volume is attached: attaching would end the other daemon's access.
+    private func refuseSecondMapping() throws {
+        let connected = Set(BlockDeviceTable().devices().filter(\.isConnected).map(\.index))
+        for record in MappingFolder.standard.records() where record.path == path {
+            guard let index = record.index, connected.contains(index), let pid = DaemonMark.pid(of: index)
+            else { continue }
+            throw ToolError.failed("\(path) is mapped already, as /dev/nbd\(index), by process \(pid)")
+        }
+    }
+}
+
+/// What scripts for other tools say. It changes nothing here, or is told why not.
+struct OldMapOptions: ParsableArguments {
+    @Flag(name: [.customLong("try-netlink"), .customLong("exclusive")], help: .hidden) var usual = false
+    @Option(name: [.customLong("nbds_max"), .customLong("nbds-max")], help: .hidden) var devicesMax: Int?
+    @Option(name: [.customLong("max_part"), .customLong("max-part")], help: .hidden) var partitionsMax: Int?
+    /// Where other clients find their cluster; ours is told by --mds.
+    @Option(name: .customLong("nebd-conf"), help: .hidden) var nebdConf: String?
+    @Flag(name: .customLong("no-exclusive"), help: .hidden) var isShared = false
+    @Option(
+        name: [.customShort("o"), .customLong("options")],
+        help: ArgumentHelp("Options in one word, as other tools take them.", valueName: "k=v,..."))
+    var lists: [String] = []
+
+    func apply() throws {
+        if isShared {
+            throw ToolError.failed(
+                "--no-exclusive: a volume has one writer at a time; use --takeover to take it from its holder"
+            )
+        }
+        for number in [devicesMax, partitionsMax].compactMap({ $0 }) where !(1...1024).contains(number) {
+            throw ToolError.failed("--nbds_max and --max_part are numbers from 1 to 1024")
+        }
+        guard !BlockDeviceTable().hasModule else { return }
+        // The module takes them when it is loaded, and only then.
+        let arguments =
+            ["nbd"] + (devicesMax.map { ["nbds_max=\($0)"] } ?? [])
+            + (partitionsMax.map { ["max_part=\($0)"] } ?? [])
+        let modprobe = Process()
+        modprobe.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        modprobe.arguments = ["modprobe"] + arguments
+        modprobe.standardError = FileHandle.nullDevice
+        // Without the module the mapping fails, and says why.
+        guard (try? modprobe.run()) != nil else { return }
+        modprobe.waitUntilExit()
     }
 }
 
 /// What devices and volumes are called on the command line and in the kernel.
 enum DeviceName {
-    private static let prefix = "curve:"
-
-    static func identifier(of path: String) -> String { prefix + path }
-
-    /// The volume behind a device of ours.
-    static func volume(_ device: NBDDevice) -> String? {
-        guard let identifier = device.identifier, identifier.hasPrefix(prefix) else { return nil }
-        return String(identifier.dropFirst(prefix.count))
+    /// What is known of a device of ours.
+    static func record(_ device: NBDDevice) -> MappingRecord? {
+        guard let record = MappingFolder.standard.record(of: device.index),
+            device.identifier == nil || device.identifier == record.identifier
+        else { return nil }
+        return record
     }
     static func index(_ name: String) throws -> UInt32 {
         guard let index = BlockDeviceTable.index(of: name) else {
@@ -131,12 +182,15 @@ enum DeviceName {
         }
         return index
     }
-    /// A device by its own name or by its volume's.
+    /// A device by its own name, its volume's, or its cookie.
     static func find(_ name: String) throws -> UInt32 {
         if let index = BlockDeviceTable.index(of: name) { return index }
         let path = name.hasPrefix("/") ? name : "/" + name
-        let devices = BlockDeviceTable().devices()
-        if let found = devices.first(where: { $0.isConnected && volume($0) == path }) { return found.index }
+        let found = BlockDeviceTable().devices().first { device in
+            guard device.isConnected, let record = record(device) else { return false }
+            return record.path == path || record.cookie == name
+        }
+        if let found { return found.index }
         throw ToolError.notFound("'\(name)' is neither a device nor a mapped volume; see: curve-nbd list")
     }
     static func toolError(_ error: any Error) -> ToolError {

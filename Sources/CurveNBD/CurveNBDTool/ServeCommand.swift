@@ -49,7 +49,7 @@ struct ServeCommand: ParsableCommand {
             throw ToolError.failed("name a volume to serve, or --control to add some later")
         }
         let keys = try tls.keys()
-        let mds = try metadata.address()
+        let mds = try metadata.servers().addresses
         let reactor = try daemon.reactor(name: "curve-nbd")
         let gateway = Gateway(reactor: reactor, listen: addresses)
         (gateway.printsStats, gateway.control) = (stats, control)
@@ -57,11 +57,11 @@ struct ServeCommand: ParsableCommand {
         if single { (gateway.singleClient, gateway.announce) = (0, { _ in }) }
         let plans = try volumes.enumerated().map { index, volume in
             try looks.plan(
-                volume, name: index < name.count ? name[index] : nil, metadataServers: [mds],
+                volume, name: index < name.count ? name[index] : nil, metadataServers: mds,
                 holderKey: holderKey)
         }
         gateway.planner = { request in
-            try request.plan(metadataServers: [mds], holderKey: holderKey)
+            try request.plan(metadataServers: mds, holderKey: holderKey)
         }
         try gateway.run(plans)
     }

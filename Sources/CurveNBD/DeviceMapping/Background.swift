@@ -47,6 +47,13 @@ public enum Background {
     /// True in a process that ``start(arguments:logPath:timeoutSeconds:)`` made, until it has reported.
     public static var isDaemon: Bool { unsafe getenv(reportVariable) != nil }
 
+    /// Leaves the report to a process that this one has started.
+    public static func leaveReport() {
+        guard isDaemon else { return }
+        unsafe unsetenv(reportVariable)
+        close(reportDescriptor)
+    }
+
     /// Tells the process that started this one that all is well.
     public static func ready(_ text: String) { report(readyPrefix + text) }
 

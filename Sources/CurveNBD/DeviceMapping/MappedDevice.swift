@@ -16,6 +16,8 @@ public struct MapOptions: Hashable, Sendable {
     public var deadConnectionTimeoutSeconds: UInt64?
     /// Names the volume in the kernel's list.
     public var identifier: String
+    /// Takes over a device that waits for a daemon, and makes none.
+    public var mustExist = false
     /// Where daemons mark the devices that they serve.
     public var markFolder = DaemonMark.defaultFolder
     /// The usual choices for a volume named `identifier`.
@@ -62,6 +64,9 @@ public final class MappedDevice {
             mark = try DaemonMark(index: index, folder: options.markFolder)
             try kernel.reconnect(orphan, setup, sockets: sockets.map(\.descriptor))
         } else {
+            guard !options.mustExist else {
+                throw .notConnected(options.index.map { "/dev/nbd\($0)" } ?? options.identifier)
+            }
             index = try kernel.connect(setup, sockets: sockets.map(\.descriptor))
             mark = try DaemonMark(index: index, folder: options.markFolder)
         }

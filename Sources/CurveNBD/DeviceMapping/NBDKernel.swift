@@ -24,11 +24,15 @@ public struct DeviceSetup: Hashable, Sendable {
     public init(size: ByteCount, flags: NBDTransmissionFlags, identifier: String) {
         (index, self.size, self.flags, self.identifier) = (nil, size, flags, identifier)
         blockBytes = Geometry.blockBytes
-        // After a daemon died its unanswered requests wait this long before they are sent again. The kernel
-        // closes a slow connection, too, so it must exceed what a healthy but busy cluster may take.
-        requestTimeoutSeconds = 30
-        deadConnectionTimeoutSeconds = 600
+        requestTimeoutSeconds = Self.requestTimeoutSecondsDefault
+        deadConnectionTimeoutSeconds = Self.deadConnectionTimeoutSecondsDefault
     }
+    /// After a daemon died its unanswered requests wait this long before they are sent again. The kernel
+    /// closes a slow connection, too, and sends again what it carried, so it must exceed what a healthy but
+    /// busy cluster takes, an election included.
+    public static let requestTimeoutSecondsDefault: UInt64 = 5
+    /// Longer than a machine takes to start a daemon, however busy; shorter than people's patience.
+    public static let deadConnectionTimeoutSecondsDefault: UInt64 = 600
 }
 
 /// The kernel's NBD driver over generic netlink. Blocks: never call it on the loop that answers the device's

@@ -39,7 +39,10 @@ final class ServerSocket {
         }
         return try connected(to: path)
     }
-    private static func connected(to path: String) throws(DeviceError) -> Int32 {
+    /// A socket that gives up a step that takes longer than `stepSeconds`.
+    static func connected(
+        to path: String, stepSeconds: Int = ServerSocket.stepSeconds
+    ) throws(DeviceError) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw .system(call: "socket", errno: errno) }
         var limit = timeval(tv_sec: stepSeconds, tv_usec: 0)

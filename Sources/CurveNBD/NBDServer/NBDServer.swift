@@ -46,6 +46,17 @@ public final class NBDServer {
         return status
     }
 
+    /// What connections hold, against ``NBDServerLimits``.
+    package func readGauges(_ read: GaugeReader) {
+        read("NBD connections", connections.count, limits.connectionsMax)
+        let requests = connections.values.reduce(0) { max($0, $1.inFlightRequests) }
+        let bytes = connections.values.reduce(0) { max($0, $1.inFlightBytes) }
+        read("requests of an NBD connection", requests, limits.connection.inFlightRequestsMax)
+        read(
+            "bytes of an NBD connection", bytes,
+            max(limits.connection.inFlightBytesMax, NBDLimits.payloadBytesMax))
+    }
+
     /// Connections that have chosen this export.
     public func connections(of name: String) -> Int {
         connections.values.reduce(0) { $0 + ($1.exportName == name ? 1 : 0) }

@@ -20,6 +20,8 @@ final class ServerConnection: ConnectionHandler {
     private var batch: [NBDSession.Effect] = []
     private var loggedErrors: Set<VolumeError> = []
     private var isOver = false
+    /// Requests wait for room.
+    private var isPaused = false
 
     init(number: Int, link: any Connection, server: NBDServer) {
         (self.number, self.link, self.server, tls) = (number, link, server, server.tls)
@@ -33,6 +35,7 @@ final class ServerConnection: ConnectionHandler {
     var isInHandshake: Bool { session.isInHandshake }
     var peerHost: String { link.peerHost }
     var inFlightRequests: Int { session.inFlightRequests }
+    var inFlightBytes: Int { session.inFlightBytes }
 
     func open() {
         handshakeTimer = server.environment.after(server.limits.handshakeTimeout) { [weak self] in
@@ -82,6 +85,7 @@ final class ServerConnection: ConnectionHandler {
 
     @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         guard !isOver else { return }
+        guard !isDeserted else { return finish() }
         unsafe session.received(
             bytes, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
@@ -104,10 +108,15 @@ final class ServerConnection: ConnectionHandler {
             note(error)
             if error == .fenced, !answersWhenFenced { return finish() }
         }
+        guard !(isPaused && isDeserted) else { return finish() }
         session.completed(
             token, result, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
     }
+    /// Whoever left waits for no answer, but repeats elsewhere what was not answered here (a kernel does, on
+    /// another connection of its device) and goes on from there. What is left to be read here would come
+    /// after that, and undo it.
+    private var isDeserted: Bool { !session.isInHandshake && link.hasPeerLeft }
     private var choices: [NBDExportDescription] { session.isInHandshake ? server.descriptions() : [] }
 
     private func note(_ error: VolumeError) {
@@ -135,8 +144,12 @@ final class ServerConnection: ConnectionHandler {
                 case .enter(let name): enter(name)
                 case .submit(let token, let request): submit(token, request)
                 case .resize(let token, let size): resize(token, to: size)
-                case .pauseReceiving: link.pauseReceiving()
-                case .resumeReceiving: link.resumeReceiving()
+                case .pauseReceiving:
+                    isPaused = true
+                    link.pauseReceiving()
+                case .resumeReceiving:
+                    isPaused = false
+                    link.resumeReceiving()
                 case .close(let reason): ended = reason
                 }
             }

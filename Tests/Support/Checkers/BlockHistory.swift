@@ -1,6 +1,8 @@
-/// The histories of many independent registers, one per block or sector, recorded while a world runs.
+/// The histories of many independent registers, the 512-byte sectors of a volume, recorded while a world
+/// runs.
 ///
-/// A register's value is the 8-byte id that a write puts into each of its 512-byte sectors; 0 is zeroes.
+/// A register's value is the 8-byte id that a write puts into each sector; 0 is zeroes. Sectors of a block
+/// that were only ever written together, and read alike, have one history between them until that ends.
 public struct BlockHistory {
     private struct Open {
         let kind: RegisterOperation.Kind
@@ -11,6 +13,10 @@ public struct BlockHistory {
     private var clock: UInt64 = 0
     private var open: [UInt64: Open] = [:]
     private var histories: [UInt64: [RegisterOperation]] = [:]
+    /// By number of the block: what happened to all its sectors alike.
+    private var wholes: [UInt64: [RegisterOperation]] = [:]
+    private var splitBlocks: Set<UInt64> = []
+    private static let sectorsPerBlock: UInt64 = 8
     /// Operations recorded with an answer.
     public private(set) var answeredCount = 0
     /// Writes that were never answered, or in a way that leaves the outcome open.
@@ -33,9 +39,9 @@ public struct BlockHistory {
         precondition(operation.kind == .write, "\(id) is a read")
         let finish = tick()
         answeredCount += 1
-        for register in operation.registers {
-            add(register, .write, operation.value, operation.start, finish)
-        }
+        add(
+            operation.registers,
+            RegisterOperation(.write, operation.value, start: operation.start, finish: finish))
     }
     /// A read was answered with one value for each register.
     public mutating func finishRead(_ id: UInt64, values: [UInt64]) {
@@ -43,18 +49,26 @@ public struct BlockHistory {
         precondition(operation.kind == .read && values.count == operation.registers.count, "read \(id)")
         let finish = tick()
         answeredCount += 1
-        for (register, value) in zip(operation.registers, values) {
-            add(register, .read, value, operation.start, finish)
+        // Runs of one value are added together.
+        var (first, value) = (operation.registers.lowerBound, values.first ?? 0)
+        func addRun(to end: UInt64) {
+            add(first..<end, RegisterOperation(.read, value, start: operation.start, finish: finish))
         }
+        for (register, next) in zip(operation.registers, values) where next != value {
+            addRun(to: register)
+            (first, value) = (register, next)
+        }
+        addRun(to: operation.registers.upperBound)
     }
     /// An operation failed: a write may or may not take effect at any later time, a read says nothing.
     public mutating func fail(_ id: UInt64) {
         guard let operation = open.removeValue(forKey: id) else { preconditionFailure("\(id) failed twice") }
         guard operation.kind == .write else { return }
         unknownCount += 1
-        for register in operation.registers {
-            add(register, .write, operation.value, operation.start, RegisterOperation.never)
-        }
+        add(
+            operation.registers,
+            RegisterOperation(
+                .write, operation.value, start: operation.start, finish: RegisterOperation.never))
     }
     /// A failed write of a client that others have taken over from: if it took effect, then before now.
     public mutating func expire(_ id: UInt64) {
@@ -62,11 +76,10 @@ public struct BlockHistory {
         guard operation.kind == .write else { return }
         unknownCount += 1
         let finish = tick()
-        for register in operation.registers {
-            histories[register, default: []].append(
-                RegisterOperation(
-                    .write, operation.value, start: operation.start, finish: finish, isCertain: false))
-        }
+        add(
+            operation.registers,
+            RegisterOperation(
+                .write, operation.value, start: operation.start, finish: finish, isCertain: false))
     }
     /// A failed write is known to have had no effect: it is forgotten.
     public mutating func refuse(_ id: UInt64) { open[id] = nil }
@@ -81,8 +94,9 @@ public struct BlockHistory {
         var judged = self
         for id in open.keys.sorted() { judged.fail(id) }
         var undecided = 0
-        for register in judged.histories.keys.sorted() {
-            switch checkRegister(judged.histories[register] ?? [], statesMax: statesMax) {
+        let blocks = judged.wholes.keys.map { $0 * Self.sectorsPerBlock }
+        for register in (blocks + judged.histories.keys).sorted() {
+            switch checkRegister(judged.operations(on: register), statesMax: statesMax) {
             case .linearizable: break
             case .undecided: undecided += 1
             case .violated(let what): return ((register, what), undecided)
@@ -92,7 +106,7 @@ public struct BlockHistory {
     }
     /// What happened to one register, by time asked, for a person to read.
     public func story(of register: UInt64) -> [String] {
-        var all = histories[register] ?? []
+        var all = operations(on: register)
         for id in open.keys.sorted() {
             guard let operation = open[id], operation.registers.contains(register) else { continue }
             guard operation.kind == .write else { continue }
@@ -117,10 +131,30 @@ public struct BlockHistory {
         precondition(open[id] == nil, "operation \(id) is open")
         open[id] = Open(kind: kind, registers: registers, value: value, start: tick())
     }
-    private mutating func add(
-        _ register: UInt64, _ kind: RegisterOperation.Kind, _ value: UInt64, _ start: UInt64, _ finish: UInt64
-    ) {
-        histories[register, default: []].append(
-            RegisterOperation(kind, value, start: start, finish: finish))
+    private func operations(on register: UInt64) -> [RegisterOperation] {
+        histories[register] ?? wholes[register / Self.sectorsPerBlock] ?? []
+    }
+    /// The same happened to all these registers.
+    private mutating func add(_ registers: Range<UInt64>, _ operation: RegisterOperation) {
+        var first = registers.lowerBound
+        while first < registers.upperBound {
+            let block = first / Self.sectorsPerBlock
+            let end = min(registers.upperBound, (block + 1) * Self.sectorsPerBlock)
+            if end - first == Self.sectorsPerBlock, !splitBlocks.contains(block) {
+                wholes[block, default: []].append(operation)
+            } else {
+                split(block)
+                for register in first..<end { histories[register, default: []].append(operation) }
+            }
+            first = end
+        }
+    }
+    /// From now on each sector of the block has a history of its own.
+    private mutating func split(_ block: UInt64) {
+        guard splitBlocks.insert(block).inserted, let soFar = wholes.removeValue(forKey: block) else {
+            return
+        }
+        let start = block * Self.sectorsPerBlock
+        for register in start..<(start + Self.sectorsPerBlock) { histories[register] = soFar }
     }
 }

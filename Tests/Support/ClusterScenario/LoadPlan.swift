@@ -4,8 +4,8 @@ import BlockTypes
 public struct LoadPlan: Sendable {
     /// Where requests go: a few hot runs of blocks, so that they meet.
     public var hotSpots: [Range<Int>]
-    /// Bytes of one register: a block, or a sector when requests smaller than a block are made.
-    public var registerBytes: Int
+    /// Requests start and end at multiples of this: a block, or a sector.
+    public var unitBytes: Int
     /// Requests in flight of each client.
     public var inFlightMax: Int
     /// Requests in all.
@@ -18,21 +18,26 @@ public struct LoadPlan: Sendable {
     /// Largest request, in blocks.
     public var blocksMax: Int
 
+    /// Longer histories with many zeroes in them cannot be judged in reasonable time.
+    public static let operationsWithZeroesMax = 1000
+
     /// A load on a volume of `volumeBlocks` blocks.
     public init(volumeBlocks: Int, operations: Int, random: inout SeededRandom) {
-        registerBytes = random.oneIn(4) ? Geometry.sectorBytes : Geometry.blockBytes
+        unitBytes = random.oneIn(2) ? Geometry.sectorBytes : Geometry.blockBytes
         inFlightMax = 1 << Int.random(in: 0...5, using: &random)
+        // Zero can be written again and again, which makes judging harder: half of the loads do without.
+        let writesZero = random.oneIn(2)
+        let operations = writesZero ? min(operations, Self.operationsWithZeroesMax) : operations
         self.operations = operations
         let each = ScenarioPlan.turmoil.milliseconds * Int64(inFlightMax) / Int64(operations)
         restMax = random.oneIn(5) ? .zero : .milliseconds(8 * each)
         reads = Int.random(in: 1...10, using: &random)
         writes = Int.random(in: 2...10, using: &random)
-        // Zero can be written again and again, which makes judging harder: half of the loads do without.
-        let writesZero = random.oneIn(2)
         trims = writesZero ? Int.random(in: 0...3, using: &random) : 0
         zeroes = writesZero ? Int.random(in: 0...3, using: &random) : 0
         flushes = random.oneIn(3) ? 1 : 0
-        blocksMax = [1, 4, 16, 64, 300][Int.random(in: 0..<5, using: &random)]
+        // Large requests cost much and meet fewer others: a quarter of the loads has them.
+        blocksMax = [1, 1, 4, 4, 16, 16, 64, 300][Int.random(in: 0..<8, using: &random)]
         let spotCount = Int.random(in: 1...4, using: &random)
         // With zeroes about, few requests may be open on one block at the same time.
         let least = writesZero ? max(4, 4 * inFlightMax) : 2

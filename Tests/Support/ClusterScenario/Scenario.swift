@@ -39,6 +39,7 @@ public final class Scenario {
     private let record = LoadRecord()
     private var clients: [ScenarioClient] = []
     private var clientCount = 0
+    private var bounds: BoundsWatch?
     private var dice: DeedDice
     private var events: [ScenarioEvent] = []
     /// Hears of each event as it happens: an invariant may end the process before the outcome is there.
@@ -63,6 +64,7 @@ public final class Scenario {
         outcome.cause = perform(&outcome)
         outcome.requests = record.issued
         outcome.answered = record.history.answeredCount
+        for what in (bounds?.reached ?? []).sorted() { outcome.tally["reached the bound: \(what)"] = 1 }
         outcome.traceHash = world.trace.hash
         outcome.steps = world.stepCount
         (outcome.events, outcome.rates) = (events, plan.rates)
@@ -73,6 +75,7 @@ public final class Scenario {
     }
     private func perform(_ outcome: inout ScenarioOutcome) -> String? {
         if let wrong = cluster.boot() { return wrong }
+        watchBounds()
         newClient()
         guard world.run(within: .seconds(60), until: { clients[0].isAttached }) else {
             return "the first client cannot attach: \(clients[0].trouble ?? "no answer")"
@@ -86,7 +89,18 @@ public final class Scenario {
         guard cluster.stopServers() else { return "the chunkservers do not stop" }
         return complaint ?? cluster.compareReplicas(registers: plan.load.hotSpots)
     }
-    private var complaint: String? { record.complaint ?? cluster.complaint }
+    private var complaint: String? { record.complaint ?? cluster.complaint ?? bounds?.complaint }
+    private func watchBounds() {
+        let watch = BoundsWatch(world) { [weak self] read in
+            guard let self else { return }
+            cluster.readGauges(read)
+            for client in clients { client.readGauges(read) }
+        } compareAll: { [weak self] in
+            self?.cluster.noteStandings(&$0)
+        }
+        bounds = watch
+        watch.start()
+    }
 
     // MARK: Turmoil
 
@@ -131,7 +145,7 @@ public final class Scenario {
     }
     private func perform(_ deed: NemesisPlan.Deed, _ victim: Int) {
         switch deed {
-        case .powerLoss, .kill, .pause: dice.note(SimCluster.machine(victim))
+        case .powerLoss, .kill, .pause, .strand: dice.note(SimCluster.machine(victim))
         default: break
         }
         switch deed {
@@ -144,6 +158,7 @@ public final class Scenario {
         case .isolate: world.isolate(anyMachine())
         case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
         case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: dice.time(upTo: 1000))
+        case .strand: strand(victim)
         case .heal: world.healNetwork()
         case .directoryDown:
             cluster.stopDirectory()
@@ -153,6 +168,18 @@ public final class Scenario {
             newClient()
         case .takeOver: newClient()
         }
+    }
+    private func strand(_ victim: Int) {
+        guard let client = clients.last?.machine else { return }
+        let others = (0..<SimCluster.serverCount).filter { $0 != victim }
+        let strand = StrandedRequests(&dice)
+        strand.begin(
+            in: world, client: client, server: SimCluster.machine(victim),
+            pause: { [weak self] in self?.cluster.pause(victim, for: $0) },
+            dethrone: { [weak self] in
+                guard let self, isStriking else { return }
+                for other in others { cluster.kill(other, thenStartAfter: $0) }
+            })
     }
     private func anyMachine() -> String {
         let choice = dice.pick(0..<(SimCluster.serverCount + 2))
@@ -176,8 +203,12 @@ public final class Scenario {
 
     // MARK: Calm
 
+    /// Replicas that differ after that are judged as they are.
+    private static let secondsToConverge = 20
+
     private func calm() -> String? {
         world.note { "calm" }
+        bounds?.isCalm = true
         cluster.calmDown()
         for client in clients { client.stopAsking() }
         if clients.last?.isUsable != true { newClient() }
@@ -196,13 +227,16 @@ public final class Scenario {
         }
         client.detach()
         // Followers learn of the last commits by heartbeats and catch up.
-        world.run(for: .seconds(20))
+        for _ in 0..<Self.secondsToConverge {
+            world.run(for: .seconds(1))
+            if cluster.hasConverged { break }
+        }
         return complaint
     }
     private func describe(_ found: (register: UInt64, what: RegisterViolation)) -> String {
-        let block = found.register * UInt64(plan.load.registerBytes) / UInt64(Geometry.blockBytes)
+        let block = found.register * UInt64(Geometry.sectorBytes) / UInt64(Geometry.blockBytes)
         for line in record.history.story(of: found.register) { world.note { "history: \(line)" } }
-        return "block \(block): \(found.what)"
+        return "block \(block) sector \(found.register % 8): \(found.what)"
     }
 }
 

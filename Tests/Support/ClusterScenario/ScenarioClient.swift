@@ -35,6 +35,7 @@ final class ScenarioClient {
         (self.plan, self.record, self.pool, self.seed) = (plan, record, pool, seed)
     }
     var openCount: Int { load?.openCount ?? 0 }
+    func readGauges(_ read: GaugeReader) { if host.isAlive { volume?.readGauges(read) } }
     var isUsable: Bool { host.isAlive && !isLost }
     /// What it waits for, in words.
     var trouble: String? { attachTrouble ?? volume?.status.waiting }

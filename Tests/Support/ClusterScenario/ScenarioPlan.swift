@@ -1,4 +1,5 @@
 import BlockTypes
+import ChunkServer
 import ChunkStore
 import Simulation
 
@@ -26,6 +27,8 @@ public struct ScenarioPlan: Sendable {
     public var journalBytes: UInt64
     /// How much log the stores keep, how often they make checkpoints.
     public var store = StoreSettings()
+    /// The chunkservers' bounds: small ones are reached.
+    public var limits: ChunkServerLimits
     /// The disks say that they have no volatile cache, and have one: acknowledged writes get lost at a power
     /// loss of all. Never in a plan made by seed; shows that the judge sees it.
     public var disksLie = false
@@ -65,7 +68,10 @@ public struct ScenarioPlan: Sendable {
         store.discardsFreedSpace = random.oneIn(3)
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
-            operations: Int.random(in: 100...1500, using: &random), random: &random)
+            operations: Int.random(in: 200...5000, using: &random), random: &random)
+        limits = .swarm(&random)
+        // Not so often that no large transfer ever comes through: clients repeat a damaged one twice.
+        if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 500...10_000, using: &random) }
     }
 }
 
@@ -120,6 +126,9 @@ public struct NemesisPlan: Sendable {
         case blockOneWay
         /// One direction between two machines becomes slow.
         case slow
+        /// Requests of the client to one server are held up on their way, until it leads again after others
+        /// have led: late copies of what was answered long ago.
+        case strand
         /// The network is whole again.
         case heal
         /// The directory dies and comes back.

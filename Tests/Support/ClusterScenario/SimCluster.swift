@@ -21,6 +21,9 @@ public final class SimCluster {
     private var wasServing = [false, false, false]
     /// Counts the restarts asked for: only the newest happens.
     private var starts = [0, 0, 0]
+    /// The number of each one's present process.
+    private var processes = [0, 0, 0]
+    private var startCount = 0
     private var atlas: FaultAtlas
     /// The first thing a chunkserver said when it gave up.
     public private(set) var complaint: String?
@@ -117,6 +120,7 @@ public final class SimCluster {
         var options = ChunkServerOptions(
             metadataServers: [ScenarioDirectory.address.description], listen: "\(name):7000", host: name)
         options.store = plan.store
+        options.limits = plan.limits
         options.refusalProvesDeath = plan.seed % 2 == 0
         let server = ChunkServer(environment: host, disk: disks[index], options: options, pool: pool)
         server.serving = { [weak self] _ in self?.isServing[index] = true }
@@ -132,6 +136,8 @@ public final class SimCluster {
         }
         hosts[index] = host
         servers[index] = server
+        startCount += 1
+        processes[index] = startCount
         server.start()
     }
     /// Power loss, and power again.
@@ -170,6 +176,12 @@ public final class SimCluster {
         (hosts[index], servers[index], isServing[index]) = (nil, nil, false)
         return host
     }
+    func noteStandings(_ watch: inout StandingWatch) {
+        for index in 0..<Self.serverCount {
+            servers[index]?.readStandings { watch.note($0, store: index, process: processes[index]) }
+        }
+    }
+    func readGauges(_ read: GaugeReader) { for server in servers { server?.readGauges(read) } }
     func pause(_ index: Int, for duration: Duration) { hosts[index]?.pause(for: duration) }
 
     /// Ends all faults: whatever happens now is the cluster's own doing.
@@ -183,6 +195,17 @@ public final class SimCluster {
         startDirectory()
         for index in 0..<Self.serverCount where hosts[index]?.isAlive != true {
             startLater(index, after: .zero)
+        }
+    }
+    /// True when everybody who can be there is, with the same log, applied to its end.
+    var hasConverged: Bool {
+        let present = (0..<Self.serverCount).filter { !atlas.isGone(Self.server($0)) }
+        guard present.allSatisfy({ isServing[$0] }) else { return false }
+        return directoryState.copysets.allSatisfy { id, _ in
+            let states = present.map { servers[$0]?.state(of: id) }
+            return states.allSatisfy {
+                $0?.isSyncing == false && $0?.applied == $0?.last.index && $0?.last == states[0]?.last
+            }
         }
     }
     /// Clean shutdown of all chunkservers.
@@ -226,7 +249,13 @@ public final class SimCluster {
                 return "\(runner.name) does not apply copyset \(id) up to \(end)"
             }
         }
-        return compareBlocks(runners)
+        if let wrong = compareBlocks(runners) { return wrong }
+        for runner in runners {
+            if let wrong = runner.store.audit() {
+                return "the store on \(runner.name) does not add up: \(wrong)"
+            }
+        }
+        return nil
     }
     private func compareBlocks(_ runners: [StoreRunner]) -> String? {
         let chunks = UInt32(plan.volumeBytes / UInt64(Geometry.chunkBytes))

@@ -16,6 +16,8 @@ public final class LoadRecord {
     /// The first thing that no history is needed to condemn: a torn block, a wrong length, an odd error.
     public private(set) var complaint: String?
     private var nextID: UInt64 = 0
+    /// Memory of writes that are done, for the next ones.
+    let pool = BufferPool(keptBytesPerClassMax: 1 << 20)
     /// Writes whose outcome nobody knows, of clients that were fenced or died: a new attachment settles them.
     private var limbo: [(id: UInt64, session: UInt32)] = []
 
@@ -97,7 +99,7 @@ public final class VolumeLoad {
     }
     /// The run is over: nothing is kept alive for requests that nobody answers any more.
     public func end() { volume = nil }
-    /// Reads every register that the load may have touched, outside of the plan.
+    /// Reads every sector that the load may have touched, outside of the plan.
     /// - Parameter blocks: how many blocks the volume has; `nil` for enough.
     public func readEverything(upTo blocks: Int? = nil) {
         for spot in plan.hotSpots {
@@ -133,23 +135,26 @@ public final class VolumeLoad {
             proceed()
         }
     }
-    /// Bytes: a run of registers inside one hot spot.
+    /// Bytes: a run of sectors or blocks inside one hot spot. Where sectors are asked for, a third of the
+    /// requests is for whole blocks all the same.
     private func chooseRun() -> (start: Int, count: Int) {
+        let unit =
+            plan.unitBytes < Geometry.blockBytes && random.oneIn(3) ? Geometry.blockBytes : plan.unitBytes
         let spot = plan.hotSpots[Int.random(in: 0..<plan.hotSpots.count, using: &random)]
-        let perBlock = Geometry.blockBytes / plan.registerBytes
-        let registers = (spot.lowerBound * perBlock)..<(spot.upperBound * perBlock)
-        var most = min(plan.blocksMax * perBlock, registers.count)
+        let perBlock = Geometry.blockBytes / unit
+        let units = (spot.lowerBound * perBlock)..<(spot.upperBound * perBlock)
+        var most = min(plan.blocksMax * perBlock, units.count)
         if !random.oneIn(3) { most = min(most, 4) }
         let count = Int.random(in: 1...most, using: &random)
-        let first = Int.random(in: registers.lowerBound...(registers.upperBound - count), using: &random)
-        return (first * plan.registerBytes, count * plan.registerBytes)
+        let first = Int.random(in: units.lowerBound...(units.upperBound - count), using: &random)
+        return (first * unit, count * unit)
     }
-    private func registers(_ start: Int, _ count: Int) -> Range<UInt64> {
-        UInt64(start / plan.registerBytes)..<UInt64((start + count) / plan.registerBytes)
+    private func sectors(_ start: Int, _ count: Int) -> Range<UInt64> {
+        UInt64(start / Geometry.sectorBytes)..<UInt64((start + count) / Geometry.sectorBytes)
     }
     private func write(_ start: Int, _ count: Int) {
         let value = record.newID()
-        let payload = Self.contents(value, count)
+        let payload = Self.contents(value, count, record.pool)
         // Sometimes in two pieces, as frontends do.
         let sectors = count / Geometry.sectorBytes
         let cut = random.oneIn(4) && sectors > 1 ? Int.random(in: 1..<sectors, using: &random) : 0
@@ -166,7 +171,7 @@ public final class VolumeLoad {
     private func change(_ start: Int, _ count: Int, _ value: UInt64, _ request: VolumeRequest) {
         let id = record.newID()
         open.insert(id)
-        record.history.startWrite(id, registers(start, count), value: value)
+        record.history.startWrite(id, sectors(start, count), value: value)
         host.traceLine { "asks \(id): \(value == 0 ? "zero" : "write \(value)") \(start)+\(count)" }
         let mark = record.sizes?.mark
         volume?.submit(request) { [self] result in
@@ -184,7 +189,7 @@ public final class VolumeLoad {
     private func read(_ start: Int, _ count: Int) {
         let id = record.newID()
         open.insert(id)
-        record.history.startRead(id, registers(start, count))
+        record.history.startRead(id, sectors(start, count))
         let mark = record.sizes?.mark
         volume?.submit(.read(start: ByteOffset(bytes: UInt64(start)), byteCount: count)) { [self] result in
             guard open.remove(id) != nil else { return unexpected(id) }
@@ -234,9 +239,10 @@ public final class VolumeLoad {
 
     // MARK: Contents
 
-    static func contents(_ value: UInt64, _ count: Int) -> Payload {
-        let buffer = BlockBuffer(byteCount: count)
-        _ = buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    private static func contents(_ value: UInt64, _ count: Int, _ pool: BufferPool) -> Payload {
+        let buffer = pool.take(byteCount: count)
+        _ = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count])
+            .initializeMemory(as: UInt8.self, repeating: 0)
         for sector in stride(from: 0, to: count, by: Geometry.sectorBytes) {
             buffer.bytes.storeBytes(of: value.littleEndian, toByteOffset: sector, as: UInt64.self)
             buffer.bytes.storeBytes(
@@ -244,7 +250,7 @@ public final class VolumeLoad {
         }
         return Payload(buffer, byteCount: count)
     }
-    /// One value for each register.
+    /// One value for each sector.
     /// - Returns: `nil`, with a complaint, when the bytes are not those of whole writes.
     private func values(_ segments: [ReadSegment], _ start: Int, _ count: Int) -> [UInt64]? {
         guard segments.reduce(0, { $0 + $1.byteCount }) == count else {
@@ -259,16 +265,17 @@ public final class VolumeLoad {
             case .data(let payload): payload.withBytes { Self.append($0, to: &sectors, record) }
             }
         }
-        let perRegister = plan.registerBytes / Geometry.sectorBytes
-        guard perRegister > 1 else { return sectors }
-        return stride(from: 0, to: sectors.count, by: perRegister).map { first in
-            let all = sectors[first..<(first + perRegister)]
+        guard plan.unitBytes == Geometry.blockBytes else { return sectors }
+        // Whole blocks were written: each must hold one write and nothing else.
+        let perBlock = Geometry.blockBytes / Geometry.sectorBytes
+        for first in stride(from: 0, to: sectors.count, by: perBlock) {
+            let all = sectors[first..<(first + perBlock)]
             if all.contains(where: { $0 != sectors[first] }) {
                 record.complain(
                     "block \(start / 4096 + first / 8) is torn: holds writes \(Self.short(Array(all)))")
             }
-            return sectors[first]
         }
+        return sectors
     }
     private static func append(
         _ bytes: UnsafeRawBufferPointer, to sectors: inout [UInt64], _ record: LoadRecord

@@ -27,9 +27,11 @@ final class Campaign: @unchecked Sendable {
     /// - Returns: true when every seed was clean.
     func run() -> Bool {
         DispatchQueue.concurrentPerform(iterations: options.jobs) { job in
-            self.follow(job)
+            self.follow(job, Self.thisProgram)
             // Another process has other hash seeds: an order that depends on them shows.
-            if self.options.isTwice { self.follow(job) }
+            if self.options.isTwice {
+                self.follow(job, self.options.beside.map { URL(fileURLWithPath: $0) } ?? Self.thisProgram)
+            }
         }
         let seconds = Int(Date().timeIntervalSince(began))
         var used = rusage()
@@ -54,20 +56,25 @@ final class Campaign: @unchecked Sendable {
             "the first worker grew by \(late - early) KiB after its first \(Self.warmUpSeeds) seeds")
         return false
     }
+    private static var thisProgram: URL {
+        URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+    }
     /// Keeps one worker busy with every `jobs`-th seed, and starts a new one after a crash.
-    private func follow(_ job: Int) {
+    private func follow(_ job: Int, _ program: URL) {
         var next = options.first + UInt64(job)
         let end = options.first + options.seeds
         while next < end {
-            let crashed = runWorker(job, from: next, to: end)
+            let crashed = runWorker(program, job, from: next, to: end)
             guard let crashed else { return }
             next = crashed + UInt64(options.jobs)
         }
     }
     /// - Returns: the seed that ended the process before its time.
-    private func runWorker(_ job: Int, from first: UInt64, to end: UInt64) -> UInt64? {
+    private func runWorker(
+        _ program: URL, _ job: Int, from first: UInt64, to end: UInt64
+    ) -> UInt64? {
         let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+        process.executableURL = program
         process.arguments = [
             "--worker", "--first", "\(first)", "--seeds", "\(end - first)", "--stride", "\(options.jobs)",
             "--scenario", options.scenario.rawValue,

@@ -18,6 +18,7 @@ import Foundation
                --tally               says at the end how often what happened
                --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
+               --beside PROGRAM      the same, the second time with another build of this program
                --only LIST, --operations N    a part of the seed's plan, as --shrink prints it
                --lying-disks         disks lose what they called durable
                --plant NAME          with a planted bug, in a build that has them
@@ -64,6 +65,7 @@ import Foundation
     }
     /// Says each seed before it runs, so that whoever listens knows which one ended the process.
     private static func work(_ options: Options) {
+        keepMemory()
         for seed in stride(from: options.first, to: options.first + options.seeds, by: options.stride) {
             say("start \(seed)")
             let outcome = options.run(seed)
@@ -73,6 +75,11 @@ import Foundation
             say("end \(seed) \(outcome.answered) \(outcome.undecided) \(outcome.cause ?? "clean")")
         }
     }
+    /// What one seed gives back, the next one takes: asking the system anew costs page faults.
+    private static func keepMemory() {
+        for option in [M_MMAP_THRESHOLD, M_TRIM_THRESHOLD] { _ = mallopt(option, keptBytesMax) }
+    }
+    private static let keptBytesMax: Int32 = 1 << 30
     /// Memory that is in use, not what the heap keeps for later: holes between other things are no growth.
     private static var heapKiB: Int {
         let heap = mallinfo2()
@@ -127,6 +134,8 @@ struct Options {
     var traced = false
     var isWorker = false
     var isTwice = false
+    /// Another build of this program, for the second run of each seed.
+    var beside: String?
     var demandsFlatMemory = false
     var showsTally = false
     var scenario = ScenarioKind.cluster
@@ -174,6 +183,7 @@ struct Options {
             case "--trace": traced = true
             case "--worker": isWorker = true
             case "--twice": isTwice = true
+            case "--beside": (isTwice, beside) = (true, try name(of: argument))
             case "--flat-memory": demandsFlatMemory = true
             case "--tally": showsTally = true
             case "--scenario":

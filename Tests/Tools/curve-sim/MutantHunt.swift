@@ -74,7 +74,7 @@ enum MutantHunt {
         case .lostTakenForTorn, .failedFlushBelieved, .checksumIgnored: [.rot]
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
-        case .fenceUngated, .edgeUnordered, .stripeEndLost: [.cluster]
+        case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,
             .databaseUnheld:
             [.world]

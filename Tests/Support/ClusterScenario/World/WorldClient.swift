@@ -11,6 +11,7 @@ final class WorldClient {
     private let world: SimWorld
     private let host: SimHost
     private let seed: UInt64
+    private let metadataServers: [SocketAddress]
     private var takesOver: Bool
     private var attachment: RemoteVolume?
     private var load: VolumeLoad?
@@ -29,12 +30,21 @@ final class WorldClient {
     private var isDetached = false
     private var attachTrouble: String?
 
-    init(_ world: SimWorld, number: Int, _ volume: WorldVolume, takesOver: Bool) {
+    init(
+        _ world: SimWorld, number: Int, _ volume: WorldVolume, _ metadataServers: [SocketAddress],
+        takesOver: Bool
+    ) {
         machine = "client\(number)"
+        self.metadataServers = metadataServers
         host = world.startHost(on: machine)
         (self.world, self.volume, self.takesOver, seed) = (world, volume, takesOver, world.random.next())
     }
     var openCount: Int { load?.openCount ?? 0 }
+    func readGauges(_ read: GaugeReader) {
+        guard host.isAlive else { return }
+        attachment?.readGauges(read)
+        gateway?.readGauges(read)
+    }
     var isUsable: Bool { host.isAlive && !isLost && !isDetached }
     var isAlive: Bool { host.isAlive }
     /// What it waits for, in words.
@@ -50,7 +60,7 @@ final class WorldClient {
         let nameChanges = volume.nameChanges
         attempts += 1
         var options = AttachOptions(
-            path: path, metadataServers: [WorldMetadata.address], holder: machine, takeOver: takesOver)
+            path: path, metadataServers: metadataServers, holder: machine, takeOver: takesOver)
         options.timeout = .seconds(10)
         firstAsk = firstAsk ?? world.trueNow
         lastAsk = world.trueNow

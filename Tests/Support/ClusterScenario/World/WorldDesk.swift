@@ -10,11 +10,11 @@ final class WorldDesk {
     private let host: SimHost
     private let channel: ControlChannel
 
-    init(_ world: SimWorld, name: String, pool: BufferPool) {
+    init(_ world: SimWorld, name: String, _ metadataServers: [SocketAddress], pool: BufferPool) {
         self.world = world
         host = world.startHost(on: name)
         channel = ControlChannel(
-            environment: host, addresses: [WorldMetadata.address], hello: Hello(role: .client), pool: pool)
+            environment: host, addresses: metadataServers, hello: Hello(role: .client), pool: pool)
     }
     /// Asks once; nobody repeats it.
     func ask(

@@ -15,7 +15,9 @@ final class WorldGateway {
     init(_ volume: RemoteVolume, on host: SimHost, _ world: SimWorld, _ plan: WorldVolumePlan) {
         userHost = world.startHost(on: host.machineName)
         remote = NBDRemote(userHost, size: volume.size)
-        server = NBDServer(environment: host)
+        var limits = NBDServerLimits()
+        limits.connection.inFlightRequestsMax = plan.requestsPerConnectionMax
+        server = NBDServer(environment: host, limits: limits)
         connections = plan.connections
         do {
             try server.add(NBDExport(name: "volume", volume: volume))
@@ -36,6 +38,7 @@ final class WorldGateway {
         client.leave(politely: userHost.random() % 2 == 0)
     }
     func close() { server.abandon() }
+    func readGauges(_ read: GaugeReader) { server.readGauges(read) }
     private func dial(_ ready: @escaping () -> Void) {
         userHost.connect(to: Self.address, timeout: .seconds(5)) { [weak self] result in
             guard let self else { return }

@@ -1,4 +1,5 @@
 import BlockTypes
+import ChunkServer
 import ChunkStore
 import Simulation
 
@@ -20,6 +21,8 @@ public struct WorldPlan: Sendable {
     public var actRestMax: Duration
     /// Chunkservers, each on its own machine.
     public var servers: Int
+    /// Metadata servers, each on its own machine, over one database: one leads.
+    public var metadataServers: Int
     /// Copysets of the pool, three members each.
     public var copysets: Int
     /// Volumes that exist at the beginning; people may make more.
@@ -44,6 +47,8 @@ public struct WorldPlan: Sendable {
     public var store = StoreSettings()
     /// A refused connection counts as proof that a process is gone.
     public var refusalProvesDeath: Bool
+    /// The chunkservers' bounds: small ones are reached.
+    public var limits: ChunkServerLimits
     /// The disks say that they have no volatile cache, and have one. Never in a plan made by seed; shows that
     /// the judge sees it.
     public var disksLie = false
@@ -85,6 +90,9 @@ public struct WorldPlan: Sendable {
         acts = random.oneIn(3) ? [] : WorldAct.allCases.filter { _ in random.oneIn(2) }
         actRestMax = .milliseconds(Int.random(in: 100...4_000, using: &random))
         servers = random.oneIn(2) ? 3 : Int.random(in: 4...9, using: &random)
+        // From a source of its own: what else a seed means does not depend on it.
+        var extra = SeededRandom(seed: seed ^ 0x3D5_0000_0000_0000)
+        metadataServers = Int.random(in: 1...3, using: &extra)
         copysets = Int.random(in: 1...(servers + 1), using: &random)
         clientsMax = Int.random(in: 1...4, using: &random)
         sectorBytes = random.oneIn(2) ? 512 : 4096
@@ -106,6 +114,7 @@ public struct WorldPlan: Sendable {
             damagedServers = Array(
                 Array(0..<servers).shuffled(using: &random).prefix(Int.random(in: 1...most, using: &random)))
         }
+        limits = .swarm(&random)
         writeErrorOneIn = random.oneIn(8) ? Int.random(in: 1_000...20_000, using: &random) : 0
         let count = Int.random(in: 1...6, using: &random)
         let operations = Int.random(in: 300...1500, using: &random)
@@ -123,7 +132,7 @@ public struct WorldPlan: Sendable {
     var losesSightOfServers: Bool {
         let blinding: [WorldDeed] = [
             .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .pause, .move, .swapStores, .isolate,
-            .blockPair, .blockOneWay, .slow, .hangDisk,
+            .blockPair, .blockOneWay, .slow, .strand, .hangDisk,
         ]
         return deeds.contains { blinding.contains($0) } || !damagedServers.isEmpty || writeErrorOneIn > 0
     }
@@ -133,6 +142,7 @@ public struct WorldPlan: Sendable {
         (plan.faults, plan.metadata, plan.deeds, plan.acts) = (.none, .none, [], [])
         (plan.storeBytes, plan.clonesStore) = (256 << 20, false)
         (plan.damagedServers, plan.writeErrorOneIn) = ([], 0)
+        plan.metadataServers = 1
         return plan
     }
 }
@@ -151,6 +161,8 @@ public struct WorldVolumePlan: Sendable {
     public var isServedOverNBD: Bool
     /// NBD connections of each client.
     public var connections: Int
+    /// Requests of each of them that the server takes at a time.
+    public var requestsPerConnectionMax: Int
 
     init(
         operations: Int, isResized: Bool, isLarge: Bool, fillsStores: Bool, _ random: inout SeededRandom
@@ -166,6 +178,7 @@ public struct WorldVolumePlan: Sendable {
             volumeBlocks: Int(first) / Geometry.blockBytes, operations: operations, random: &random)
         isServedOverNBD = random.oneIn(2)
         connections = random.oneIn(2) ? 1 : 2
+        requestsPerConnectionMax = random.oneIn(2) ? 128 : Int.random(in: 1...8, using: &random)
         if fillsStores { fillStore(&random) }
         guard isResized else { return }
         // Other ends, near enough that a run of blocks straddles them.
@@ -182,7 +195,7 @@ public struct WorldVolumePlan: Sendable {
     }
     /// A load that puts more into the volume than a small store can hold.
     private mutating func fillStore(_ random: inout SeededRandom) {
-        load.registerBytes = Geometry.blockBytes
+        load.unitBytes = Geometry.blockBytes
         load.hotSpots = [0..<min(Int(sizes[0]) / Geometry.blockBytes, 16_384)]
         load.blocksMax = 32
         load.writes = 20
@@ -219,13 +232,16 @@ public enum WorldDeed: CaseIterable, Sendable {
     case blockOneWay
     /// One direction between two machines becomes slow.
     case slow
+    /// Requests of a client to one server are held up on their way, until it leads again after others have
+    /// led.
+    case strand
     /// The network is whole again.
     case heal
     /// Somebody's wall clock jumps.
     case wallJump
-    /// The metadata server dies and comes back.
+    /// A metadata server dies, or its machine loses power, and comes back; mostly the one that leads.
     case metadataDown
-    /// The metadata server stands still.
+    /// A metadata server stands still; mostly the one that leads.
     case metadataPause
     /// A client stands still, perhaps long after its lease, and goes on as if nothing had happened.
     case clientPauses
@@ -299,7 +315,7 @@ extension WorldPlan: CustomStringConvertible {
         volumes: \(volumes.map { "\n    \($0)" }.joined())
         deeds: \(deeds) every \(restMax)
         acts: \(acts) every \(actRestMax)
-        metadata: \(metadata)
+        metadata: \(metadataServers) servers, \(metadata)
         faults: \(faults)
         """
     }

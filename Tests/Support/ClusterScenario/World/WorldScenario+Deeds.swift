@@ -20,13 +20,19 @@ extension WorldScenario {
             world.block(from: other, to: one)
         case .blockOneWay: world.block(from: anyMachine(), to: anyMachine())
         case .slow: world.slow(from: anyMachine(), to: anyMachine(), by: deedDice.time(upTo: 1000))
+        case .strand: strand()
         case .heal: world.healNetwork()
         case .wallJump:
             let seconds = Int64(deedDice.pick(-100_000..<100_001))
             let process = deedDice.oneIn(2) ? metadata.process : servers.process(victim)
             process?.jumpWallClock(bySeconds: seconds)
-        case .metadataDown: metadata.kill(thenStartAfter: deedDice.time(upTo: 4000))
-        case .metadataPause: metadata.process?.pause(for: deedDice.time(upTo: 4000))
+        case .metadataDown:
+            let delay = deedDice.time(upTo: 4000)
+            let (index, losesPower) = (metadata.victim(&deedDice), deedDice.oneIn(2))
+            metadata.end(index, losesPower: losesPower, thenStartAfter: delay)
+        case .metadataPause:
+            let time = deedDice.time(upTo: 4000)
+            metadata.process(metadata.victim(&deedDice))?.pause(for: time)
         case .clientPauses, .clientDies, .takeOver, .twoTakers, .gatewayBreaks: strikeClient(deed)
         }
     }
@@ -70,13 +76,29 @@ extension WorldScenario {
         default: newClient(for: volume, takesOver: true)
         }
     }
+    private func strand() {
+        let clients = volumes.compactMap(\.client).filter(\.isAttached)
+        guard !clients.isEmpty else { return }
+        let client = deedDice.pick(clients).machine
+        let members = deedDice.pick(copysets).members.compactMap { servers.index(of: $0) }
+        let victim = deedDice.pick(members)
+        deedDice.note("\(client) to \(servers.machine(victim))")
+        let strand = StrandedRequests(&deedDice)
+        strand.begin(
+            in: world, client: client, server: servers.machine(victim),
+            pause: { servers.process(victim)?.pause(for: $0) },
+            dethrone: { [weak self] in
+                guard let self, isStriking, !isPeace else { return }
+                for other in members where other != victim { servers.kill(other, thenStartAfter: $0) }
+            })
+    }
     func anyTime(upTo milliseconds: Int) -> Duration {
         .milliseconds(Int.random(in: 1...milliseconds, using: &world.random))
     }
     private func anyMachine() -> String {
         let clients = volumes.compactMap(\.client)
         let choice = deedDice.pick(0..<(servers.count + clients.count + 1))
-        var name = WorldMetadata.machine
+        var name = WorldMetadata.machine(choice == servers.count ? deedDice.pick(0..<metadata.count) : 0)
         if choice < servers.count { name = servers.machine(choice) }
         if choice > servers.count { name = clients[choice - servers.count - 1].machine }
         deedDice.note(name)
@@ -99,7 +121,7 @@ extension WorldScenario {
     private func clone() {
         guard isStriking else { return }
         let victim = Int.random(in: 0..<servers.count, using: &world.random)
-        guard servers.isServing(victim) else { return isPeace = false }
+        guard servers.mayBeCloned(victim) else { return isPeace = false }
         world.note { "people: start a copy of the store on \(servers.machine(victim))" }
         tally["store cloned", default: 0] += 1
         servers.startClone(of: victim)
@@ -115,10 +137,11 @@ extension WorldScenario {
         var quiet = SimFaults.none
         quiet.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
         (world.faults, metadata.faults) = (quiet, .none)
+        for index in 0..<servers.count { servers.disk(index).faults.writeErrorOneIn = 0 }
         world.healNetwork()
         servers.resumeAll()
         servers.startAll()
-        metadata.process?.resume()
+        metadata.resume()
         metadata.start()
     }
 }

@@ -16,6 +16,7 @@ public final class WorldScenario {
     let servers: WorldServers
     let desk: WorldDesk
     var volumes: [WorldVolume] = []
+    private var bounds: BoundsWatch?
     var isStriking = true
     /// Nothing bad is to happen for a while.
     var isPeace = false
@@ -37,9 +38,9 @@ public final class WorldScenario {
         var faults = SimFaults.none
         faults.clockDriftMillionthsMax = plan.faults.clockDriftMillionthsMax
         world = SimWorld(seed: plan.seed, faults: faults, traceLinesMax: traceLinesMax)
-        metadata = WorldMetadata(world, pool: pool)
-        servers = WorldServers(world, plan, pool: pool)
-        desk = WorldDesk(world, name: "desk", pool: pool)
+        metadata = WorldMetadata(world, count: plan.metadataServers, pool: pool)
+        servers = WorldServers(world, plan, metadata.addresses, pool: pool)
+        desk = WorldDesk(world, name: "desk", metadata.addresses, pool: pool)
         deedDice = DeedDice(seed: plan.seed ^ 0xDEED_0000_0000_0000)
         actDice = DeedDice(seed: plan.seed ^ 0xAC70_0000_0000_0000)
     }
@@ -67,6 +68,7 @@ public final class WorldScenario {
     }
     private func perform(_ outcome: inout ScenarioOutcome) -> String? {
         if let wrong = boot() { return wrong }
+        watchBounds()
         turmoil()
         if let wrong = complaint ?? calm() {
             if world.trace.isListening { servers.noteDiagnosis() }
@@ -103,7 +105,10 @@ public final class WorldScenario {
             tally["volumes purged", default: 0] += volume.isPurged ? 1 : 0
             tally["attachments", default: 0] += volume.clients.count { $0.isAttached }
         }
+        for what in (bounds?.reached ?? []).sorted() { tally["reached the bound: \(what)"] = 1 }
+        tally["metadata servers"] = metadata.count
         tally["metadata server started"] = metadata.startCount
+        tally["metadata server took over"] = metadata.takeoverCount
         tally["chunkservers started"] = servers.startCount
         return tally
     }
@@ -112,7 +117,19 @@ public final class WorldScenario {
             if let wrong = volume.client?.violation { return "volume \(volume.number) over NBD: \(wrong)" }
             if let wrong = volume.record.complaint { return "volume \(volume.number): \(wrong)" }
         }
-        return servers.complaint ?? metadata.complaint
+        return servers.complaint ?? metadata.complaint ?? bounds?.complaint
+    }
+    private func watchBounds() {
+        let watch = BoundsWatch(world) { [weak self] read in
+            guard let self else { return }
+            metadata.readGauges(read)
+            servers.readGauges(read)
+            for volume in volumes { for client in volume.clients { client.readGauges(read) } }
+        } compareAll: { [weak self] in
+            self?.servers.noteStandings(&$0)
+        }
+        bounds = watch
+        watch.start()
     }
 
     // MARK: The beginning
@@ -162,7 +179,9 @@ public final class WorldScenario {
     }
     func newClient(for volume: WorldVolume, takesOver: Bool) {
         clientCount += 1
-        let client = WorldClient(world, number: clientCount, volume, takesOver: takesOver)
+        let client = WorldClient(
+            world, number: clientCount, volume, metadata.addresses(beginningWith: clientCount),
+            takesOver: takesOver)
         volume.clients.append(client)
         client.attach()
     }
@@ -257,11 +276,12 @@ public final class WorldScenario {
 
     private func calm() -> String? {
         world.note { "calm" }
+        bounds?.isCalm = true
         (world.faults, metadata.faults) = (.none, .none)
         world.healNetwork()
         servers.mendDisks()
         servers.resumeAll()
-        metadata.process?.resume()
+        metadata.resume()
         metadata.start()
         servers.startAll()
         for volume in volumes {
@@ -321,9 +341,8 @@ public final class WorldScenario {
     private func describe(
         _ found: (register: UInt64, what: RegisterViolation), of volume: WorldVolume
     ) -> String {
-        let load = volume.plan.load
-        let block = found.register * UInt64(load.registerBytes) / UInt64(Geometry.blockBytes)
+        let block = found.register * UInt64(Geometry.sectorBytes) / UInt64(Geometry.blockBytes)
         for line in volume.record.history.story(of: found.register) { world.note { "history: \(line)" } }
-        return "volume \(volume.number) block \(block): \(found.what)"
+        return "volume \(volume.number) block \(block) sector \(found.register % 8): \(found.what)"
     }
 }

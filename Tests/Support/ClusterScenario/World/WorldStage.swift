@@ -28,9 +28,9 @@ final class WorldStage {
         (plan.servers, plan.copysets, plan.storeBytes) = (3, 1, 64 << 20)
         (plan.journalBytes, plan.hasVolatileCache, plan.sectorBytes) = (1 << 20, true, 4096)
         plan.store = .init()
-        metadata = WorldMetadata(world, pool: pool)
-        servers = WorldServers(world, plan, pool: pool)
-        desk = WorldDesk(world, name: "desk", pool: pool)
+        metadata = WorldMetadata(world, count: 1, pool: pool)
+        servers = WorldServers(world, plan, metadata.addresses, pool: pool)
+        desk = WorldDesk(world, name: "desk", metadata.addresses, pool: pool)
         world.wiretap = { [unowned self] stream, from, to, piece in heard(stream, from, to, piece) }
         metadata.start()
         if let wrong = servers.format(asking: desk) { throw Flop(description: wrong) }
@@ -53,7 +53,7 @@ final class WorldStage {
     func attach(_ name: String, takeOver: Bool = false) throws -> RemoteVolume {
         let host = world.startHost(on: name)
         let options = AttachOptions(
-            path: "/v", metadataServers: [WorldMetadata.address], holder: name, takeOver: takeOver)
+            path: "/v", metadataServers: metadata.addresses, holder: name, takeOver: takeOver)
         var result: Result<RemoteVolume, AttachError>?
         RemoteVolume.attach(environment: host, options: options) { result = $0 }
         try until("\(name) is attached") { result != nil }

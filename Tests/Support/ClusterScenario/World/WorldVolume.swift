@@ -59,9 +59,9 @@ final class WorldVolume {
 
     // MARK: Sizes
 
-    /// The registers of the load that lie in these bytes.
-    private func registers(in bytes: Range<UInt64>) -> [Range<UInt64>] {
-        let unit = UInt64(plan.load.registerBytes)
+    /// The sectors of the load that lie in these bytes.
+    private func sectors(in bytes: Range<UInt64>) -> [Range<UInt64>] {
+        let unit = UInt64(Geometry.sectorBytes)
         return plan.load.hotSpots.compactMap { spot in
             let touched =
                 UInt64(spot.lowerBound * Geometry.blockBytes)..<UInt64(spot.upperBound * Geometry.blockBytes)
@@ -73,7 +73,7 @@ final class WorldVolume {
     /// - Returns: the writes of zeroes that this means, for ``sizeSettled(_:_:isDone:session:)``.
     func sizeAsked(_ size: UInt64) -> [UInt64] {
         record.sizes?.ask(size)
-        return registers(in: size..<max(size, plan.sizes.max() ?? size)).map { range in
+        return sectors(in: size..<max(size, plan.sizes.max() ?? size)).map { range in
             let id = record.newID()
             record.history.startWrite(id, range, value: 0)
             return id
