@@ -83,7 +83,7 @@ import Testing
     func texts() throws {
         let record = MappingRecord(path: "/a", metadataServers: ["h:1"], holderKey: "k")
         for question in [DaemonSocket.Question("status"), DaemonSocket.Question("map", record)] {
-            #expect(question.text.hasSuffix("\n\n") && DaemonSocket.Question(question.text) == question)
+            #expect(question.text.hasSuffix("\n\n") && DaemonSocket.Question(parsing: question.text) == question)
         }
         for answer in [DaemonSocket.Answer.done("/dev/nbd0"), .done(""), .failed("no, because", status: 1)] {
             #expect(DaemonSocket.Answer(String(answer.line.dropLast())) == answer)
@@ -92,7 +92,7 @@ import Testing
     }
     @Test("nonsense is no question and no answer", arguments: ["", "\n", "map", "map\nrecord\n\n", "\n\n"])
     func nonsense(text: String) {
-        #expect(DaemonSocket.Question(text) == nil)
+        #expect(DaemonSocket.Question(parsing: text) == nil)
         #expect(DaemonSocket.Answer(text) == nil)
     }
     @Test("nobody listens: no answer, and no error")

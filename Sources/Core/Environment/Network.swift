@@ -156,6 +156,8 @@ public protocol Connection: AnyObject {
 }
 
 extension Connection {
+    /// See the requirement.
+    public var hasPeerLeft: Bool { false }
     /// Who is at the other end without what differs from one connection to the next: a TCP port.
     public var peerHost: String {
         guard !peer.hasPrefix("unix:"), let colon = peer.lastIndex(of: ":") else { return peer }

@@ -29,6 +29,8 @@ public final class TLSConnection: Connection, ConnectionHandler {
     }
     /// Who is at the other end.
     public var peer: String { inner.peer }
+    /// As the plain one knows it.
+    public var hasPeerLeft: Bool { inner.hasPeerLeft }
     /// Encrypted bytes that the kernel has not taken yet.
     public var queuedSendBytes: Int { inner.queuedSendBytes }
 

@@ -33,7 +33,7 @@ final class QuestionReader: ConnectionHandler {
         guard bytes.suffix(2) == [0x0A, 0x0A] else { return }
         wasAsked = true
         forgetTimer()
-        guard let question = DaemonSocket.Question(String(decoding: bytes, as: UTF8.self)) else {
+        guard let question = DaemonSocket.Question(parsing: String(decoding: bytes, as: UTF8.self)) else {
             return answer(.failed("the question makes no sense to this version", status: 2))
         }
         asked(question) { [self] in answer($0) }

@@ -24,7 +24,7 @@ public enum DaemonSocket {
         var text: String { "\(verb)\n\(record?.text ?? "")\n" }
         /// Reads a whole question.
         /// - Returns: `nil` when it makes no sense.
-        public init?(_ text: String) {
+        public init?(parsing text: String) {
             let parts = text.split(separator: "\n", maxSplits: 1, omittingEmptySubsequences: false)
             guard let verb = parts.first, !verb.isEmpty, parts.count == 2 else { return nil }
             self.verb = String(verb)
