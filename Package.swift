@@ -173,8 +173,8 @@ let package = Package(
         tests(
             "ScenariosTests",
             [
-                "BlockTypes", "Checkers", "ClusterScenario", "Environment", "GoldenText", "Simulation",
-                "TestVolumes",
+                "BlockTypes", "Checkers", "ClusterScenario", "CurveClient", "Environment", "GoldenText",
+                "Simulation", "TestVolumes",
             ]),
         tests("TidyTests", []),
     ]
