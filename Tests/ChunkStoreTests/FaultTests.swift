@@ -103,6 +103,42 @@ import StoreCrashModel
         #expect(harness.failure == nil && !harness.store.usage.isOutOfSpaceBelow)
         #expect(try harness.read(try harness.run(0, 0, 2)) == [2, 1])
     }
+    @Test("a leader that found no room, and lost the entry that asked for it, finds room again")
+    func roomAgain() throws {
+        let harness = try StoreHarness(isLazilyGrown: true)
+        harness.prepare()
+        harness.write(try harness.run(0, 0, 2), id: 1)
+        harness.commitAll()
+        let next = try location(harness, 1) + 1
+        for block in next..<(next + 8000) { harness.disk.failing[block] = .full }
+        harness.write(try harness.run(0, 0, 1), id: 2)
+        harness.drain()
+        #expect(harness.store.usage.isOutOfSpaceBelow)
+        harness.store.truncate(harness.copyset, from: LogIndex(3))
+        harness.disk.failing = [:]
+        for second in 1...5 { harness.tick(.seconds(second)) }
+        let (payload, checksums) = ModelBytes.payload([1])
+        let write = Operation.write(
+            try harness.run(0, 0, 1), SnapshotNumber(0), harness.tag(), checksums: checksums, payload: payload
+        )
+        #expect(harness.store.room(for: write, in: harness.copyset) == .enough)
+    }
+    @Test("what is written again, because it found no room, counts again")
+    func trafficOfRetries() throws {
+        let harness = try StoreHarness(isLazilyGrown: true)
+        let before = Int(harness.store.usage.traffic.writtenBytes) - harness.writtenBytes
+        harness.prepare()
+        harness.write(try harness.run(0, 0, 2), id: 1)
+        harness.commitAll()
+        let next = try location(harness, 1) + 1
+        for block in next..<(next + 8000) { harness.disk.failing[block] = .full }
+        // A checkpoint is due, and its pages find no room for some ticks.
+        for second in 100...104 { harness.tick(.seconds(second)) }
+        harness.disk.failing = [:]
+        for second in 105...107 { harness.tick(.seconds(second)) }
+        #expect(harness.failure == nil && harness.store.usage.traffic.checkpointBytes > 0)
+        #expect(Int(harness.store.usage.traffic.writtenBytes) - harness.writtenBytes == before)
+    }
     @Test("a journal that can not be written stops the store for good")
     func journalFails() throws {
         let harness = try StoreHarness()

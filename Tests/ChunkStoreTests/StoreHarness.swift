@@ -12,6 +12,8 @@ final class StoreHarness {
     let pool = BufferPool()
     var random = SeededRandom(seed: 1)
     private(set) var effects: [StoreEffect] = []
+    /// What the disk was given, by every store on it.
+    private(set) var writtenBytes = 0
     private var nextTicket: UInt64 = 1
     private var index: UInt64 = 0
     private var sequence: UInt64 = 0
@@ -73,7 +75,14 @@ final class StoreHarness {
         var taken: [StoreEffect] = []
         store.takeEffects(&taken)
         for effect in taken {
-            if case .disk(let request) = effect { disk.submit(request) } else { effects.append(effect) }
+            guard case .disk(let request) = effect else {
+                effects.append(effect)
+                continue
+            }
+            if case .write(_, _, let payloads) = request {
+                writtenBytes += payloads.reduce(0) { $0 + $1.byteCount }
+            }
+            disk.submit(request)
         }
     }
     func tick(_ now: Duration = .seconds(1)) {

@@ -330,7 +330,7 @@ extension ChunkStore {
     /// The payload goes elsewhere; the entry becomes durable with the record of the new place. Meanwhile the
     /// journal goes on: a full or failing spot must not hold up the other copysets.
     private func dataFailed(_ write: DataWrite, _ error: DiskError) {
-        isOutOfSpaceBelow = error == .full
+        (isOutOfSpaceBelow, outOfSpaceAt) = (error == .full, now)
         let blame = Set(write.entries.map(\.serial)).count == 1
         for entry in write.entries {
             guard entry.copyset.log.contains(entry.index),
@@ -533,13 +533,28 @@ extension ChunkStore {
     func retryWithoutRoom() {
         let retries = retryAtTick
         retryAtTick = []
+        // What found no room may be gone, cut off the log, and a leader that believes to have none writes
+        // nothing that could tell it otherwise.
+        if retries.isEmpty, now > outOfSpaceAt + Self.outOfSpaceLifetime { isOutOfSpaceBelow = false }
         for retry in retries {
             switch retry {
             case .request(let operation, let offset, let payloads):
+                count(payloads.reduce(0) { $0 + $1.byteCount }, again: operation)
                 submit(operation) { .write($0, at: offset, payloads) }
             case .entry(let copyset, let index, let serial):
                 journal.carried.append(.entry(copyset, index, serial: serial))
             }
+        }
+    }
+    /// Attempts are made at each tick; while none of them fails any more there may be room again.
+    private static let outOfSpaceLifetime: Duration = .seconds(2)
+    private func count(_ byteCount: Int, again operation: PendingOperation) {
+        switch operation {
+        case .journal: traffic.journalBytes += UInt64(byteCount)
+        case .page: traffic.checkpointBytes += UInt64(byteCount)
+        case .syncData: traffic.syncBytes += UInt64(byteCount)
+        case .data, .batchFlush, .read, .checkpointFlush, .superblock, .discard, .repairData, .recovery:
+            invariant(false, "written again as it was: \(operation)")
         }
     }
 }

@@ -277,9 +277,9 @@ extension ChunkStore {
     }
     func syncDataWritten(_ install: SyncInstall, _ write: DataWrite, _ result: Result<Void, DiskError>) {
         switch result {
-        case .success: break
+        case .success: isOutOfSpaceBelow = false
         case .failure(.full):
-            isOutOfSpaceBelow = true
+            (isOutOfSpaceBelow, outOfSpaceAt) = (true, now)
             return retryAtTick.append(
                 .request(.syncData(install, write), at: ByteOffset(bytes: write.startByte), write.payloads))
         case .failure:

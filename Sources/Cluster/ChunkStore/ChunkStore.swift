@@ -29,6 +29,8 @@ public final class ChunkStore {
     var unusable: Set<UInt32> = []
     var quarantinedBlockCount = 0
     var isOutOfSpaceBelow = false
+    /// When a write last found no room below.
+    var outOfSpaceAt = Duration.zero
 
     var copysetsByID: [CopysetID: Copyset] = [:]
     var copysetIDs: [CopysetID] = []
