@@ -83,7 +83,8 @@ import Testing
     func texts() throws {
         let record = MappingRecord(path: "/a", metadataServers: ["h:1"], holderKey: "k")
         for question in [DaemonSocket.Question("status"), DaemonSocket.Question("map", record)] {
-            #expect(question.text.hasSuffix("\n\n") && DaemonSocket.Question(parsing: question.text) == question)
+            #expect(question.text.hasSuffix("\n\n"))
+            #expect(DaemonSocket.Question(parsing: question.text) == question)
         }
         for answer in [DaemonSocket.Answer.done("/dev/nbd0"), .done(""), .failed("no, because", status: 1)] {
             #expect(DaemonSocket.Answer(String(answer.line.dropLast())) == answer)

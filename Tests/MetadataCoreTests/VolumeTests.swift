@@ -114,8 +114,40 @@ import Testing
         #expect(newer.count == 12 && newer.allSatisfy { $0.fence?.change == 4 })
         #expect(bench.refusal(grow, session: 5)?.code == .notReady)
         try bench.beatAll(finished: newer.map(\.id))
+        // Whole stripe groups are free now; the end lies within one, and only the holder can free the rest.
+        #expect(bench.refusal(grow, session: 5)?.code == .notReady)
+        func settle(_ change: UInt32) throws {
+            try bench.ask(
+                .renewLease(volume: id, epoch: epoch, addressBookVersion: 0, settledChange: change),
+                session: 5)
+        }
+        try settle(3)
+        #expect(bench.refusal(grow, session: 5)?.code == .notReady, "that was the shrink before")
+        try settle(4)
         try bench.ask(grow, session: 5)
         #expect(try bench.info("/v").row.change == 5)
+    }
+    /// Or the volume would show old data once it has grown: nobody who attached it at its new size knows
+    /// where it once ended.
+    @Test("a holder that was taken over leaves it to the next one to free what its shrink cut off")
+    func resizeTakenOver() throws {
+        let bench = try Bench.ready()
+        let id = try bench.create("/v").row.id
+        #expect(try !bench.attach("/v", session: 5).trimsTail)
+        try bench.ask(.resize(path: "/v", sizeBytes: 256 * mib + 4096, allowShrink: true), session: 5)
+        try bench.beatAll(finished: try bench.beatAll().map(\.id))
+        let grow = MetadataRequest.resize(path: "/v", sizeBytes: 1 << 30, allowShrink: false)
+        let next = try bench.attach("/v", takeOver: true, session: 6)
+        #expect(next.trimsTail && bench.refusal(grow, session: 6)?.code == .notReady)
+        let change = next.volume.row.change ?? 0
+        try bench.ask(
+            .renewLease(volume: id, epoch: next.epoch, addressBookVersion: 0, settledChange: change),
+            session: 6)
+        try bench.ask(grow, session: 6)
+        #expect(try !bench.attach("/v", takeOver: true, session: 7).trimsTail)
+        // Whole stripe groups leave nothing to the holder.
+        try bench.ask(.resize(path: "/v", sizeBytes: 256 * mib, allowShrink: true), session: 7)
+        #expect(try !bench.attach("/v", takeOver: true, session: 8).trimsTail)
     }
     @Test("a holder that was silent for longer than its lease does not fence itself when it shrinks")
     func resizeAfterSilence() throws {
@@ -141,7 +173,12 @@ import Testing
         try bench.ask(.detach(volume: id, epoch: epoch), session: 5)
         let grow = MetadataRequest.resize(path: "/v", sizeBytes: 1 << 30, allowShrink: false)
         #expect(bench.refusal(grow)?.message.contains("attach it to grow it") == true)
-        _ = try bench.attach("/v", session: 6)
+        let next = try bench.attach("/v", session: 6)
+        #expect(next.trimsTail, "the first one may have gone before it had freed the rest")
+        let settled = MetadataRequest.renewLease(
+            volume: id, epoch: next.epoch, addressBookVersion: 0,
+            settledChange: next.volume.row.change ?? 0)
+        try bench.ask(settled, session: 6)
         try bench.ask(grow, session: 6)
     }
 

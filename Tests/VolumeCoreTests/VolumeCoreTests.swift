@@ -39,7 +39,7 @@ private struct Bench {
     init(
         size: UInt64 = 64 << 20, stripes: StripeMap? = StripeMap(stripeUnitBytes: 65536, stripeCount: 4),
         copysetCount: Int = 4, policy: UnavailablePolicy = .queue, readOnly: Bool = false,
-        limits: VolumeLimits = VolumeLimits(), attached: Bool = true
+        limits: VolumeLimits = VolumeLimits(), attached: Bool = true, trimsTail: Bool = false
     ) throws {
         let members = [ServerID(1), ServerID(2), ServerID(3)]
         let copysets = (0..<copysetCount).map {
@@ -49,7 +49,8 @@ private struct Bench {
             VolumeCore.Configuration(
                 volume: VolumeID(1), size: ByteCount(bytes: size), stripes: try #require(stripes),
                 copysets: copysets,
-                epoch: Epoch(3), change: 1, isReadOnly: readOnly, policy: policy, limits: limits, seed: 1),
+                epoch: Epoch(3), change: 1, trimsTail: trimsTail, isReadOnly: readOnly, policy: policy,
+                limits: limits, seed: 1),
             pool: BufferPool())
         guard attached else { return }
         feed(.start)
@@ -244,6 +245,34 @@ private struct Bench {
         #expect(half.sent.count == 65)
         half.answerAll()
         #expect(half.isDone(beside) && half.core.queuedRequests == 0)
+    }
+
+    @Test func whatAnEarlierShrinkLeftIsFreedBehindTheFenceAndBeforeTheFirstRequest() throws {
+        // 40 MiB end within a stripe group of 64 MiB: four chunks.
+        var bench = try Bench(size: 40 << 20, attached: false, trimsTail: true)
+        bench.feed(.start)
+        let fences = bench.sent.count
+        #expect(fences > 0 && bench.sent.allSatisfy { $0.run == nil })
+        for _ in 0..<(fences - 1) { bench.answer() }
+        #expect(bench.sent.count == 1 && bench.news.isEmpty && bench.core.settledChange == 0)
+        bench.answer()
+        let trims = bench.sent
+        #expect(!trims.isEmpty && bench.news.isEmpty)
+        var blocks = 0
+        for trim in trims {
+            guard case .trim(let run, _, _) = trim.command else {
+                Issue.record("\(trim.command)")
+                continue
+            }
+            blocks += run.byteCount / Geometry.blockBytes
+        }
+        #expect(blocks == 24 << 20 / Geometry.blockBytes)
+        bench.answerAll()
+        #expect(bench.news == ["attached"] && bench.core.settledChange == 1)
+        bench.feed(.resize(ByteCount(bytes: 36 << 20), change: 2))
+        #expect(bench.core.settledChange == 0)
+        bench.answerAll()
+        #expect(bench.core.settledChange == 2)
     }
 
     @Test func oneSubRequestLooksForALeaderWhileTheOthersWait() throws {

@@ -8,6 +8,7 @@ struct Attachment {
     let volume: VolumeID
     let epoch: Epoch
     let change: UInt32
+    let trimsTail: Bool
     let size: ByteCount
     let stripes: StripeMap
     let lease: Duration
@@ -40,7 +41,7 @@ struct Attachment {
                 CopysetMembers(id: CopysetID(copyset.id), members: copyset.members.map { ServerID($0) }))
         }
         self.volume = VolumeID(volume.id)
-        (epoch, change) = (Epoch(answer.epoch), volume.change)
+        (epoch, change, trimsTail) = (Epoch(answer.epoch), volume.change, answer.trimTail)
         size = ByteCount(bytes: volume.sizeBytes)
         lease = min(max(.milliseconds(Int(answer.leaseMilliseconds)), Self.leaseMin), Self.leaseMax)
         (self.stripes, self.copysets, addressBook) = (stripes, copysets, answer.addressBook)

@@ -27,6 +27,14 @@ extension RemoteVolume {
         if gap >= Self.renewalGapMin { scheduleRenewal(after: .zero) }
     }
 
+    /// Tells the metadata server at once when a shrink is complete: until it knows, the volume cannot grow.
+    func noteSettlement() {
+        let settled = core.settledChange
+        guard settled > settledChange, renewalTimer != nil, !isRenewing else { return }
+        settledChange = settled
+        scheduleRenewal(after: .zero)
+    }
+
     func renew() {
         guard lossReason == nil, !isRenewing else { return }
         (isRenewing, lastRenewal) = (true, environment.now)
@@ -34,6 +42,7 @@ extension RemoteVolume {
         var request = ControlRenewLeaseRequest()
         (request.volume, request.epoch) = (attachment.volume.rawValue, attachment.epoch.rawValue)
         (request.addressBookVersion, request.revision) = (links.bookVersion, metadataRevision)
+        request.settledChange = core.settledChange
         if let cluster { request.clusterID = cluster.controlBytes }
         let timeout = max(attachment.lease / 3, .seconds(1))
         channel.call(ControlRequest(.renewLease(request)), timeout: timeout, isIdempotent: true) {
@@ -62,6 +71,7 @@ extension RemoteVolume {
             if case .refused = error { askForAddresses() }
         }
         scheduleRenewal(after: attachment.lease / 3)
+        noteSettlement()
     }
     /// A metadata server whose database went back may not know this attachment, but it knows where the
     /// chunkservers are.

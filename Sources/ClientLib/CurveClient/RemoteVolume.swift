@@ -62,6 +62,8 @@ public final class RemoteVolume: BlockVolume {
     var renewalTimer: TimerID?
     var isRenewing = false
     var lastRenewal: Duration
+    /// The last change of which the metadata server was told that nothing is left behind the volume's end.
+    var settledChange: UInt32 = 0
     var renewalFailure: (since: Duration, why: String)?
     /// The highest revision of the cluster's metadata that was heard of: said with each renewal, so that a
     /// metadata server whose database went back learns of it.
@@ -81,7 +83,8 @@ public final class RemoteVolume: BlockVolume {
                 VolumeCore.Configuration(
                     volume: attachment.volume, size: attachment.size, stripes: attachment.stripes,
                     copysets: attachment.copysets, epoch: attachment.epoch, change: attachment.change,
-                    isReadOnly: options.isReadOnly, policy: options.policy, seed: environment.random()),
+                    trimsTail: attachment.trimsTail, isReadOnly: options.isReadOnly, policy: options.policy,
+                    seed: environment.random()),
                 pool: pool)
         } catch {
             switch error {
@@ -92,6 +95,7 @@ public final class RemoteVolume: BlockVolume {
         (self.environment, self.channel, self.links) = (environment, channel, links)
         (self.attachment, path, isReadOnly) = (attachment, options.path, options.isReadOnly)
         lastRenewal = environment.now
+        settledChange = attachment.trimsTail ? 0 : attachment.change
         learn(attachment.addressBook)
         links.answered = { [weak self] id, reply in
             self?.feed(.answered(AttemptID(rawValue: id), reply.verifiedAnswer))
@@ -143,6 +147,7 @@ public final class RemoteVolume: BlockVolume {
             batch.removeAll(keepingCapacity: true)
         }
         isPerforming = false
+        noteSettlement()
         if wasFull, core.canAccept {
             wasFull = false
             drained?()

@@ -85,6 +85,8 @@ extension VolumeCore {
         public var change: UInt32
         /// The volume's snapshot number.
         public var snapshot: SnapshotNumber
+        /// Data may lie behind the end in the last stripe group: they are freed before I/O begins.
+        public var trimsTail: Bool
         /// Refuses changes.
         public var isReadOnly: Bool
         /// What to do when replicas are out of reach.
@@ -97,12 +99,13 @@ extension VolumeCore {
         /// An attachment of these properties.
         public init(
             volume: VolumeID, size: ByteCount, stripes: StripeMap, copysets: [CopysetMembers], epoch: Epoch,
-            change: UInt32, snapshot: SnapshotNumber = SnapshotNumber(0), isReadOnly: Bool = false,
+            change: UInt32, snapshot: SnapshotNumber = SnapshotNumber(0), trimsTail: Bool = false,
+            isReadOnly: Bool = false,
             policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits(), seed: UInt64
         ) {
             (self.volume, self.size, self.stripes) = (volume, size, stripes)
             (self.copysets, self.epoch, self.snapshot) = (copysets, epoch, snapshot)
-            self.change = change
+            (self.change, self.trimsTail) = (change, trimsTail)
             (self.isReadOnly, self.policy, self.limits, self.seed) = (isReadOnly, policy, limits, seed)
         }
     }

@@ -9,7 +9,8 @@ extension VolumeCore {
     mutating func pump(now: Duration, effects: inout [Effect]) {
         guard lifecycle.death == nil else { return }
         sendFences(now: now, effects: &effects)
-        guard lifecycle.isAttached else { return }
+        // Before that there is nothing to do but to free what lies behind the end.
+        if !lifecycle.isAttached { guard case .trimming = lifecycle.change else { return } }
         var hasMore = true
         while hasMore {
             hasMore = cutFirstRead(now: now, effects: &effects)

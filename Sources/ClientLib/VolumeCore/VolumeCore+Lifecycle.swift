@@ -24,6 +24,9 @@ struct Lifecycle {
     var fenceLimit = ByteCount.zero
     var fenceChange: UInt32 = 0
     var tailIsTrimmed = false
+    /// An attachment frees what lies behind the end once its fence holds everywhere, and not before: what an
+    /// older one still sends might come after.
+    var tailIsDue = false
     /// Copysets of the campaign that are not announced yet; `nil` when it waits for older fences to end, so
     /// that none of them lands after one that says something else.
     var campaignLeft: Int?
@@ -39,7 +42,7 @@ struct Lifecycle {
 extension VolumeCore {
     mutating func startAttaching() {
         guard case .none = lifecycle.change, !lifecycle.isAttached else { return }
-        lifecycle.newestChange = configuration.change
+        (lifecycle.newestChange, lifecycle.tailIsDue) = (configuration.change, configuration.trimsTail)
         beginFencing(to: size, chunksOf: size)
     }
 
@@ -118,20 +121,19 @@ extension VolumeCore {
             let reachesPast = requests.contains { !$0.isAnswered && $0.range.upperBound > target.bytes }
             if target < size, reachesPast { return false }
             lifecycle.change = .trimming(to: target)
-            lifecycle.tailIsTrimmed = false
             // Growing uncovers what lies between the end and the end of the last group; shrinking leaves it.
-            let end = min(target, size)
-            let limit = configuration.stripes.limit(forSize: end) ?? end
-            if end < limit, !isPlanted(.tailUntrimmed) {
-                accept(.tail, .trim, end.bytes..<limit.bytes, nil, now: now)
-            } else {
-                lifecycle.tailIsTrimmed = true
-            }
+            trimTail(behind: min(target, size), now: now)
         case .trimming(let target):
             guard lifecycle.tailIsTrimmed else { return false }
             beginFencing(to: target, chunksOf: max(target, size))
         case .fencing(let target):
             guard lifecycle.campaignLeft == 0 else { return false }
+            if lifecycle.tailIsDue {
+                (lifecycle.tailIsDue, lifecycle.campaignLeft) = (false, nil)
+                lifecycle.change = .trimming(to: target)
+                trimTail(behind: target, now: now)
+                return true
+            }
             lifecycle.change = .none
             lifecycle.campaignLeft = nil
             lifecycle.acceptEnd = target
@@ -145,6 +147,17 @@ extension VolumeCore {
             }
         }
         return true
+    }
+
+    private mutating func trimTail(behind end: ByteCount, now: Duration) {
+        let limit = configuration.stripes.limit(forSize: end) ?? end
+        lifecycle.tailIsTrimmed = end >= limit || isPlanted(.tailUntrimmed)
+        if !lifecycle.tailIsTrimmed { accept(.tail, .trim, end.bytes..<limit.bytes, nil, now: now) }
+    }
+    /// The volume's change whose size is in force, with nothing stored behind its end; 0 before the first.
+    public var settledChange: UInt32 {
+        guard lifecycle.isAttached, case .none = lifecycle.change else { return 0 }
+        return lifecycle.newestChange
     }
 
     /// Ends the attachment: every request, accepted or to come, fails with `error`.

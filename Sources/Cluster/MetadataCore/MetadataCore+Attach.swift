@@ -83,13 +83,13 @@ extension MetadataCore {
         info.holder = row.holder?.name ?? ""
         return VolumeAttachment(
             volume: info, epoch: row.epoch, lease: limits.lease, copysets: copysets,
-            addressBook: state.addressBook)
+            addressBook: state.addressBook, trimsTail: row.tailChange != nil)
     }
 
     /// Keeps a lease alive, even one that had ended if nobody took its place.
     mutating func renew(
         _ id: VolumeID, epoch: Epoch, addressBookVersion: UInt64, of cluster: UniqueID?, revision: UInt64,
-        session: SessionID, now: Duration
+        settledChange: UInt32, session: SessionID, now: Duration
     ) throws(MetadataRefusal) -> Decision {
         if let cluster {
             guard cluster == clusterID else {
@@ -99,16 +99,21 @@ extension MetadataCore {
             heard(revision: revision)
             heard(addressBookVersion: addressBookVersion)
         }
-        let row = try attachment(of: id, epoch: epoch)
+        var row = try attachment(of: id, epoch: epoch)
         guard row.holder != nil else {
             throw MetadataRefusal(.fenced, "volume \(id) is detached; attach it again")
         }
         leases[id] = Lease(end: now + limits.lease, session: session)
+        var changes: [RecordChange] = []
+        if let tail = row.tailChange, settledChange >= tail, trust == .current {
+            row.tailChange = nil
+            changes.append(.put(.volume(row)))
+        }
         let isNew = addressBookVersion != state.cluster.addressBookVersion
         return Decision(
             .renewed(
                 sizeBytes: row.sizeBytes, change: row.change ?? 0,
-                addressBook: isNew ? state.addressBook : nil))
+                addressBook: isNew ? state.addressBook : nil), changes)
     }
 
     /// Lets go; done already is done.

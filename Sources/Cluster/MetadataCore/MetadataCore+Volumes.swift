@@ -86,6 +86,11 @@ extension MetadataCore {
                     "\(text) is striped over \(row.stripeCount) chunks and does not end with a whole stripe"
                         + " group, so it grows only while it is held; attach it to grow it")
             }
+            guard row.tailChange == nil else {
+                throw MetadataRefusal(
+                    .notReady,
+                    "what the last shrink of \(text) cut off is still being freed by its holder; try again")
+            }
             return Decision(.volume(info(of: row, now: now)), [.put(.volume(row))])
         }
         guard allowShrink else {
@@ -98,7 +103,9 @@ extension MetadataCore {
             guard leases[row.id]?.session == session else {
                 throw held(row, text, "only its holder can shrink it; detach it first")
             }
-            // The holder tells the copysets as well; if it dies before, the tasks have the last word.
+            // The holder tells the copysets as well; if it dies before, the tasks have the last word. They
+            // free whole stripe groups; the rest is the holder's, or the next one's.
+            row.tailChange = row.fenceBytes(forSize: sizeBytes) == sizeBytes ? nil : row.change
             return try shrink(row, [], now: now)
         }
         return try shrinkUnheld(row, text, now: now)
@@ -120,7 +127,7 @@ extension MetadataCore {
                     + " it to shrink to any size")
         }
         row.epoch = try nextEpoch(of: row)
-        row.holder = nil
+        (row.holder, row.tailChange) = (nil, nil)
         return try shrink(row, [.endLease(row.id)], now: now)
     }
     /// Has every copyset free what lies past the end. Tasks of an earlier shrink are replaced: the new ones

@@ -372,10 +372,10 @@ extension MetadataCore {
         case .addressBook: Decision(.addressBook(state.addressBook))
         case .adoptDatabase(let force): try adopt(force: force)
         case .heartbeat(let heartbeat): try heard(heartbeat, session: session, now: now)
-        case .renewLease(let volume, let epoch, let version, let cluster, let revision):
+        case .renewLease(let volume, let epoch, let version, let cluster, let revision, let settled):
             try renew(
                 volume, epoch: epoch, addressBookVersion: version, of: cluster, revision: revision,
-                session: session, now: now)
+                settledChange: settled, session: session, now: now)
         }
     }
 }

@@ -196,6 +196,9 @@ public struct VolumeRow: Hashable, Sendable, Codable {
     public var change: UInt32?
     /// Epochs and changes that the next one passes over: a lost database may have given them.
     public var skip: UInt32?
+    /// The change that put the end into a stripe group in which data may still lie behind it: a holder frees
+    /// them, and may be gone before it has. Until one says that it did, the volume cannot grow.
+    public var tailChange: UInt32?
 }
 
 /// Something that a copyset must commit on the metadata server's behalf.

@@ -96,6 +96,8 @@ public struct VolumeAttachment: Hashable, Sendable {
     public var copysets: [CopysetRow]
     /// Where the chunkservers are.
     public var addressBook: AddressBook
+    /// The holder must free what lies behind the end in the last stripe group.
+    public var trimsTail = false
 }
 
 /// A pool and its room.

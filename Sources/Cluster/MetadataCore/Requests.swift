@@ -55,10 +55,11 @@ public enum MetadataRequest: Hashable, Sendable {
     case deleteDirectory(path: String)
     /// Hold a volume.
     case attach(AttachRequest)
-    /// Hold on. `revision`: the highest of the database of `cluster` that the holder remembers.
+    /// Hold on. `revision`: the highest of the database of `cluster` that the holder remembers;
+    /// `settledChange`: nothing is stored behind the end that this change of the volume gave it.
     case renewLease(
         volume: VolumeID, epoch: Epoch, addressBookVersion: UInt64, cluster: UniqueID? = nil,
-        revision: UInt64 = 0)
+        revision: UInt64 = 0, settledChange: UInt32 = 0)
     /// Let go.
     case detach(volume: VolumeID, epoch: Epoch)
     /// Where the chunkservers are.

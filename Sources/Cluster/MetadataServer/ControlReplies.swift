@@ -55,7 +55,7 @@ extension ControlResponse {
             body.leaseMilliseconds = attachment.lease.wholeMilliseconds
             body.copysets = attachment.copysets.map { ControlCopyset($0) }
             body.addressBook = ControlAddressBook(attachment.addressBook)
-            body.revision = revision
+            (body.revision, body.trimTail) = (revision, attachment.trimsTail)
             self.init(.attachVolume(body))
         case .renewed(let sizeBytes, let change, let addressBook):
             var body = ControlRenewLeaseResponse()

@@ -54,7 +54,8 @@ extension MetadataRequest {
             self = .renewLease(
                 volume: VolumeID(body.volume), epoch: Epoch(body.epoch),
                 addressBookVersion: body.addressBookVersion,
-                cluster: UniqueID(controlBytes: body.clusterID), revision: body.revision)
+                cluster: UniqueID(controlBytes: body.clusterID), revision: body.revision,
+                settledChange: body.settledChange)
         case .detachVolume(let body):
             self = .detach(volume: VolumeID(body.volume), epoch: Epoch(body.epoch))
         case .getAddressBook(let body): self = .addressBook(version: body.version)

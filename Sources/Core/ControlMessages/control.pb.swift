@@ -1450,6 +1450,12 @@ public nonisolated struct ControlAttachVolumeResponse: @unchecked Sendable {
     set {_uniqueStorage()._revision = newValue}
   }
 
+  /// What lies behind the end, up to the end of its stripe group, must be freed first.
+  public var trimTail: Bool {
+    get {_storage._trimTail}
+    set {_uniqueStorage()._trimTail = newValue}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1473,6 +1479,9 @@ public nonisolated struct ControlRenewLeaseRequest: Sendable {
 
   /// 16 bytes; without it the revision says nothing.
   public var clusterID: Data = Data()
+
+  /// The size of this change is in force, and nothing is stored behind its end.
+  public var settledChange: UInt32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -4256,7 +4265,7 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AttachVolumeResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0\u{1}revision\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0\u{1}revision\0\u{3}trim_tail\0")
 
   fileprivate class _StorageClass {
     var _volume: ControlVolume? = nil
@@ -4265,6 +4274,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
     var _copysets: [ControlCopyset] = []
     var _addressBook: ControlAddressBook? = nil
     var _revision: UInt64 = 0
+    var _trimTail: Bool = false
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -4281,6 +4291,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       _copysets = source._copysets
       _addressBook = source._addressBook
       _revision = source._revision
+      _trimTail = source._trimTail
     }
   }
 
@@ -4305,6 +4316,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         case 4: try { try decoder.decodeRepeatedMessageField(value: &_storage._copysets) }()
         case 5: try { try decoder.decodeSingularMessageField(value: &_storage._addressBook) }()
         case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._revision) }()
+        case 7: try { try decoder.decodeSingularBoolField(value: &_storage._trimTail) }()
         default: break
         }
       }
@@ -4335,6 +4347,9 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       if _storage._revision != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._revision, fieldNumber: 6)
       }
+      if _storage._trimTail != false {
+        try visitor.visitSingularBoolField(value: _storage._trimTail, fieldNumber: 7)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -4350,6 +4365,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         if _storage._copysets != rhs_storage._copysets {return false}
         if _storage._addressBook != rhs_storage._addressBook {return false}
         if _storage._revision != rhs_storage._revision {return false}
+        if _storage._trimTail != rhs_storage._trimTail {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -4361,7 +4377,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}address_book_version\0\u{1}revision\0\u{3}cluster_id\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}address_book_version\0\u{1}revision\0\u{3}cluster_id\0\u{3}settled_change\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4374,6 +4390,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.addressBookVersion) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       case 5: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self.settledChange) }()
       default: break
       }
     }
@@ -4395,6 +4412,9 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
     if !self.clusterID.isEmpty {
       try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 5)
     }
+    if self.settledChange != 0 {
+      try visitor.visitSingularUInt32Field(value: self.settledChange, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4404,6 +4424,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
     if lhs.addressBookVersion != rhs.addressBookVersion {return false}
     if lhs.revision != rhs.revision {return false}
     if lhs.clusterID != rhs.clusterID {return false}
+    if lhs.settledChange != rhs.settledChange {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
