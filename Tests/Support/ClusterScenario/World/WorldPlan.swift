@@ -132,7 +132,7 @@ public struct WorldPlan: Sendable {
     var losesSightOfServers: Bool {
         let blinding: [WorldDeed] = [
             .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .pause, .move, .swapStores, .isolate,
-            .blockPair, .blockOneWay, .slow, .strand, .hangDisk,
+            .blockPair, .blockOneWay, .slow, .strand, .hangDisk, .fillBelow,
         ]
         return deeds.contains { blinding.contains($0) } || !damagedServers.isEmpty || writeErrorOneIn > 0
     }
@@ -224,6 +224,8 @@ public enum WorldDeed: CaseIterable, Sendable {
     case swapStores
     /// A disk answers nothing for a while.
     case hangDisk
+    /// The file system below a store has no room for a while: nothing new fits, what was written once does.
+    case fillBelow
     /// A machine is cut off.
     case isolate
     /// Two machines do not reach each other, and everybody else reaches both.

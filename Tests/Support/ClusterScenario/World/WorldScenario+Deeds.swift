@@ -8,7 +8,7 @@ extension WorldScenario {
         let victim = deedDice.pick(0..<servers.count)
         world.note { "nemesis: \(deed)" }
         switch deed {
-        case .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores, .hangDisk:
+        case .powerLoss, .powerLossOfAll, .kill, .breakDuringIO, .move, .swapStores, .hangDisk, .fillBelow:
             strike(deed, victim)
         case .pause:
             deedDice.note(servers.machine(victim))
@@ -56,6 +56,9 @@ extension WorldScenario {
             // Now and then for as long as anything goes wrong at all.
             let most = deedDice.oneIn(4) ? Int(WorldPlan.turmoil.milliseconds) : 5000
             servers.hangDisk(victim, for: deedDice.time(upTo: most))
+        case .fillBelow:
+            hasFilledBelow = true
+            servers.fillBelow(victim, for: deedDice.time(upTo: 5000))
         default: servers.kill(victim, thenStartAfter: deedDice.time(upTo: 2000))
         }
     }

@@ -18,6 +18,8 @@ public final class WorldScenario {
     var volumes: [WorldVolume] = []
     private var bounds: BoundsWatch?
     var isStriking = true
+    /// Some store has had no room below it.
+    var hasFilledBelow = false
     /// Nothing bad is to happen for a while.
     var isPeace = false
     var tally: [String: Int] = [:]  // Sorted where it is shown.
@@ -259,6 +261,7 @@ public final class WorldScenario {
     /// Growth may be refused once what was ever written could fill a good part of what the smallest store has
     /// for it: beside its reserve, and a share for each leader that is too small for one request.
     private var mayLackSpace: Bool {
+        if hasFilledBelow { return true }
         let blocksMax = volumes.map(\.plan.load.blocksMax).max() ?? 0
         // What is asked for counts before it is there.
         let blocks = volumes.reduce(0) {

@@ -321,6 +321,12 @@ extension WorldServers {
             world.trueNow < end ? .isDelayed(end - world.trueNow) : nil
         }
     }
+    /// The file system below this disk has no room for anything new until `duration` from now.
+    func fillBelow(_ index: Int, for duration: Duration) {
+        let disk = members[index].disk
+        disk.faults.spaceBytesMax = 0
+        world.after(duration) { disk.faults.spaceBytesMax = .max }
+    }
     func mendDisks() {
         for member in members { (member.disk.faults, member.disk.faultHook) = (.none, nil) }
     }
