@@ -29,7 +29,7 @@ final class BoundsWatch {
     }
     func start() {
         look()
-        world.after(isCalm ? .milliseconds(250) : .milliseconds(10)) { [weak self] in self?.start() }
+        world.after(isCalm ? .milliseconds(250) : .milliseconds(20)) { [weak self] in self?.start() }
     }
     private func look() {
         standings.begin()
