@@ -46,8 +46,9 @@ final class Watcher {
     /// How a process that serves asks to be started again, by whatever program is installed now.
     static let againStatus: Int32 = 76
     private static let lockPath = "\(DaemonMark.defaultFolder)/daemon.lock"
-    /// Pauses before a start: none after a long life, doubling after short ones.
-    private static let pauseMinSeconds = 0.1, pauseMaxSeconds = 5.0, longLifeSeconds = 60.0
+    /// Pauses before a start: none after a life in which devices were served, doubling after shorter ones.
+    /// Users of devices wait meanwhile, so only a process that dies of its start is slowed down.
+    private static let pauseMinSeconds = 0.1, pauseMaxSeconds = 5.0, longLifeSeconds = 2.0
 
     private let arguments: [String]
     private let program: String
