@@ -72,6 +72,14 @@ import StoreCrashModel
         harness.tick()
         #expect(harness.store.audit() == nil)
     }
+    /// The file system below is full from here on, and an entry finds that out.
+    private func writeWithoutRoom(_ harness: StoreHarness) throws {
+        let next = try location(harness, 1) + 1
+        for block in next..<(next + 8000) { harness.disk.failing[block] = .full }
+        harness.write(try harness.run(0, 0, 1), id: 2)
+        harness.drain()
+        #expect(harness.store.usage.isOutOfSpaceBelow)
+    }
     @Test("a full file system below holds an entry up, not the others, and trims go on")
     func fullBelow() throws {
         let harness = try StoreHarness(isLazilyGrown: true)
@@ -80,11 +88,7 @@ import StoreCrashModel
         harness.store.createCopyset(other, members: [ServerID(5)])
         harness.write(try harness.run(0, 0, 2), id: 1)
         harness.commitAll()
-        let next = try location(harness, 1) + 1
-        for block in next..<(next + 8000) { harness.disk.failing[block] = .full }
-        harness.write(try harness.run(0, 0, 1), id: 2)
-        harness.drain()
-        #expect(harness.store.usage.isOutOfSpaceBelow)
+        try writeWithoutRoom(harness)
         #expect(harness.store.state(of: harness.copyset)?.durable == LogIndex(2))
         harness.store.append(other, [LogEntry(LogPosition(term: Term(1), index: LogIndex(1)), .noop)])
         harness.drain()
@@ -109,11 +113,7 @@ import StoreCrashModel
         harness.prepare()
         harness.write(try harness.run(0, 0, 2), id: 1)
         harness.commitAll()
-        let next = try location(harness, 1) + 1
-        for block in next..<(next + 8000) { harness.disk.failing[block] = .full }
-        harness.write(try harness.run(0, 0, 1), id: 2)
-        harness.drain()
-        #expect(harness.store.usage.isOutOfSpaceBelow)
+        try writeWithoutRoom(harness)
         harness.store.truncate(harness.copyset, from: LogIndex(3))
         harness.disk.failing = [:]
         for second in 1...5 { harness.tick(.seconds(second)) }

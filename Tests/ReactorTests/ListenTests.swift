@@ -58,37 +58,38 @@ import Testing
             #expect(FileIdentity(path: path) != nil, "the file is its maker's")
         }
     }
-    @Test("a connected socket that this process was started with becomes a connection")
-    func adopted() throws {
+    /// One end of a pair as a connection, with a handler that ends the loop; the other end is the test's.
+    private func withAdopted(
+        _ body: (any Connection, Recorder, Int32) throws -> Void, afterwards: (Int32) -> Void = { _ in }
+    ) throws {
         var ends: [Int32] = [-1, -1]
         #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
         defer { close(ends[1]) }
-        let here = ends[0]
         try onLoop { reactor in
-            let link = try reactor.adoptConnection(descriptor: here)
             let handler = Recorder()
             handler.closed = { _ in reactor.stop() }
+            try body(try reactor.adoptConnection(descriptor: ends[0]), handler, ends[1])
+        }
+        afterwards(ends[1])
+    }
+    @Test("a connected socket that this process was started with becomes a connection")
+    func adopted() throws {
+        try withAdopted { link, handler, there in
             link.handler = handler
             link.send([.bytes([1, 2, 3])])
-            shutdown(ends[1], Int32(SHUT_WR))
+            shutdown(there, Int32(SHUT_WR))
+        } afterwards: { there in
+            var bytes = [UInt8](repeating: 0, count: 8)
+            #expect(read(there, &bytes, 8) == 3 && bytes.prefix(3) == [1, 2, 3])
         }
-        var bytes = [UInt8](repeating: 0, count: 8)
-        #expect(read(ends[1], &bytes, 8) == 3 && bytes.prefix(3) == [1, 2, 3])
     }
     @Test("a peer that closed both directions is known to have left, before what it sent is read")
     func left() throws {
-        var ends: [Int32] = [-1, -1]
-        #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
-        defer { close(ends[1]) }
-        let here = ends[0]
-        try onLoop { reactor in
-            let link = try reactor.adoptConnection(descriptor: here)
-            let handler = Recorder()
-            handler.closed = { _ in reactor.stop() }
-            #expect(write(ends[1], [1, 2, 3], 3) == 3 && !link.hasPeerLeft)
-            shutdown(ends[1], Int32(SHUT_WR))
+        try withAdopted { link, handler, there in
+            #expect(write(there, [1, 2, 3], 3) == 3 && !link.hasPeerLeft)
+            shutdown(there, Int32(SHUT_WR))
             #expect(!link.hasPeerLeft, "it may still wait for answers")
-            shutdown(ends[1], Int32(SHUT_RDWR))
+            shutdown(there, Int32(SHUT_RDWR))
             #expect(link.hasPeerLeft && handler.bytes.isEmpty)
             link.handler = handler
         }

@@ -30,7 +30,8 @@ private let key = """
     """
 
 private func withFolder(_ files: [String: String], _ body: (String) throws -> Void) throws {
-    var template = Array("/tmp/curve-tls-XXXXXX".utf8CString)
+    let root = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    var template = Array("\(root)/curve-tls-XXXXXX".utf8CString)
     try #require(mkdtemp(&template) != nil)
     let folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     for (name, text) in files {
