@@ -136,6 +136,8 @@ let package = Package(
             exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+        testProgram(
+            "volume-latency", ["BlockTypes", "ControlMessages", "CurveClient", "Environment", "Reactor"]),
 
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
