@@ -12,7 +12,7 @@ import Testing
         (record.index, record.cluster, record.volume) = (7, String(repeating: "ab", count: 16), 1 << 40)
         (record.isReadOnly, record.takesOver, record.connections, record.blockBytes) = (true, true, 4, 512)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (9, 99)
-        (record.errorAfterSeconds, record.cookie) = (30, "pvc 1")
+        (record.errorAfterSeconds, record.cookie, record.refusesTrim) = (30, "pvc 1", true)
         return record
     }
 

@@ -15,6 +15,7 @@ struct MapCommand: ParsableCommand {
             devices notice nothing but a pause.
             Example:
               mkfs.ext4 "$(curve-nbd map db)"
+            Not there yet, and refused: snapshots (VOL@SNAP), --qos, --quiesce-hook, --encryption.
             """)
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "The device, /dev/nbdN or N (default: the kernel chooses).") var device: String?
@@ -37,7 +38,11 @@ struct MapCommand: ParsableCommand {
     @Option(help: "Where the daemon logs, if this starts it (default: \(DaemonClient.logPath)).")
     var logFile: String?
     @Flag(help: "Serve from this process until it is unmapped or ended by a signal.") var foreground = false
+    @Flag(
+        name: [.long, .customLong("no-trim")], help: "Do not offer the kernel to give blocks back (discard).")
+    var notrim = false
     @OptionGroup var old: OldMapOptions
+    @OptionGroup var later: LaterMapOptions
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
 
@@ -64,6 +69,7 @@ struct MapCommand: ParsableCommand {
     }
     /// What the options mean.
     private func record() throws -> MappingRecord {
+        try later.refuse(path)
         try old.apply()
         guard (1...MappingRecord.connectionsMax).contains(connections) else {
             throw ToolError.failed("--connections is a number from 1 to \(MappingRecord.connectionsMax)")
@@ -85,6 +91,7 @@ struct MapCommand: ParsableCommand {
         (record.isReadOnly, record.takesOver, record.cookie) = (readOnly, takeover, cookie)
         (record.connections, record.blockBytes) = (connections, blockSize)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
+        record.refusesTrim = notrim
         record.errorAfterSeconds = UInt64(errorAfter ?? 0)
         guard record.isPlain else { throw ToolError.failed("names have no control characters") }
         return record
@@ -106,6 +113,8 @@ struct MapCommand: ParsableCommand {
             case "takeover": takeover = true
             case "device": device = value
             case "cookie": cookie = value ?? ""
+            case "notrim", "no-trim": notrim = true
+            case let key where LaterMapOptions.words.contains(key): throw LaterMapOptions.refusal("-o \(key)")
             case "connections": connections = try number()
             case "block-size": blockSize = try number()
             case "timeout", "io-timeout": ioTimeout = try number()
@@ -137,7 +146,7 @@ struct OldMapOptions: ParsableArguments {
     @Option(name: [.customLong("max_part"), .customLong("max-part")], help: .hidden) var partitionsMax: Int?
     /// Where other clients find their cluster; ours is told by --mds.
     @Option(name: .customLong("nebd-conf"), help: .hidden) var nebdConf: String?
-    @Flag(name: .customLong("no-exclusive"), help: .hidden) var isShared = false
+    @Flag(name: [.customLong("no-exclusive"), .customLong("shared")], help: .hidden) var isShared = false
     @Option(
         name: [.customShort("o"), .customLong("options")],
         help: ArgumentHelp("Options in one word, as other tools take them.", valueName: "k=v,..."))
@@ -164,6 +173,37 @@ struct OldMapOptions: ParsableArguments {
         // Without the module the mapping fails, and says why.
         guard (try? modprobe.run()) != nil else { return }
         modprobe.waitUntilExit()
+    }
+}
+
+/// What is planned and not there: refused in words, since a device without what was asked of it is no answer.
+struct LaterMapOptions: ParsableArguments {
+    @Option(help: .hidden) var qos: String?
+    @Flag(help: .hidden) var quiesce = false
+    @Option(help: .hidden) var quiesceHook: String?
+    @Option(name: [.long, .customLong("encryption-format")], help: .hidden) var encryption: String?
+    @Option(name: [.customLong("passphrase-file"), .customLong("encryption-passphrase-file")], help: .hidden)
+    var passphraseFile: String?
+    @Flag(help: .hidden) var ublk = false
+    /// The same as options of `-o`.
+    static let words: Set = [
+        "qos", "quiesce", "quiesce-hook", "encryption", "encryption-format", "passphrase-file",
+        "encryption-passphrase-file", "ublk",
+    ]
+
+    func refuse(_ path: String) throws {
+        let asked = [
+            ("--qos", qos != nil), ("--quiesce", quiesce), ("--quiesce-hook", quiesceHook != nil),
+            ("--encryption", encryption != nil), ("--passphrase-file", passphraseFile != nil),
+            ("--ublk", ublk),
+        ]
+        if let name = asked.first(where: \.1)?.0 { throw Self.refusal(name) }
+        guard !path.contains("@") else {
+            throw ToolError.failed("\(path): snapshots are not there yet; name the volume itself")
+        }
+    }
+    static func refusal(_ name: String) -> ToolError {
+        .failed("\(name) is not there yet; map without it, or see: curve-nbd map --help")
     }
 }
 

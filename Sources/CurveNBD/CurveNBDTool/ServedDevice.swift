@@ -121,7 +121,7 @@ final class ServedDevice {
         (options.index, options.connections, options.mustExist) = (
             record.index, record.connections, isResumed
         )
-        options.blockBytes = record.blockBytes
+        (options.blockBytes, options.refusesTrim) = (record.blockBytes, record.refusesTrim)
         options.requestTimeoutSeconds = record.requestTimeoutSeconds
         options.deadConnectionTimeoutSeconds = record.deadConnectionTimeoutSeconds
         let keeper = DeviceKeeper(socket: socket, options: options, loop: reactor.handle)

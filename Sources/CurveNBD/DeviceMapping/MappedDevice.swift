@@ -18,6 +18,8 @@ public struct MapOptions: Hashable, Sendable {
     public var identifier: String
     /// Takes over a device that waits for a daemon, and makes none.
     public var mustExist = false
+    /// Tells the kernel that blocks cannot be given back.
+    public var refusesTrim = false
     /// Where daemons mark the devices that they serve.
     public var markFolder = DaemonMark.defaultFolder
     /// The usual choices for a volume named `identifier`.
@@ -52,6 +54,7 @@ public final class MappedDevice {
         let sockets = try Self.sockets(connections, socketPath, exportName)
         let info = sockets[0].info
         var setup = DeviceSetup(size: info.size, flags: info.flags, identifier: options.identifier)
+        if options.refusesTrim { setup.flags.remove(.trim) }
         setup.index = options.index
         setup.blockBytes =
             options.blockBytes ?? Int(min(info.preferredBlockBytes, UInt32(Geometry.blockBytes)))

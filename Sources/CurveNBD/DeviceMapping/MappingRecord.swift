@@ -19,6 +19,8 @@ public struct MappingRecord: Hashable, Sendable {
     public var isReadOnly = false
     /// Takes the volume from whoever holds it; a wish of one `map`, not kept.
     public var takesOver = false
+    /// Tells the kernel that blocks cannot be given back.
+    public var refusesTrim = false
     /// Sockets between the kernel and the daemon.
     public var connections = 2
     /// Logical block size.
@@ -57,7 +59,7 @@ public struct MappingRecord: Hashable, Sendable {
         lines.append("path \(path)")
         if !cluster.isEmpty { lines += ["cluster \(cluster)", "volume \(volume)"] }
         lines += metadataServers.map { "mds \($0)" }
-        for (name, value) in [("read-only", isReadOnly), ("takeover", takesOver)] {
+        for (name, value) in [("read-only", isReadOnly), ("takeover", takesOver), ("no-trim", refusesTrim)] {
             lines.append("\(name) \(value ? "yes" : "no")")
         }
         lines += [
@@ -105,6 +107,7 @@ public struct MappingRecord: Hashable, Sendable {
         case "mds": metadataServers.append(value)
         case "read-only": return keep(flag, &isReadOnly)
         case "takeover": return keep(flag, &takesOver)
+        case "no-trim": return keep(flag, &refusesTrim)
         case "connections": return keep(Int(value), &connections)
         case "block-size": return keep(Int(value), &blockBytes)
         case "io-timeout": return keep(UInt64(value), &requestTimeoutSeconds)
