@@ -48,6 +48,8 @@ final class Harness {
     var paused: Set<UInt64> = []
     var executed: [(id: TaskID, command: SCSICommand)] = []
     var aborts: [TaskID] = []
+    /// Given out and not reported yet.
+    private var open: Set<TaskID> = []
     var manages: [(id: ManagementID, function: ManagementFunction, lun: LUN)] = []
     var nexusLog: [String] = []
     /// True: what is sent stays in the socket's queue.
@@ -62,7 +64,7 @@ final class Harness {
     deinit {
         // Sessions and connections refer to each other until they are closed.
         for id in listeners.keys.sorted() { lose(id) }
-        while let task = executed.popLast() { abort(task.id) }
+        for task in executed where open.contains(task.id) { abort(task.id) }
     }
     func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9]) {
         listeners[id] = Listener()
@@ -101,10 +103,12 @@ final class Harness {
         return all
     }
     func answer(_ id: TaskID, _ answer: SCSIAnswer = SCSIAnswer()) {
+        open.remove(id)
         act { group.answered(id, answer, effects: &$0) }
     }
     func abort(_ id: TaskID) {
         guard aborts.contains(id) else { return answer(id) }
+        open.remove(id)
         act { group.aborted(id, effects: &$0) }
     }
     func manage(_ id: ManagementID, _ outcome: ManagementOutcome = .complete) {
@@ -133,7 +137,9 @@ final class Harness {
                 closed[id.rawValue] = reason
             case .nexusBegan(let id, let nexus): nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
             case .nexusEnded(let id): nexusLog.append("-\(id.rawValue)")
-            case .execute(let id, let command): executed.append((id, command))
+            case .execute(let id, let command):
+                executed.append((id, command))
+                open.insert(id)
             case .abort(let id): aborts.append(id)
             case .manage(let id, let function, _, let lun): manages.append((id, function, lun))
             }
