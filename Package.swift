@@ -117,6 +117,8 @@ let package = Package(
                 "TLSFilter", "ToolSupport", arguments,
             ]),
 
+        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes"]),
+
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
@@ -171,6 +173,7 @@ let package = Package(
             ]),
         tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
+        tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",
