@@ -36,7 +36,10 @@ struct DaemonCommand: ParsableCommand {
             }
         }
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let arguments = ["daemon"] + (stay ? ["--stay", "--exit-with-parent"] : []) + ["--log-level", daemon.logLevel.rawValue]
+        let arguments =
+            ["daemon"] + (stay ? ["--stay", "--exit-with-parent"] : []) + [
+                "--log-level", daemon.logLevel.rawValue,
+            ]
         guard let watcher = try Watcher(arguments: arguments, lock: lock) else {
             // Somebody was faster: that one serves.
             if !Background.isDaemon { throw ToolError.failed("a daemon is running already") }
