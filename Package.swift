@@ -117,7 +117,9 @@ let package = Package(
                 "TLSFilter", "ToolSupport", arguments,
             ]),
 
-        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes"]),
+        room("SCSIBoundary", in: "ISCSITarget", ["BlockTypes"]),
+        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
+        room("SCSICommands", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
 
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
@@ -174,6 +176,7 @@ let package = Package(
         tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIProtocol"]),
+        tests("SCSICommandsTests", ["BlockTypes", "SCSIBoundary", "SCSICommands"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",
