@@ -117,6 +117,8 @@ let package = Package(
                 "TLSFilter", "ToolSupport", arguments,
             ]),
 
+        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes"]),
+
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),
@@ -136,6 +138,8 @@ let package = Package(
             exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+        testProgram(
+            "volume-latency", ["BlockTypes", "ControlMessages", "CurveClient", "Environment", "Reactor"]),
 
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
@@ -169,6 +173,7 @@ let package = Package(
             ]),
         tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
+        tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIProtocol"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",

@@ -34,13 +34,17 @@ final class FakeKernel {
         }
         try kernel.put("sys/block/nbd0/pid", "77\n")
         try kernel.put("sys/block/nbd0/backend", "curve:vol one\n")
+        try kernel.put("sys/block/nbd0/inflight", "       3       12\n")
         try kernel.put("sys/block/nbd10/ro", "1\n")
         let devices = kernel.table.devices()
         #expect(devices.map(\.index) == [0, 2, 10] && devices.map(\.isConnected) == [true, false, false])
         #expect(
             devices[0].size.bytes == 1 << 20 && devices[0].identifier == "curve:vol one"
                 && devices[0].pid == 77)
-        #expect(devices[2].isReadOnly && devices[2].path == "/dev/nbd10")
+        #expect(devices[0].inFlight == NBDDevice.InFlight(reads: 3, writes: 12))
+        #expect(
+            devices[2].isReadOnly && devices[2].inFlight == NBDDevice.InFlight()
+                && devices[2].path == "/dev/nbd10")
         #expect(kernel.table.isConnected(0) && !kernel.table.isConnected(2) && !kernel.table.isConnected(9))
     }
     @Test("mounts, swap and stacked devices count as use, on the disk and on its partitions")

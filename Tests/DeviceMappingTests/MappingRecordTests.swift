@@ -12,7 +12,8 @@ import Testing
         (record.index, record.cluster, record.volume) = (7, String(repeating: "ab", count: 16), 1 << 40)
         (record.isReadOnly, record.takesOver, record.connections, record.blockBytes) = (true, true, 4, 512)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (9, 99)
-        (record.errorAfterSeconds, record.cookie) = (30, "pvc 1")
+        (record.errorAfterSeconds, record.cookie, record.refusesTrim) = (30, "pvc 1", true)
+        record.isDirect = true
         return record
     }
 
@@ -42,7 +43,7 @@ import Testing
         "values that cannot be are refused",
         arguments: [
             ("connections 4", "connections 17"), ("connections 4", "connections x"),
-            ("block-size 512", "block-size 1000"), ("io-timeout 9", "io-timeout 0"),
+            ("block-size 512", "block-size 1000"), ("dead-conn-timeout 99", "dead-conn-timeout 0"),
             ("read-only yes", "read-only perhaps"), ("device nbd7", "device sda"), ("path /", "path "),
             ("mapping 1", "mapping 2"), ("holder-key map /x on host7", "holder-key "),
         ])

@@ -150,6 +150,56 @@ import Testing
         }
     }
 
+    /// One piece a turn, so that each is tried at once, while the loop has nothing else to wake up for.
+    @Test(
+        "what a full socket does not take at once follows when there is room, whole and once",
+        arguments: ["127.0.0.1", "unix"])
+    func fullSocket(host: String) throws {
+        let message = noise(8 << 20, seed: 13)
+        try withFolder { folder in
+            try onLoop { reactor in
+                let wanted: SocketAddress =
+                    host == "unix" ? .unix(path: "\(folder)/full") : .tcp(host: host, port: 0)
+                let listener = try reactor.listen(on: wanted) { accepted in
+                    keep(accepted)
+                    func next(_ start: Int) {
+                        guard start < message.count else { return accepted.close() }
+                        let end = min(start + 100_000, message.count)
+                        accepted.send([.bytes(Array(message[start..<end]))])
+                        reactor.after(.microseconds(300)) { next(end) }
+                    }
+                    next(0)
+                }
+                let peer = try BlockingPeer(listener.address)
+                let handle = reactor.handle
+                reactor.after(.milliseconds(20)) {
+                    #expect(throws: Never.self) {
+                        try peer.readAllOnThread { got in
+                            #expect(got == message)
+                            handle.stop()
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    @Test("what a socket took is soon known to be sent, also when nothing else happens")
+    func quickSend() throws {
+        try onLoop { reactor in
+            let listener = try reactor.listen(on: anyPort) { keep($0) }
+            reactor.dial(listener.address) { connection in
+                keep(connection)
+                connection.send([.bytes([1, 2, 3]), .payload(noisePayload(4096, seed: 14))])
+                #expect(connection.queuedSendBytes == 4099)
+                reactor.after(.milliseconds(20)) {
+                    #expect(connection.queuedSendBytes == 0 && reactor.ring.inFlight < 10)
+                    reactor.stop()
+                }
+            }
+        }
+    }
+
     @Test("a reset in the middle of a message closes with .reset and nothing else happens")
     func reset() throws {
         try onLoop { reactor in

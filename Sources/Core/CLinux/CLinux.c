@@ -13,6 +13,7 @@ void curve_sqe_select_buffer(struct io_uring_sqe *sqe, uint16_t group) {
     sqe->buf_group = group;
 }
 
+void curve_sqe_skip_success(struct io_uring_sqe *sqe) { sqe->flags |= IOSQE_CQE_SKIP_SUCCESS; }
 void curve_sqe_poll_first(struct io_uring_sqe *sqe) { sqe->ioprio |= IORING_RECVSEND_POLL_FIRST; }
 
 static int64_t nanoseconds(clockid_t clock) {

@@ -34,6 +34,8 @@ public final class Reactor: Environment {
     private var generator = SystemRandomNumberGenerator()
     private var turnNanoseconds: Int64?
     private var attention: [SocketConnection] = []
+    /// Those being attended to; swapped with ``attention``, so that both keep their memory.
+    private var attended: [SocketConnection] = []
     private var deferred: [Deferred] = []
     private var signals: SignalWatch?
     private var hasRun = false
@@ -131,6 +133,7 @@ public final class Reactor: Environment {
         let count = ring.turn(waitNanoseconds: wait)
         turnNanoseconds = curve_boot_nanoseconds()
         ring.dispatch(count)
+        ring.settle()
         runDeferred()
         fireTimers()
         turnNanoseconds = nil
@@ -140,9 +143,9 @@ public final class Reactor: Environment {
         var rounds = 0
         while !attention.isEmpty, rounds < Self.attentionRoundsMax {
             rounds += 1
-            var round: [SocketConnection] = []
-            swap(&round, &attention)
-            for connection in round { connection.attend() }
+            swap(&attended, &attention)
+            for connection in attended { connection.attend() }
+            attended.removeAll(keepingCapacity: true)
         }
     }
     private func runDeferred() {

@@ -13,6 +13,9 @@ class RingTarget {
     func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
         invariant(false, "nobody takes completion \(kind)")
     }
+    /// Every silent operation that was submitted before now is over. What went wrong has been told by
+    /// ``completed(_:result:flags:)``; what said nothing was done as a whole.
+    func settled() {}
 }
 
 /// One io_uring, created, used and closed on one thread.
@@ -23,6 +26,12 @@ class RingTarget {
     private let taken: UnsafeMutablePointer<Completion>
     /// Operations that the kernel has not answered.
     private(set) var inFlight = 0
+
+    /// Those who have silent operations: queued since the last turn, and seen by the kernel since.
+    private var silent: [RingTarget] = []
+    private var unsettled: [RingTarget] = []
+    /// The last turn may have left completions unread.
+    private var hasUnread = false
 
     private struct Completion {
         var token: UInt64
@@ -37,6 +46,10 @@ class RingTarget {
     private static let batchMax = 256
     /// Swift objects are 16-byte aligned, which leaves this part of a token for the kind.
     private static let kindMask: UInt64 = 15
+    /// Kinds with this bit are silent: the kernel reports them only when they fail or fall short. Such an
+    /// operation must be one that never waits (for a send: `MSG_DONTWAIT`, and `MSG_WAITALL` so that less
+    /// than everything counts as a failure): it is over when the turn that submitted it returns.
+    static let silentBit: UInt8 = 8
     /// The token of operations whose outcome interests nobody.
     private static let nobody: UInt64 = 0
 
@@ -70,7 +83,14 @@ class RingTarget {
     ) {
         let entry = unsafe nextEntry()
         unsafe fill(entry)
-        let reference = unsafe Unmanaged.passRetained(target).toOpaque()
+        let reference: UnsafeMutableRawPointer
+        if kind & Self.silentBit != 0 {
+            unsafe curve_sqe_skip_success(entry)
+            silent.append(target)
+            unsafe reference = Unmanaged.passUnretained(target).toOpaque()
+        } else {
+            unsafe reference = Unmanaged.passRetained(target).toOpaque()
+        }
         let token = UInt64(UInt(bitPattern: reference))
         invariant(token & Self.kindMask == 0 && UInt64(kind) <= Self.kindMask, "a token holds a small kind")
         unsafe io_uring_sqe_set_data64(entry, token | UInt64(kind))
@@ -94,7 +114,7 @@ class RingTarget {
     /// what has completed.
     /// - Returns: how many completions ``dispatch(_:)`` should act on.
     func turn(waitNanoseconds: Int64) -> Int {
-        if waitNanoseconds > 0 {
+        if waitNanoseconds > 0, unsettled.isEmpty, unsafe io_uring_cq_ready(ring) == 0 {
             var wait = __kernel_timespec(
                 tv_sec: waitNanoseconds / 1_000_000_000, tv_nsec: waitNanoseconds % 1_000_000_000)
             var first: UnsafeMutablePointer<io_uring_cqe>?
@@ -110,6 +130,11 @@ class RingTarget {
                 token: entry.pointee.user_data, result: entry.pointee.res, flags: entry.pointee.flags)
         }
         unsafe io_uring_cq_advance(ring, UInt32(count))
+        hasUnread = count == Self.batchMax
+        if unsafe io_uring_sq_ready(ring) == 0 {
+            unsettled += silent
+            silent.removeAll(keepingCapacity: true)
+        }
         return count
     }
     /// Tells the targets of the last ``turn(waitNanoseconds:)`` what came out.
@@ -119,14 +144,25 @@ class RingTarget {
             guard completion.token != Self.nobody,
                 let raw = unsafe UnsafeRawPointer(bitPattern: UInt(completion.token & ~Self.kindMask))
             else { continue }
-            // SAFETY: the token is the reference that `submit` retained; an operation that goes on keeps it.
+            // SAFETY: the token is the reference that `submit` retained; an operation that goes on keeps it,
+            // as `unsettled` keeps that of a silent one.
             let reference = unsafe Unmanaged<RingTarget>.fromOpaque(raw)
-            let goesOn = completion.flags & UInt32(IORING_CQE_F_MORE) != 0
+            let goesOn =
+                completion.flags & UInt32(IORING_CQE_F_MORE) != 0
+                || completion.token & UInt64(Self.silentBit) != 0
             let target = unsafe goesOn ? reference.takeUnretainedValue() : reference.takeRetainedValue()
             if !goesOn { inFlight -= 1 }
             target.completed(
                 UInt8(completion.token & Self.kindMask), result: completion.result, flags: completion.flags)
         }
+    }
+
+    /// Tells those whose silent operations are over by now. To be called after ``dispatch(_:)``.
+    func settle() {
+        guard !hasUnread, silent.isEmpty, !unsettled.isEmpty else { return }
+        inFlight -= unsettled.count
+        for target in unsettled { target.settled() }
+        unsettled.removeAll(keepingCapacity: true)
     }
 
     /// Registers memory from which the kernel picks a buffer when data arrives.

@@ -17,6 +17,8 @@ import Glibc
     private var held: [BlockBuffer] = []
     /// Bytes that the kernel has not taken.
     private(set) var byteCount = 0
+    /// How many of them the message now carries.
+    private(set) var preparedBytes = 0
 
     /// Enough for 32 headers each with its payload.
     static let vectorsMax = 64
@@ -76,12 +78,14 @@ import Glibc
         if bytesMax >= byteCount {
             unsafe message.pointee.msg_iov = vectors + firstVector
             unsafe message.pointee.msg_iovlen = vectorCount - firstVector
+            preparedBytes = byteCount
         } else {
             let spare = unsafe vectors + Self.vectorsMax
             unsafe spare.pointee = vectors[firstVector]
             unsafe spare.pointee.iov_len = min(spare.pointee.iov_len, bytesMax)
             unsafe message.pointee.msg_iov = spare
             unsafe message.pointee.msg_iovlen = 1
+            unsafe preparedBytes = spare.pointee.iov_len
         }
         return unsafe message
     }

@@ -37,6 +37,8 @@ import Glibc
     private var sendQueue = Fifo<SendPiece>()
     private var batch: SendBatch?
     private var isSending = false
+    /// What is being sent was left to a ``Kind/quickSend``, of which nothing has been heard.
+    private var isSendingQuickly = false
     private var mayFlush = true
     private var wasAboveSoftMax = false
     private(set) var queuedSendBytes = 0
@@ -45,10 +47,14 @@ import Glibc
     private static let windowBytesMin = 8 << 10
     /// A receive into a window asks for no more than this, so that others get their turn.
     private static let receiveBytesMax = 1 << 20
+    /// What a socket mostly has room for. More is held until the kernel says that it is done with it.
+    private static let quickSendBytesMax = 160 << 10
 
     private enum Kind {
         static let receive: UInt8 = 1
         static let send: UInt8 = 2
+        /// Of everything at once or else of as much as fits; then ``send`` does the rest.
+        static let quickSend = Ring.silentBit | send
     }
 
     var handler: (any ConnectionHandler)? {
@@ -134,7 +140,19 @@ import Glibc
     }
 
     override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
-        if kind == Kind.send { sent(result) } else { received(result, flags) }
+        switch kind {
+        case Kind.receive: received(result, flags)
+        default:
+            isSendingQuickly = false
+            sent(result)
+            wantAttention()
+        }
+    }
+    override func settled() {
+        guard isSendingQuickly, let batch else { return }
+        isSendingQuickly = false
+        sent(Int32(batch.preparedBytes))
+        if !sendQueue.isEmpty || isSending || life != .open { wantAttention() }
     }
 
     // MARK: Receiving
@@ -247,19 +265,22 @@ import Glibc
         let batch = self.batch ?? reactor.batches.take()
         self.batch = batch
         while let piece = sendQueue.first, batch.add(piece) { sendQueue.popFirst() }
-        submitSend(batch)
+        let isLast = sendQueue.isEmpty && !wasAboveSoftMax && life == .open
+        submitSend(batch, quickly: isLast && batch.byteCount <= Self.quickSendBytesMax)
     }
-    private func submitSend(_ batch: SendBatch) {
+    /// A quick send mostly takes everything at once, and the loop sleeps until there is news instead of
+    /// waking up to hear of the success. It hears of that only then, so nobody may wait for it.
+    private func submitSend(_ batch: SendBatch, quickly: Bool = false) {
         isSending = true
-        unsafe reactor.submit(.send, self, Kind.send) { entry, limit in
+        isSendingQuickly = quickly
+        unsafe reactor.submit(.send, self, quickly ? Kind.quickSend : Kind.send) { entry, limit in
             unsafe io_uring_prep_sendmsg(
                 entry, descriptor, batch.prepare(bytesMax: limit),
-                UInt32(MSG_NOSIGNAL | MSG_WAITALL))
+                UInt32(MSG_NOSIGNAL | MSG_WAITALL) | (quickly ? UInt32(MSG_DONTWAIT) : 0))
         }
     }
     private func sent(_ result: Int32) {
         isSending = false
-        defer { wantAttention() }
         guard let batch, result >= 0 else {
             if result != -EINTR, result != -EAGAIN { return fail(-result, call: "send") }
             if let batch, life == .open || mayFlush { submitSend(batch) }

@@ -19,7 +19,8 @@ import ToolSupport
         version: Version.text,
         subcommands: [
             ServeCommand.self, ExportCommand.self, MapCommand.self, UnmapCommand.self, ListCommand.self,
-            AttachCommand.self, AutomapCommand.self, UpgradeCommand.self, DaemonCommand.self,
+            CheckCommand.self, AttachCommand.self, AutomapCommand.self, UpgradeCommand.self,
+            DaemonCommand.self,
         ])
 
     static func main() { ToolExit.run(Self.self) }

@@ -14,12 +14,20 @@ struct DaemonCommand: ParsableCommand {
             """)
     @Flag(help: "Stay when no device is left, as a service does.") var stay = false
     @Flag(help: .hidden) var worker = false
+    @Flag(help: .hidden) var holder = false
+    /// A worker that waits for a byte on this descriptor before it begins.
+    @Option(help: .hidden) var spare: Int32?
     /// The descriptor of the lock, after the program replaced itself.
     @Option(help: .hidden) var lock: Int32?
     @OptionGroup var daemon: DaemonOptions
 
     func run() throws {
+        if holder {
+            do { return try DeviceHolder.run() } catch { throw DeviceName.toolError(error) }
+        }
         guard !worker else {
+            // Nobody is left to need it.
+            if let spare, !WatchedProcess.waitForGo(on: spare) { return }
             do {
                 return try DeviceDaemon(try daemon.reactor(name: "curve-nbd"), stays: stay).run()
             } catch {
@@ -28,7 +36,10 @@ struct DaemonCommand: ParsableCommand {
             }
         }
         try makeFolder(DaemonMark.defaultFolder, for: "the daemons of mapped devices")
-        let arguments = ["daemon"] + (stay ? ["--stay"] : []) + ["--log-level", daemon.logLevel.rawValue]
+        let arguments =
+            ["daemon"] + (stay ? ["--stay", "--exit-with-parent"] : []) + [
+                "--log-level", daemon.logLevel.rawValue,
+            ]
         guard let watcher = try Watcher(arguments: arguments, lock: lock) else {
             // Somebody was faster: that one serves.
             if !Background.isDaemon { throw ToolError.failed("a daemon is running already") }
@@ -49,6 +60,10 @@ final class Watcher {
     /// Pauses before a start: none after a life in which devices were served, doubling after shorter ones.
     /// Users of devices wait meanwhile, so only a process that dies of its start is slowed down.
     private static let pauseMinSeconds = 0.1, pauseMaxSeconds = 5.0, longLifeSeconds = 2.0
+    /// A spare is made once the process before it has had this time to begin, and no more than so many that die.
+    private static let spareAfterSeconds = 1, spareDeathsMax = 3
+    private var spare: WatchedProcess?
+    private var spareDeaths = 0
 
     private let arguments: [String]
     private let program: String
@@ -83,13 +98,17 @@ final class Watcher {
         sigemptyset(&signals)
         for number in [SIGCHLD, SIGTERM, SIGINT, SIGHUP] { sigaddset(&signals, number) }
         sigprocmask(SIG_BLOCK, &signals, nil)
+        // A spare may die before it is told to begin.
+        signal(SIGPIPE, SIG_IGN)
         var (pause, mustEnd) = (0.0, false)
         while true {
             if pause > 0 { Thread.sleep(forTimeInterval: pause) }
             let started = Date()
-            let child = try start(unblocking: signals)
+            let child = spare.take().flatMap { $0.go() } ?? WatchedProcess(program, arguments)
+            guard let child else { throw ToolError.failed("cannot start the daemon: \(systemWords(errno))") }
             Background.leaveReport()
-            let status = wait(for: child, signals, &mustEnd)
+            spareDeaths = 0
+            let status = wait(for: child.pid, signals, &mustEnd)
             let code = status & 0x7F == 0 ? status >> 8 & 0xFF : -1
             if code == 0 || mustEnd { return max(code, 0) }
             if code == Self.againStatus {
@@ -108,7 +127,16 @@ final class Watcher {
         var (signals, status) = (signals, Int32(0))
         while true {
             if waitpid(child, &status, WNOHANG) == child { return status }
-            switch sigwaitinfo(&signals, nil) {
+            var patience = timespec(tv_sec: Self.spareAfterSeconds, tv_nsec: 0)
+            let needsSpare = spare == nil && spareDeaths < Self.spareDeathsMax && !mustEnd
+            let signal = needsSpare ? sigtimedwait(&signals, nil, &patience) : sigwaitinfo(&signals, nil)
+            if let waiting = spare, waitpid(waiting.pid, nil, WNOHANG) == waiting.pid {
+                (spare, spareDeaths) = (nil, spareDeaths + 1)
+            }
+            switch signal {
+            case -1 where needsSpare && errno == EAGAIN:
+                spare = WatchedProcess(program, arguments, isSpare: true)
+                if spare == nil { spareDeaths += 1 }
             case SIGTERM, SIGINT:
                 mustEnd = true
                 kill(child, SIGTERM)
@@ -117,23 +145,10 @@ final class Watcher {
             }
         }
     }
-    private func start(unblocking signals: sigset_t) throws -> pid_t {
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        sigemptyset(&none)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-        var pid: pid_t = 0
-        let words = ([program] + arguments + ["--worker"]).map { strdup($0) } + [nil]
-        defer { words.forEach { free($0) } }
-        let result = posix_spawn(&pid, "/proc/self/exe", nil, &attributes, words, environ)
-        guard result == 0 else { throw ToolError.failed("cannot start the daemon: \(systemWords(result))") }
-        return pid
-    }
     /// The same process goes on as the program that is installed now.
     private func replaceMyself() {
+        spare?.end()
+        spare = nil
         let words = ([program] + arguments + ["--lock", "\(lock)"]).map { strdup($0) } + [nil]
         defer { words.forEach { free($0) } }
         execv(program, words)

@@ -26,7 +26,11 @@ struct UnmapCommand: ParsableCommand {
 struct ListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "Show mapped devices, their volumes, daemons and users.",
-        aliases: ["list-mapped"])
+        discussion: """
+            IN FLIGHT: requests that the kernel has sent and that are not answered, reads and others. A device \
+            without a daemon waits for one. README.md beside the sources has the fields of --format json.
+            """,
+        aliases: ["list-mapped", "status"])
     @Option(help: "table or json.") var format = OutputFormat.table
 
     @Flag(name: [.customLong("pretty-format"), .customLong("show-cookie")], help: .hidden) var isPretty =
@@ -40,19 +44,27 @@ struct ListCommand: ParsableCommand {
         var sizeBytes: UInt64
         var isReadOnly: Bool
         var isConnected: Bool
+        var isServed: Bool
         var daemonPid: Int?
+        var connections: Int?
+        var readsInFlight = 0
+        var writesInFlight = 0
         var users: [String]
     }
     func run() throws {
         let table = BlockDeviceTable()
         guard table.hasModule else { throw DeviceName.toolError(DeviceError.noModule) }
         let devices = table.devices()
+        // The driver itself knows best; a container may hide it.
+        let live = try? NBDKernel().connectedIndexes()
         var rows = devices.filter(\.isConnected).map { device in
-            let record = DeviceName.record(device)
+            let (record, pid) = (DeviceName.record(device), DaemonMark.pid(of: device.index))
             return Row(
                 device: device.path, volume: record?.path, identifier: device.identifier,
                 cookie: record?.cookie, sizeBytes: device.size.bytes, isReadOnly: device.isReadOnly,
-                isConnected: true, daemonPid: DaemonMark.pid(of: device.index), users: device.users)
+                isConnected: live?.contains(device.index) ?? true, isServed: pid != nil, daemonPid: pid,
+                connections: record?.connections, readsInFlight: device.inFlight.reads,
+                writesInFlight: device.inFlight.writes, users: device.users)
         }
         // What was mapped before a reboot is known, though the kernel does not have it.
         let connected = Set(devices.filter(\.isConnected).map(\.index))
@@ -62,22 +74,26 @@ struct ListCommand: ParsableCommand {
                 Row(
                     device: "/dev/nbd\(index)", volume: record.path, identifier: record.identifier,
                     cookie: record.cookie, sizeBytes: 0, isReadOnly: record.isReadOnly, isConnected: false,
-                    daemonPid: nil, users: []))
+                    isServed: false, daemonPid: nil, connections: record.connections, users: []))
         }
         switch format {
         case .json: print(try Text.json(rows))
-        case .table: print(Text.table([["DEVICE", "VOLUME", "SIZE", "DAEMON", "USED BY"]] + rows.map(line)))
+        case .table:
+            print(
+                Text.table([["DEVICE", "VOLUME", "SIZE", "DAEMON", "IN FLIGHT", "USED BY"]] + rows.map(line)))
         }
     }
     private func line(_ row: Row) -> [String] {
         let cookie = row.cookie.map { $0.isEmpty ? "" : " (\($0))" } ?? ""
         let name = (row.volume ?? row.identifier ?? "unknown") + cookie
-        let size = row.isConnected ? Text.size(row.sizeBytes) + (row.isReadOnly ? " read-only" : "") : "-"
+        let isKnown = row.isServed || row.isConnected || row.sizeBytes > 0
+        let size = isKnown ? Text.size(row.sizeBytes) + (row.isReadOnly ? " read-only" : "") : "-"
         let daemon =
             row.daemonPid.map { "\($0)" }
-            ?? (row.isConnected ? "none: curve-nbd attach" : "not connected: curve-nbd attach")
+            ?? (isKnown ? "none: curve-nbd attach" : "not connected: curve-nbd attach")
         let users = row.users.isEmpty ? "-" : row.users.joined(separator: ", ")
-        return [row.device, name, size, daemon, users]
+        let inFlight = isKnown ? "\(row.readsInFlight)+\(row.writesInFlight)" : "-"
+        return [row.device, name, size, daemon, inFlight, users]
     }
 }
 
@@ -151,5 +167,23 @@ struct UpgradeCommand: ParsableCommand {
         }
         throw ToolError.failed(
             "not every device is served again after \(timeout) s; see \(DaemonClient.logPath)")
+    }
+}
+
+struct CheckCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check", abstract: "Say whether a device is served: exit status 0 if so, 1 if not.",
+        discussion: "Prints the process that serves it. Example: curve-nbd check /dev/nbd0")
+    @Argument(help: "The device, /dev/nbdN or N, the volume's path, or a cookie.") var device: String
+
+    func run() throws {
+        let index = try DeviceName.find(device)
+        guard BlockDeviceTable().isConnected(index) else {
+            throw DeviceName.toolError(DeviceError.notConnected("/dev/nbd\(index)"))
+        }
+        guard let pid = DaemonMark.pid(of: index) else {
+            throw ToolError.notFound("/dev/nbd\(index) waits for a daemon; run: curve-nbd attach")
+        }
+        print(pid)
     }
 }

@@ -13,6 +13,8 @@ final class DeviceKeeper: @unchecked Sendable {
     private struct Wishes {
         var size: ByteCount?
         var end = End.none
+        /// Nobody is connected to the server: the device may be going.
+        var mayGo = false
     }
     private enum End { case none, unmap, leave }
     private let socket: String
@@ -25,6 +27,9 @@ final class DeviceKeeper: @unchecked Sendable {
     var ended: ((ToolError?) -> Void)?
     private var afterwards: (() -> Void)?
     private var isOver = false
+    /// Rung when there is a wish.
+    private let bell = Bell()
+    /// A device that goes says nothing; it is looked at so often while it may.
     private static let lookEveryMilliseconds: Int32 = 100
 
     init(socket: String, options: MapOptions, loop: ReactorHandle) {
@@ -36,7 +41,13 @@ final class DeviceKeeper: @unchecked Sendable {
         thread.start()
     }
     /// The volume has another size.
-    func resize(to size: ByteCount) { wishes.withLock { $0.size = size } }
+    func resize(to size: ByteCount) { wish { $0.size = size } }
+    /// The last connection to the server has gone.
+    func look() { wish { $0.mayGo = true } }
+    private func wish(_ change: (inout Wishes) -> Void) {
+        wishes.withLock { change(&$0) }
+        bell?.ring()
+    }
 
     /// Unmaps the device unless it is in use, then calls `afterwards` on the loop.
     func stop(_ afterwards: @escaping () -> Void) { end(.unmap, afterwards) }
@@ -46,7 +57,7 @@ final class DeviceKeeper: @unchecked Sendable {
     private func end(_ end: End, _ afterwards: @escaping () -> Void) {
         guard !isOver else { return afterwards() }
         self.afterwards = afterwards
-        wishes.withLock { $0.end = end }
+        wish { $0.end = end }
     }
     private func run() {
         let device: MappedDevice
@@ -57,14 +68,24 @@ final class DeviceKeeper: @unchecked Sendable {
         }
         let index = device.index
         _ = loop.post { [self] _ in ready?(index) }
-        var end = End.none
+        var (end, mustLook) = (End.none, bell == nil)
         while end == .none {
             do {
-                guard try device.keepAlive(forMilliseconds: Self.lookEveryMilliseconds) else { break }
-                if let size = wishes.withLock({ $0.size.take() }) { try device.resize(to: size) }
+                let timeout = mustLook ? Self.lookEveryMilliseconds : -1
+                let reconnections = device.reconnections
+                guard try device.keepAlive(forMilliseconds: timeout, bell: bell) else { break }
+                if let size = wishes.withLock({ $0.size }) {
+                    try device.resize(to: size)
+                    wishes.withLock { if $0.size == size { $0.size = nil } }
+                }
+                mustLook = wishes.withLock { wishes in
+                    if device.reconnections != reconnections { wishes.mayGo = false }
+                    return wishes.mayGo || bell == nil
+                }
             } catch {
                 ToolExit.say("\(device.path): \(error)")
                 Thread.sleep(forTimeInterval: 0.1)
+                mustLook = true
             }
             end = wishes.withLock { $0.end }
         }

@@ -15,18 +15,27 @@ struct MapCommand: ParsableCommand {
             devices notice nothing but a pause.
             Example:
               mkfs.ext4 "$(curve-nbd map db)"
+            Not there yet, and refused: snapshots (VOL@SNAP), --qos, --quiesce-hook, --encryption.
             """)
     @Argument(help: "Path of the volume.") var volume: String
     @Option(help: "The device, /dev/nbdN or N (default: the kernel chooses).") var device: String?
     @Flag(help: "Refuse writes.") var readOnly = false
     @Flag(help: "Take the volume from whoever holds it; the holder can never write to it again.")
     var takeover = false
-    @Option(help: "Sockets between the kernel and the daemon, 1 to 16.") var connections = 2
+    @Option(help: "Sockets of the kernel, 1 to 16 (default: 1, or 2 with --direct).") var connections: Int?
+    @Flag(
+        help: """
+            Let the kernel talk to the daemon itself: less work for each request, but after the daemon's death \
+            what was under way waits for --io-timeout.
+            """) var direct = false
     @Option(help: "Logical block size, 512 or 4096.") var blockSize = 4096
     @Option(
         name: [.long, .customLong("timeout")],
-        help: "Seconds after which the kernel sends a request again that was not answered.")
-    var ioTimeout = DeviceSetup.requestTimeoutSecondsDefault
+        help: """
+            Seconds after which the kernel gives a connection up and sends its requests again (default: 0, never; \
+            or 5 with --direct).
+            """)
+    var ioTimeout: UInt64?
     @Option(
         name: [.long, .customLong("reattach-timeout")],
         help: "Seconds for which requests wait for a new daemon; then they fail.")
@@ -37,7 +46,11 @@ struct MapCommand: ParsableCommand {
     @Option(help: "Where the daemon logs, if this starts it (default: \(DaemonClient.logPath)).")
     var logFile: String?
     @Flag(help: "Serve from this process until it is unmapped or ended by a signal.") var foreground = false
+    @Flag(
+        name: [.long, .customLong("no-trim")], help: "Do not offer the kernel to give blocks back (discard).")
+    var notrim = false
     @OptionGroup var old: OldMapOptions
+    @OptionGroup var later: LaterMapOptions
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
 
@@ -53,7 +66,9 @@ struct MapCommand: ParsableCommand {
     /// Has the daemon map the volume.
     /// - Returns: the device.
     func map() throws -> String {
-        try DaemonClient(logPath: logFile, logLevel: daemon.logLevel).map(try wanted())
+        let device = try DaemonClient(logPath: logFile, logLevel: daemon.logLevel).map(try wanted())
+        PartitionScan.start(device)
+        return device
     }
     private func wanted() throws -> MappingRecord {
         var asked = self
@@ -64,16 +79,22 @@ struct MapCommand: ParsableCommand {
     }
     /// What the options mean.
     private func record() throws -> MappingRecord {
+        try later.refuse(path)
         try old.apply()
+        let connections = connections ?? (direct ? 2 : 1)
         guard (1...MappingRecord.connectionsMax).contains(connections) else {
             throw ToolError.failed("--connections is a number from 1 to \(MappingRecord.connectionsMax)")
         }
         guard blockSize == Geometry.sectorBytes || blockSize == Geometry.blockBytes else {
             throw ToolError.failed("--block-size is 512 or 4096")
         }
-        guard ioTimeout > 0, deadConnTimeout > 0 else {
-            throw ToolError.failed("time-outs are seconds from 1")
+        guard deadConnTimeout > 0 else {
+            throw ToolError.failed("--reattach-timeout is a number of seconds from 1")
         }
+        let ioTimeout =
+            ioTimeout
+            ?? (direct
+                ? DeviceSetup.requestTimeoutSecondsDefault : DeviceSetup.heldRequestTimeoutSecondsDefault)
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
@@ -85,6 +106,7 @@ struct MapCommand: ParsableCommand {
         (record.isReadOnly, record.takesOver, record.cookie) = (readOnly, takeover, cookie)
         (record.connections, record.blockBytes) = (connections, blockSize)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
+        (record.refusesTrim, record.isDirect) = (notrim, direct)
         record.errorAfterSeconds = UInt64(errorAfter ?? 0)
         guard record.isPlain else { throw ToolError.failed("names have no control characters") }
         return record
@@ -106,6 +128,9 @@ struct MapCommand: ParsableCommand {
             case "takeover": takeover = true
             case "device": device = value
             case "cookie": cookie = value ?? ""
+            case "notrim", "no-trim": notrim = true
+            case "direct": direct = true
+            case let key where LaterMapOptions.words.contains(key): throw LaterMapOptions.refusal("-o \(key)")
             case "connections": connections = try number()
             case "block-size": blockSize = try number()
             case "timeout", "io-timeout": ioTimeout = try number()
@@ -137,7 +162,7 @@ struct OldMapOptions: ParsableArguments {
     @Option(name: [.customLong("max_part"), .customLong("max-part")], help: .hidden) var partitionsMax: Int?
     /// Where other clients find their cluster; ours is told by --mds.
     @Option(name: .customLong("nebd-conf"), help: .hidden) var nebdConf: String?
-    @Flag(name: .customLong("no-exclusive"), help: .hidden) var isShared = false
+    @Flag(name: [.customLong("no-exclusive"), .customLong("shared")], help: .hidden) var isShared = false
     @Option(
         name: [.customShort("o"), .customLong("options")],
         help: ArgumentHelp("Options in one word, as other tools take them.", valueName: "k=v,..."))
@@ -164,6 +189,55 @@ struct OldMapOptions: ParsableArguments {
         // Without the module the mapping fails, and says why.
         guard (try? modprobe.run()) != nil else { return }
         modprobe.waitUntilExit()
+    }
+}
+
+/// What is planned and not there: refused in words, since a device without what was asked of it is no answer.
+struct LaterMapOptions: ParsableArguments {
+    @Option(help: .hidden) var qos: String?
+    @Flag(help: .hidden) var quiesce = false
+    @Option(help: .hidden) var quiesceHook: String?
+    @Option(name: [.long, .customLong("encryption-format")], help: .hidden) var encryption: String?
+    @Option(name: [.customLong("passphrase-file"), .customLong("encryption-passphrase-file")], help: .hidden)
+    var passphraseFile: String?
+    @Flag(help: .hidden) var ublk = false
+    /// The same as options of `-o`.
+    static let words: Set = [
+        "qos", "quiesce", "quiesce-hook", "encryption", "encryption-format", "passphrase-file",
+        "encryption-passphrase-file", "ublk",
+    ]
+
+    func refuse(_ path: String) throws {
+        let asked = [
+            ("--qos", qos != nil), ("--quiesce", quiesce), ("--quiesce-hook", quiesceHook != nil),
+            ("--encryption", encryption != nil), ("--passphrase-file", passphraseFile != nil),
+            ("--ublk", ublk),
+        ]
+        if let name = asked.first(where: \.1)?.0 { throw Self.refusal(name) }
+        guard !path.contains("@") else {
+            throw ToolError.failed("\(path): snapshots are not there yet; name the volume itself")
+        }
+    }
+    static func refusal(_ name: String) -> ToolError {
+        .failed("\(name) is not there yet; map without it, or see: curve-nbd map --help")
+    }
+}
+
+/// The kernel reads a partition table when a device is first opened.
+enum PartitionScan {
+    /// A cluster that does not answer keeps nobody from using the device.
+    private static let patienceSeconds = 5.0
+
+    /// Opens the device, so that its partitions show.
+    static func start(_ device: String) {
+        let done = DispatchSemaphore(value: 0)
+        let thread = Thread {
+            let file = open(device, O_RDONLY | O_CLOEXEC)
+            if file >= 0 { close(file) }
+            done.signal()
+        }
+        thread.start()
+        _ = done.wait(timeout: .now() + patienceSeconds)
     }
 }
 

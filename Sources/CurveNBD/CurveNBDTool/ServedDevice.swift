@@ -82,7 +82,7 @@ final class ServedDevice {
         }
     }
     private func end() {
-        (keeper, server.exportResized) = (nil, nil)
+        (keeper, server.exportResized, server.emptied) = (nil, nil, nil)
         volume?.lost = nil
         guard let ended else { return }
         self.ended = nil
@@ -121,7 +121,8 @@ final class ServedDevice {
         (options.index, options.connections, options.mustExist) = (
             record.index, record.connections, isResumed
         )
-        options.blockBytes = record.blockBytes
+        (options.blockBytes, options.refusesTrim) = (record.blockBytes, record.refusesTrim)
+        options.isHeld = !record.isDirect
         options.requestTimeoutSeconds = record.requestTimeoutSeconds
         options.deadConnectionTimeoutSeconds = record.deadConnectionTimeoutSeconds
         let keeper = DeviceKeeper(socket: socket, options: options, loop: reactor.handle)
@@ -131,6 +132,7 @@ final class ServedDevice {
             usable?(record, index)
             usable = nil
         }
+        server.emptied = { keeper.look() }
         keeper.ended = { [self] failure in finish(failure) }
         keeper.start()
     }

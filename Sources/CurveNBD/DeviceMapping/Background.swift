@@ -85,6 +85,15 @@ public enum Background {
         }
         return String(decoding: bytes.prefix { $0 != 0x0A }, as: UTF8.self)
     }
+    /// Runs this program in a new session and does not wait for anything. Its standard error is ours.
+    static func spawnApart(_ arguments: [String]) throws(DeviceError) {
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0)
+        unsafe posix_spawn_file_actions_adddup2(&actions, 0, 1)
+        try unsafe spawn(arguments, &actions)
+    }
     private static func spawn(
         _ arguments: [String], _ logPath: String?, reportingOn report: Int32
     ) throws(DeviceError) -> pid_t {
@@ -98,6 +107,13 @@ public enum Background {
                 &actions, 2, logPath, O_WRONLY | O_CREAT | O_APPEND, 0o600)
         }
         unsafe posix_spawn_file_actions_adddup2(&actions, report, reportDescriptor)
+        unsafe setenv(reportVariable, "1", 1)
+        defer { unsafe unsetenv(reportVariable) }
+        return try unsafe spawn(arguments, &actions)
+    }
+    @unsafe @discardableResult private static func spawn(
+        _ arguments: [String], _ actions: inout posix_spawn_file_actions_t
+    ) throws(DeviceError) -> pid_t {
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
         defer { unsafe posix_spawnattr_destroy(&attributes) }
@@ -107,8 +123,6 @@ public enum Background {
         let name = CommandLine.arguments.first ?? "curve-nbd"
         let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]
         defer { unsafe words.forEach { unsafe free($0) } }
-        unsafe setenv(reportVariable, "1", 1)
-        defer { unsafe unsetenv(reportVariable) }
         let result = unsafe posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, words, environ)
         guard result == 0 else { throw .system(call: "start the daemon", errno: result) }
         return pid

@@ -14,6 +14,15 @@ public struct NBDDevice: Hashable, Sendable {
     public var identifier: String?
     /// Who uses it: "mounted on PATH", "swap", "below dm-0".
     public var users: [String]
+    /// Requests that the kernel has sent and that are not answered: reads, and everything else.
+    public var inFlight = InFlight()
+    /// Counts of requests.
+    public struct InFlight: Hashable, Sendable {
+        /// Reads.
+        public var reads = 0
+        /// Writes, flushes and discards.
+        public var writes = 0
+    }
     /// /dev/nbdN.
     public var path: String { "/dev/nbd\(index)" }
     /// True while the kernel serves the device, though perhaps with dead connections.
@@ -69,7 +78,14 @@ public struct BlockDeviceTable: Sendable {
         return NBDDevice(
             index: index, size: ByteCount(bytes: (UInt64(Text.line("\(root)/size") ?? "") ?? 0) &* 512),
             isReadOnly: Text.line("\(root)/ro") == "1", pid: Text.line("\(root)/pid").flatMap { Int($0) },
-            identifier: Text.line("\(root)/backend"), users: users)
+            identifier: Text.line("\(root)/backend"), users: users,
+            inFlight: Self.inFlight(Text.line("\(root)/inflight") ?? ""))
+    }
+    /// Two numbers: reads, and the rest.
+    private static func inFlight(_ line: String) -> NBDDevice.InFlight {
+        let counts = line.split(separator: " ").compactMap { Int($0) }
+        guard counts.count == 2 else { return NBDDevice.InFlight() }
+        return NBDDevice.InFlight(reads: counts[0], writes: counts[1])
     }
     private func swappedPaths() -> Set<String> {
         let lines = (Text.ofFile("\(proc)/swaps") ?? "").split(separator: "\n").dropFirst()

@@ -6,7 +6,9 @@ import NBDProtocol
 public struct MapOptions: Hashable, Sendable {
     /// N of /dev/nbdN; `nil` takes over a device of the same identifier, else lets the kernel choose.
     public var index: UInt32?
-    /// Sockets between kernel and server; a second one keeps requests flowing while one is replaced.
+    /// A holder stands between kernel and server, so that what is under way outlives the server.
+    public var isHeld = false
+    /// Sockets of the kernel; without a holder a second one keeps requests flowing while one is replaced.
     public var connections = 2
     /// Logical block size of the device; `nil` takes what the server prefers.
     public var blockBytes: Int?
@@ -18,6 +20,8 @@ public struct MapOptions: Hashable, Sendable {
     public var identifier: String
     /// Takes over a device that waits for a daemon, and makes none.
     public var mustExist = false
+    /// Tells the kernel that blocks cannot be given back.
+    public var refusesTrim = false
     /// Where daemons mark the devices that they serve.
     public var markFolder = DaemonMark.defaultFolder
     /// The usual choices for a volume named `identifier`.
@@ -32,6 +36,12 @@ public final class MappedDevice {
     private let socketPath: String
     private let exportName: String
     private let connections: Int
+    private var isHeld: Bool
+    private var holder: HolderLine?
+    /// Something was lost that is not replaced.
+    private var needsConnections = false
+    /// How often connections were replaced.
+    public private(set) var reconnections = 0
     private var setup: DeviceSetup
     private let kernel: NBDKernel
     private let events: NBDKernelEvents
@@ -46,31 +56,68 @@ public final class MappedDevice {
     /// - Throws: ``DeviceError``.
     public init(socketPath: String, exportName: String, options: MapOptions) throws(DeviceError) {
         (self.socketPath, self.exportName) = (socketPath, exportName)
-        connections = max(1, options.connections)
+        (connections, isHeld) = (max(1, options.connections), options.isHeld)
         kernel = try NBDKernel()
         events = try NBDKernelEvents()
         let sockets = try Self.sockets(connections, socketPath, exportName)
         let info = sockets[0].info
         var setup = DeviceSetup(size: info.size, flags: info.flags, identifier: options.identifier)
+        if options.refusesTrim { setup.flags.remove(.trim) }
         setup.index = options.index
         setup.blockBytes =
             options.blockBytes ?? Int(min(info.preferredBlockBytes, UInt32(Geometry.blockBytes)))
-        setup.requestTimeoutSeconds = options.requestTimeoutSeconds ?? setup.requestTimeoutSeconds
+        setup.requestTimeoutSeconds =
+            options.requestTimeoutSeconds
+            ?? (isHeld ? DeviceSetup.heldRequestTimeoutSecondsDefault : setup.requestTimeoutSeconds)
         setup.deadConnectionTimeoutSeconds =
             options.deadConnectionTimeoutSeconds ?? setup.deadConnectionTimeoutSeconds
         self.setup = setup
         if let orphan = try Self.orphan(options, table) {
             index = orphan
             mark = try DaemonMark(index: index, folder: options.markFolder)
-            try kernel.reconnect(orphan, setup, sockets: sockets.map(\.descriptor))
+            try join(sockets)
         } else {
             guard !options.mustExist else {
                 throw .notConnected(options.index.map { "/dev/nbd\($0)" } ?? options.identifier)
             }
-            index = try kernel.connect(setup, sockets: sockets.map(\.descriptor))
+            let pairs = isHeld ? try KernelPairs(connections) : nil
+            index = try kernel.connect(setup, sockets: pairs?.kernelEnds ?? sockets.map(\.descriptor))
             mark = try DaemonMark(index: index, folder: options.markFolder)
+            if let pairs { hold(pairs, sockets) }
+            extendLifetime(pairs)
         }
         extendLifetime(sockets)
+    }
+    /// Gives a device to a new server: at the holder, if that has its connections, else at the kernel.
+    private func join(_ sockets: [ServerSocket]) throws(DeviceError) {
+        if isHeld, let line = try? HolderLine.open(index, setup.identifier) {
+            let held = line.tell(.serve, patience, sockets.map(\.descriptor)) ?? 0
+            if held > 0 {
+                holder = line
+                try kernel.update(index, setup)
+            }
+            if held >= connections { return }
+            if held > 0 { return try reconnect(Self.sockets(connections, socketPath, exportName)) }
+        }
+        try reconnect(sockets)
+    }
+    private var patience: UInt64 { setup.deadConnectionTimeoutSeconds }
+    /// Replaces the kernel's dead connections; it takes no more than that.
+    private func reconnect(_ sockets: [ServerSocket]) throws(DeviceError) {
+        guard isHeld, let pairs = try? KernelPairs(connections) else {
+            return try kernel.reconnect(index, setup, sockets: sockets.map(\.descriptor))
+        }
+        try kernel.reconnect(index, setup, sockets: pairs.kernelEnds)
+        hold(pairs, sockets)
+        extendLifetime(pairs)
+    }
+    /// Without a holder the kernel's connections end with the pairs, and are replaced by direct ones.
+    private func hold(_ pairs: KernelPairs, _ sockets: [ServerSocket]) {
+        let both = zip(pairs.holderEnds, sockets).flatMap { [$0, $1.descriptor] }
+        if let holder, let held = holder.tell(.hold, patience, both), held > 0 { return }
+        holder = try? HolderLine.open(index, setup.identifier)
+        if let held = holder?.tell(.hold, patience, both), held > 0 { return }
+        (holder, isHeld, needsConnections) = (nil, false, true)
     }
     /// A connected device of this identifier: its daemon is gone, or the volume would not have let us attach.
     private static func orphan(_ options: MapOptions, _ table: BlockDeviceTable) throws(DeviceError)
@@ -97,19 +144,44 @@ public final class MappedDevice {
     /// True while the kernel has the device.
     public var isConnected: Bool { table.isConnected(index) }
 
-    /// Waits for the kernel to lose a connection, and replaces what it lost.
+    /// Waits for a connection to be lost, and replaces what was lost.
+    /// - Parameters:
+    ///   - timeout: how long; -1: until something happens.
+    ///   - bell: ends the wait.
     /// - Returns: false when the device has been unmapped: its daemon may end.
     /// - Throws: ``DeviceError``; the device stays, and the next call tries again.
-    public func keepAlive(forMilliseconds timeout: Int32) throws(DeviceError) -> Bool {
-        let lost = try events.lostConnections(withinMilliseconds: timeout)
+    public func keepAlive(forMilliseconds timeout: Int32, bell: Bell? = nil) throws(DeviceError) -> Bool {
+        if !needsConnections { wait(timeout, bell) }
+        let lost = try events.lostConnections(withinMilliseconds: 0)
+        needsConnections = needsConnections || lost.map { $0.contains(index) } ?? true
         guard isConnected else { return false }
-        if lost.contains(index) {
+        switch holder?.news() ?? .nothing {
+        case .nothing: break
+        case .serverLost:
             let sockets = try Self.sockets(connections, socketPath, exportName)
-            setup.size = sockets[0].info.size
-            try kernel.reconnect(index, setup, sockets: sockets.map(\.descriptor))
-            extendLifetime(sockets)
+            if holder?.tell(.serve, patience, sockets.map(\.descriptor)) ?? 0 == 0 { needsConnections = true }
+        // If the device is not going, the kernel says that its connections are dead.
+        case .holderGone: holder = nil
         }
+        guard needsConnections else { return true }
+        let sockets = try Self.sockets(connections, socketPath, exportName)
+        setup.size = sockets[0].info.size
+        needsConnections = false
+        reconnections += 1
+        do throws(DeviceError) {
+            try reconnect(sockets)
+        } catch {
+            needsConnections = true
+            throw error
+        }
+        extendLifetime(sockets)
         return true
+    }
+    private func wait(_ timeout: Int32, _ bell: Bell?) {
+        var waited = [events.descriptor, holder?.descriptor ?? -1, bell?.descriptor ?? -1].map {
+            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+        }
+        if unsafe poll(&waited, nfds_t(waited.count), timeout) > 0, waited[2].revents != 0 { bell?.quiet() }
     }
     /// Tells the kernel the volume's new size.
     public func resize(to size: ByteCount) throws(DeviceError) {

@@ -19,12 +19,16 @@ public struct MappingRecord: Hashable, Sendable {
     public var isReadOnly = false
     /// Takes the volume from whoever holds it; a wish of one `map`, not kept.
     public var takesOver = false
-    /// Sockets between the kernel and the daemon.
-    public var connections = 2
+    /// Tells the kernel that blocks cannot be given back.
+    public var refusesTrim = false
+    /// The kernel talks to the daemon itself, not to the holder.
+    public var isDirect = false
+    /// Sockets between the kernel and the holder or the daemon.
+    public var connections = 1
     /// Logical block size.
     public var blockBytes = Geometry.blockBytes
     /// See ``DeviceSetup/requestTimeoutSeconds``.
-    public var requestTimeoutSeconds: UInt64 = DeviceSetup.requestTimeoutSecondsDefault
+    public var requestTimeoutSeconds: UInt64 = DeviceSetup.heldRequestTimeoutSecondsDefault
     /// See ``DeviceSetup/deadConnectionTimeoutSeconds``.
     public var deadConnectionTimeoutSeconds: UInt64 = DeviceSetup.deadConnectionTimeoutSecondsDefault
     /// Requests fail after so long without a majority; 0: they wait.
@@ -57,7 +61,10 @@ public struct MappingRecord: Hashable, Sendable {
         lines.append("path \(path)")
         if !cluster.isEmpty { lines += ["cluster \(cluster)", "volume \(volume)"] }
         lines += metadataServers.map { "mds \($0)" }
-        for (name, value) in [("read-only", isReadOnly), ("takeover", takesOver)] {
+        for (name, value) in [
+            ("read-only", isReadOnly), ("takeover", takesOver), ("no-trim", refusesTrim),
+            ("direct", isDirect),
+        ] {
             lines.append("\(name) \(value ? "yes" : "no")")
         }
         lines += [
@@ -81,7 +88,7 @@ public struct MappingRecord: Hashable, Sendable {
         }
         let hasName = path.hasPrefix("/") && !holderKey.isEmpty && !metadataServers.isEmpty
         guard hasName, (1...Self.connectionsMax).contains(connections), [512, 4096].contains(blockBytes),
-            requestTimeoutSeconds > 0, deadConnectionTimeoutSeconds > 0
+            deadConnectionTimeoutSeconds > 0
         else { return nil }
     }
     /// What one device has use for.
@@ -105,6 +112,8 @@ public struct MappingRecord: Hashable, Sendable {
         case "mds": metadataServers.append(value)
         case "read-only": return keep(flag, &isReadOnly)
         case "takeover": return keep(flag, &takesOver)
+        case "no-trim": return keep(flag, &refusesTrim)
+        case "direct": return keep(flag, &isDirect)
         case "connections": return keep(Int(value), &connections)
         case "block-size": return keep(Int(value), &blockBytes)
         case "io-timeout": return keep(UInt64(value), &requestTimeoutSeconds)

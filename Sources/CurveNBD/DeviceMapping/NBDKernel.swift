@@ -13,7 +13,9 @@ public struct DeviceSetup: Hashable, Sendable {
     public var blockBytes: Int
     /// What the server said in its handshake.
     public var flags: NBDTransmissionFlags
-    /// How long a request may take before its connection counts as dead, in whole seconds.
+    /// How long a request may take before its connection counts as dead, in whole seconds. 0: for ever; what was
+    /// under way on a connection that did die is sent again within 31 s. The kernel keeps to "for ever" only with
+    /// one connection.
     public var requestTimeoutSeconds: UInt64
     /// How long requests wait for a new connection when all are dead, in whole seconds; then they fail.
     public var deadConnectionTimeoutSeconds: UInt64
@@ -31,6 +33,9 @@ public struct DeviceSetup: Hashable, Sendable {
     /// closes a slow connection, too, and sends again what it carried, so it must exceed what a healthy but
     /// busy cluster takes, an election included.
     public static let requestTimeoutSecondsDefault: UInt64 = 5
+    /// The holder has what a dead daemon left unanswered, so the kernel need not guess: a cluster that is silent
+    /// for an hour costs no connection.
+    public static let heldRequestTimeoutSecondsDefault: UInt64 = 0
     /// Longer than a machine takes to start a daemon, however busy; shorter than people's patience.
     public static let deadConnectionTimeoutSecondsDefault: UInt64 = 600
 }
@@ -84,6 +89,10 @@ public final class NBDKernel {
             Self.put(setup, sockets, into: &request, withIdentifier: hasIdentifier)
         }
     }
+    /// Tells the kernel the size and the time-outs that hold from now on; its connections stay.
+    public func update(_ index: UInt32, _ setup: DeviceSetup) throws(DeviceError) {
+        try reconnect(index, setup, sockets: [])
+    }
     /// Tells the kernel a new size. Requests in flight must be able to finish meanwhile.
     public func resize(_ index: UInt32, to size: ByteCount) throws(DeviceError) {
         let identifier = table.device(index)?.identifier
@@ -122,6 +131,7 @@ public final class NBDKernel {
         request.put(number(NBD_ATTR_TIMEOUT), u64: setup.requestTimeoutSeconds)
         request.put(number(NBD_ATTR_DEAD_CONN_TIMEOUT), u64: setup.deadConnectionTimeoutSeconds)
         if withIdentifier { request.put(number(NBD_ATTR_BACKEND_IDENTIFIER), text: setup.identifier) }
+        guard !sockets.isEmpty else { return }
         request.nest(number(NBD_ATTR_SOCKETS)) { list in
             for socket in sockets {
                 list.nest(number(NBD_SOCK_ITEM)) { $0.put(number(NBD_SOCK_FD), u32: UInt32(socket)) }
@@ -157,10 +167,13 @@ public final class NBDKernelEvents {
         socket = try NetlinkSocket(family: NBD_GENL_FAMILY_NAME)
         try socket.join(group: NBD_GENL_MCAST_GROUP_NAME, family: NBD_GENL_FAMILY_NAME)
     }
+    /// Readable when there is something to be heard.
+    var descriptor: Int32 { socket.descriptor }
     /// Waits for lost connections.
-    /// - Returns: the devices that lost one, perhaps the same twice; none when the time is over.
-    public func lostConnections(withinMilliseconds timeout: Int32) throws(DeviceError) -> [UInt32] {
-        let events = try socket.events(timeoutMilliseconds: timeout)
+    /// - Returns: the devices that lost one, perhaps the same twice; none when the time is over; `nil` when there
+    ///   were too many to be kept, so that any may have.
+    public func lostConnections(withinMilliseconds timeout: Int32) throws(DeviceError) -> [UInt32]? {
+        guard let events = try socket.events(timeoutMilliseconds: timeout) else { return nil }
         return events.filter { Int($0.command) == NBDKernel.number(NBD_CMD_LINK_DEAD) }.compactMap { event in
             event.attributes.first { $0.type == NBDKernel.number(NBD_ATTR_INDEX) }?.u32
         }

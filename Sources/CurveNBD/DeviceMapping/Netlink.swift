@@ -94,6 +94,7 @@ private final class NetlinkReply {
         self.family = family
     }
     deinit { unsafe nl_socket_free(socket) }
+    var descriptor: Int32 { unsafe nl_socket_get_fd(socket) }
 
     /// Sends a request and waits for its acknowledgement.
     /// - Returns: the attributes of each message that came before it.
@@ -175,11 +176,11 @@ private final class NetlinkReply {
         }
     }
     /// Waits for events of the joined group.
-    /// - Returns: the events; none when the time is over.
+    /// - Returns: the events; none when the time is over; `nil` when some were lost.
     func events(timeoutMilliseconds: Int32) throws(DeviceError)
-        -> [(command: UInt8, attributes: [NetlinkAttribute])]
+        -> [(command: UInt8, attributes: [NetlinkAttribute])]?
     {
-        var waited = unsafe pollfd(fd: nl_socket_get_fd(socket), events: Int16(POLLIN), revents: 0)
+        var waited = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         let count = unsafe poll(&waited, 1, timeoutMilliseconds)
         if count == 0 || (count < 0 && errno == EINTR) { return [] }
         guard count > 0 else { throw .system(call: "poll", errno: errno) }
@@ -193,8 +194,8 @@ private final class NetlinkReply {
         unsafe nl_cb_set(callbacks, NL_CB_SEQ_CHECK, NL_CB_CUSTOM, { _, _ in Int32(NL_OK.rawValue) }, nil)
         let result = unsafe nl_recvmsgs(socket, callbacks)
         extendLifetime(reply)
-        // An overrun means that events were lost: the caller looks at the device itself in any case.
-        guard result >= 0 || result == -NLE_NOMEM else { throw .system(call: "nl_recvmsgs", errno: EIO) }
+        if result == -NLE_NOMEM { return nil }
+        guard result >= 0 else { throw .system(call: "nl_recvmsgs", errno: EIO) }
         return reply.messages.map { ($0.command, NetlinkAttribute.all(in: $0.attributes[...])) }
     }
 }

@@ -41,33 +41,40 @@ final class ServerSocket {
     }
     /// A socket that gives up a step that takes longer than `stepSeconds`.
     static func connected(
-        to path: String, stepSeconds: Int = ServerSocket.stepSeconds
+        to path: String, stepSeconds: Int = ServerSocket.stepSeconds, isStream: Bool = true
     ) throws(DeviceError) -> Int32 {
-        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        let kind = isStream ? SOCK_STREAM : SOCK_SEQPACKET
+        let descriptor = socket(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw .system(call: "socket", errno: errno) }
         var limit = timeval(tv_sec: stepSeconds, tv_usec: 0)
         let limitBytes = socklen_t(MemoryLayout<timeval>.size)
         unsafe setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, limitBytes)
         unsafe setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, limitBytes)
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        let name = Array(path.utf8)
-        guard name.count < MemoryLayout.size(ofValue: address.sun_path) else {
-            close(descriptor)
-            throw .system(call: "connect \(path)", errno: ENAMETOOLONG)
-        }
-        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: name) }
-        let result = unsafe withUnsafePointer(to: &address) { pointer in
-            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                unsafe connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
+        let result = unsafe withAddress(path) { unsafe connect(descriptor, $0, $1) }
         guard result == 0 else {
             let why = errno
             close(descriptor)
             throw .system(call: "connect \(path)", errno: why)
         }
         return descriptor
+    }
+    /// Calls `body` with the address of a path; -1 and ENAMETOOLONG when there is none.
+    @unsafe static func withAddress(
+        _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) -> Int32 {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let name = Array(path.utf8)
+        guard name.count < MemoryLayout.size(ofValue: address.sun_path) else {
+            errno = ENAMETOOLONG
+            return -1
+        }
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: name) }
+        return unsafe withUnsafePointer(to: &address) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
     }
     private static func shakeHands(_ descriptor: Int32, _ name: String) throws(DeviceError) -> NBDExportInfo {
         var handshake = ClientHandshake(exportName: name)

@@ -18,10 +18,10 @@ final class ServerConnection: ConnectionHandler {
     private var effects: [NBDSession.Effect] = []
     /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
     private var batch: [NBDSession.Effect] = []
+    /// What a batch sends; kept for its memory.
+    private var pieces: [SendPiece] = []
     private var loggedErrors: Set<VolumeError> = []
     private var isOver = false
-    /// Requests wait for room.
-    private var isPaused = false
 
     init(number: Int, link: any Connection, server: NBDServer) {
         (self.number, self.link, self.server, tls) = (number, link, server, server.tls)
@@ -85,7 +85,6 @@ final class ServerConnection: ConnectionHandler {
 
     @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         guard !isOver else { return }
-        guard !isDeserted else { return finish() }
         unsafe session.received(
             bytes, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
@@ -108,15 +107,10 @@ final class ServerConnection: ConnectionHandler {
             note(error)
             if error == .fenced, !answersWhenFenced { return finish() }
         }
-        guard !(isPaused && isDeserted) else { return finish() }
         session.completed(
             token, result, exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         perform()
     }
-    /// Whoever left waits for no answer, but repeats elsewhere what was not answered here (a kernel does, on
-    /// another connection of its device) and goes on from there. What is left to be read here would come
-    /// after that, and undo it.
-    private var isDeserted: Bool { !session.isInHandshake && link.hasPeerLeft }
     private var choices: [NBDExportDescription] { session.isInHandshake ? server.descriptions() : [] }
 
     private func note(_ error: VolumeError) {
@@ -133,28 +127,27 @@ final class ServerConnection: ConnectionHandler {
     private func perform() {
         repeat {
             swap(&batch, &effects)
-            var pieces: [SendPiece] = []
             var ended: NBDEndReason?
             var mustSecure = false
+            var isKnownToWait = false
             for effect in batch {
                 switch effect {
                 case .send(let bytes): pieces.append(.bytes(bytes))
                 case .sendPayload(let payload): pieces.append(.payload(payload))
                 case .startTLS: mustSecure = true
                 case .enter(let name): enter(name)
-                case .submit(let token, let request): submit(token, request)
-                case .resize(let token, let size): resize(token, to: size)
-                case .pauseReceiving:
-                    isPaused = true
-                    link.pauseReceiving()
-                case .resumeReceiving:
-                    isPaused = false
-                    link.resumeReceiving()
+                case .submit(let token, let request):
+                    if !request.changesBytes || clientWaits(&isKnownToWait) { submit(token, request) }
+                case .resize(let token, let size):
+                    if clientWaits(&isKnownToWait) { resize(token, to: size) }
+                case .pauseReceiving: link.pauseReceiving()
+                case .resumeReceiving: link.resumeReceiving()
                 case .close(let reason): ended = reason
                 }
             }
             batch.removeAll(keepingCapacity: true)
             if !pieces.isEmpty, !isOver { link.send(pieces) }
+            pieces.removeAll(keepingCapacity: true)
             if let ended { close(ended) }
             if mustSecure, !isOver { secure() }
             // A link that took everything at once never reports that it drained.
@@ -164,6 +157,20 @@ final class ServerConnection: ConnectionHandler {
             }
             session.drained(exports: choices, queuedReplyBytes: link.queuedSendBytes, effects: &effects)
         } while !effects.isEmpty
+    }
+    /// Whoever left waits for no answer, but repeats elsewhere what was not answered here (a kernel does, on
+    /// another connection of its device) and goes on from there. A change that was left here would come
+    /// after that, and undo it.
+    /// - Parameter isKnown: the answer to an earlier question of the same batch, for asking costs a call.
+    /// - Returns: false when the client has left; then the connection is over.
+    private func clientWaits(_ isKnown: inout Bool) -> Bool {
+        guard !isKnown else { return true }
+        guard !isOver, !link.hasPeerLeft else {
+            finish()
+            return false
+        }
+        isKnown = true
+        return true
     }
     /// From here on the session hears and says only what is encrypted.
     private func secure() {
@@ -228,5 +235,15 @@ final class ServerConnection: ConnectionHandler {
         (handshakeTimer, stallTimer) = (nil, nil)
         session.lost()
         server.forget(number)
+    }
+}
+
+extension VolumeRequest {
+    /// It may leave other bytes behind than it found.
+    fileprivate var changesBytes: Bool {
+        switch self {
+        case .write, .trim, .writeZeroes: true
+        case .read, .flush, .blockStatus: false
+        }
     }
 }

@@ -18,7 +18,8 @@ public struct LoadPlan: Sendable {
     /// Largest request, in blocks.
     public var blocksMax: Int
 
-    /// Longer histories with many zeroes in them cannot be judged in reasonable time.
+    /// Only so many first requests may write zeroes: long histories full of them cannot be judged in
+    /// reasonable time.
     public static let operationsWithZeroesMax = 1000
 
     /// A load on a volume of `volumeBlocks` blocks.
@@ -27,7 +28,6 @@ public struct LoadPlan: Sendable {
         inFlightMax = 1 << Int.random(in: 0...5, using: &random)
         // Zero can be written again and again, which makes judging harder: half of the loads do without.
         let writesZero = random.oneIn(2)
-        let operations = writesZero ? min(operations, Self.operationsWithZeroesMax) : operations
         self.operations = operations
         let each = ScenarioPlan.turmoil.milliseconds * Int64(inFlightMax) / Int64(operations)
         restMax = random.oneIn(5) ? .zero : .milliseconds(8 * each)

@@ -117,8 +117,10 @@ public final class VolumeLoad {
         guard isIssuing, record.issued < plan.operations else { return }
         record.issued += 1
         let (start, count) = chooseRun()
+        let mayWriteZero = record.issued <= LoadPlan.operationsWithZeroesMax
+        let (trims, zeroes) = mayWriteZero ? (plan.trims, plan.zeroes) : (0, 0)
         var choice = Int.random(
-            in: 0..<(plan.reads + plan.writes + plan.trims + plan.zeroes + plan.flushes), using: &random)
+            in: 0..<(plan.reads + plan.writes + trims + zeroes + plan.flushes), using: &random)
         func falls(_ weight: Int) -> Bool {
             choice -= weight
             return choice < 0
@@ -127,8 +129,8 @@ public final class VolumeLoad {
         if falls(plan.writes) { return write(start, count) }
         let length = ByteCount(bytes: UInt64(count))
         let at = ByteOffset(bytes: UInt64(start))
-        if falls(plan.trims) { return change(start, count, 0, .trim(start: at, length: length)) }
-        if falls(plan.zeroes) { return change(start, count, 0, .writeZeroes(start: at, length: length)) }
+        if falls(trims) { return change(start, count, 0, .trim(start: at, length: length)) }
+        if falls(zeroes) { return change(start, count, 0, .writeZeroes(start: at, length: length)) }
         volume?.submit(.flush) { [self] result in
             if seesNothing { return }
             note(result, "flush", 0, since: record.sizes?.mark)

@@ -11,7 +11,7 @@ import TestVolumes
 /// people's clients and the kernel to judge.
 ///
 ///     serve --listen unix:PATH|HOST:PORT [--size BYTES] [--export NAME | --exports A,B] [--read-only]
-///           [--file PATH] [--delay-ms N]
+///           [--file PATH | --null] [--delay-ms N]
 ///     map --file PATH --size BYTES [--device N] [--timeout S] [--dead S] [--connections N] [--stall-ms N]
 ///     unmap N [--force] [--timeout S]
 ///     list
@@ -69,6 +69,7 @@ import TestVolumes
             file.firstWriteDelay = .milliseconds(Int(options["stall-ms"] ?? "") ?? 0)
             return file
         }
+        if options["null"] != nil { return NullVolume(environment: reactor, size: size) }
         let memory = MemoryVolume(environment: reactor, size: size, isReadOnly: options["read-only"] != nil)
         memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
         return memory

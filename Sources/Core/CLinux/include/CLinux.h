@@ -35,6 +35,7 @@
 // io_uring entries.
 void curve_sqe_select_buffer(struct io_uring_sqe *sqe, uint16_t group);
 void curve_sqe_poll_first(struct io_uring_sqe *sqe);
+void curve_sqe_skip_success(struct io_uring_sqe *sqe);
 
 // Clocks, in nanoseconds.
 int64_t curve_boot_nanoseconds(void);

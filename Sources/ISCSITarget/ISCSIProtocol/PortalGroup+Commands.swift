@@ -1,0 +1,197 @@
+import BlockTypes
+
+/// SCSI commands on their way in: header, place in the window, room (RFC 7143, sections 4.2.2.1 and 11.3).
+extension PortalGroup {
+    func takeCommand(
+        _ header: PDUHeader, _ additional: [UInt8], _ connection: TargetConnection, _ session: TargetSession,
+        effects: inout [Effect]
+    ) -> PDUReader.Destination {
+        // What is outside of the window, or here already, is ignored in silence.
+        guard header.isImmediate || session.isWanted(header.commandNumber) else { return .skip }
+        guard !header.isImmediate || session.immediateTasks < limits.immediateCommandsMax else {
+            connection.reject(header, .tooManyImmediateCommands, effects: &effects)
+            return .skip
+        }
+        guard session.task(tagged: header.taskTag) == nil else {
+            connection.reject(header, .taskInProgress, effects: &effects)
+            return .skip
+        }
+        guard let extras = AdditionalSegments(additional, of: header),
+            let attribute = TaskAttribute(rawValue: header.flags & Flag.attributeMask),
+            header.taskTag != reservedTag, header.has(Flag.final) || header.has(Flag.write)
+        else {
+            connection.reject(header, .invalidField, effects: &effects)
+            return .skip
+        }
+        let task = makeTask(header, extras, attribute, connection, session)
+        session.add(task)
+        connection.incoming = .command(task, header)
+        return openBursts(task, header, session)
+    }
+    private func makeTask(
+        _ header: PDUHeader, _ extras: AdditionalSegments, _ attribute: TaskAttribute,
+        _ connection: TargetConnection, _ session: TargetSession
+    ) -> SCSITask {
+        let cdb = header.commandBytes + extras.commandBytes
+        let length = Int(header.transferTag)
+        let isWrite = header.has(Flag.write)
+        let isRead = header.has(Flag.read)
+        let expected = TransferSizes(
+            inBytes: isRead ? isWrite ? extras.bidirectionalReadBytes : length : 0,
+            outBytes: isWrite ? length : 0)
+        var wanted = configuration.transferSizes(session.names?.targetName ?? "", header.lun, cdb)
+        wanted = TransferSizes(inBytes: max(wanted.inBytes, 0), outBytes: max(wanted.outBytes, 0))
+        let slot = freeTaskSlots.popLast() ?? taskSlots.count
+        if slot == taskSlots.count { taskSlots.append(nil) }
+        taskGeneration += 1
+        let task = SCSITask(
+            id: TaskID(slot: slot, generation: taskGeneration), header: header, cdb: cdb,
+            attribute: attribute, expected: expected, wanted: wanted, session: session,
+            connection: connection, limits: limits)
+        taskSlots[slot] = task
+        return task
+    }
+    /// Judges the data that comes with a command or unasked behind it, and says where the former goes.
+    private func openBursts(_ task: SCSITask, _ header: PDUHeader, _ session: TargetSession)
+        -> PDUReader.Destination
+    {
+        let immediateBytes = header.dataBytes
+        let parameters = session.parameters
+        let endsHere = header.has(Flag.final)
+        if immediateBytes > 0 {
+            if !task.isWrite || !parameters.immediateData {
+                task.fail(.unexpectedData)
+            } else if immediateBytes > min(task.expectedOutBytes, parameters.firstBurstBytesMax) {
+                task.fail(.incorrectAmount)
+            }
+        }
+        if !endsHere && parameters.initialR2T { task.fail(.unexpectedData) }
+        guard immediateBytes > 0 || !endsHere else { return .skip }
+        let end = endsHere ? immediateBytes : min(task.expectedOutBytes, parameters.firstBurstBytesMax)
+        task.bursts = [SCSITask.Burst(transferTag: reservedTag, nextByte: 0, endByte: end)]
+        guard immediateBytes > 0 else { return .skip }
+        return task.destination(offset: 0, count: immediateBytes, isSolicited: false, pool: pool)
+    }
+    /// A command is here with its immediate data.
+    func finishCommand(_ task: SCSITask, _ header: PDUHeader, isIntact: Bool, effects: inout [Effect]) {
+        let session = task.session
+        if !isIntact {
+            task.connection.reject(header, .dataDigestError, effects: &effects)
+            task.fail(.dataLost)
+        }
+        if task.stage != .ended, !task.bursts.isEmpty {
+            task.bursts[0].nextByte = header.dataBytes
+            task.receivedBytes = header.dataBytes
+            if header.has(Flag.final) || task.receivedBytes >= task.bursts[0].endByte && task.failure == nil {
+                task.bursts.removeFirst()
+            }
+        }
+        if task.bursts.isEmpty { task.endUnsolicited() }
+        if header.isImmediate {
+            if task.stage != .ended { startTask(task, effects: &effects) }
+        } else {
+            if task.stage != .ended, !session.isWanted(header.commandNumber) {
+                // A reset of the target passed its number meanwhile.
+                return drop(task, effects: &effects)
+            }
+            session.hold(task.stage == .ended ? .plug : .command(task), at: header.commandNumber)
+            advance(session, effects: &effects)
+        }
+    }
+    /// Carries out what is in order now.
+    func advance(_ session: TargetSession, effects: inout [Effect]) {
+        while let entry = session.nextInOrder() {
+            switch entry {
+            case .command(let task): startTask(task, effects: &effects)
+            case .control(let header, let bytes, let connection):
+                perform(header, bytes, connection, session, effects: &effects)
+            case .plug: break
+            }
+        }
+        startManagements(session, effects: &effects)
+    }
+    /// A command's turn has come.
+    private func startTask(_ task: SCSITask, effects: inout [Effect]) {
+        task.stage = .waiting
+        if task.failure != nil { return failWhenQuiet(task, effects: &effects) }
+        if task.attribute == .headOfQueue {
+            task.session.queue.insert(task, at: 0)
+        } else {
+            task.session.queue.append(task)
+        }
+        admitWaiting(task.session, effects: &effects)
+    }
+    /// Gives room to commands in order, as long as there is any.
+    func admitWaiting(_ session: TargetSession, effects: inout [Effect]) {
+        while let task = session.queue.first, hasRoom(for: task, session) {
+            session.queue.removeFirst()
+            session.inFlightBytes += task.chargeBytes
+            (task.isCharged, task.stage) = (true, .gathering)
+            session.gatheringTasks += 1
+            if task.attribute == .ordered { session.barrier = task }
+            goOnGathering(task, effects: &effects)
+        }
+    }
+    /// An ordered command waits for the data of those before it, and those behind it for its own: so they are
+    /// given out in order. Replies that nobody reads take room too.
+    private func hasRoom(for task: SCSITask, _ session: TargetSession) -> Bool {
+        guard session.barrier == nil || task.attribute == .headOfQueue else { return false }
+        if task.attribute == .ordered, session.gatheringTasks > 0 { return false }
+        if task.chargeBytes == 0 { return true }
+        let queuedBytes = session.connections.reduce(0) { $0 + $1.queuedSendBytes }
+        if session.inFlightBytes == 0 { return queuedBytes <= limits.queuedReplyBytesMax }
+        return session.inFlightBytes + queuedBytes + task.chargeBytes <= limits.inFlightBytesMax
+    }
+    /// All data is here: the command goes out.
+    func execute(_ task: SCSITask, effects: inout [Effect]) {
+        let session = task.session
+        session.gatheringTasks -= 1
+        task.stage = .executing
+        if session.barrier === task { session.barrier = nil }
+        effects.append(
+            .execute(
+                task.id,
+                SCSICommand(
+                    nexus: session.nexus, lun: task.lun, cdb: task.cdb, attribute: task.attribute,
+                    expectedInBytes: task.expectedInBytes, expectedOutBytes: task.expectedOutBytes,
+                    dataOut: task.takeData())))
+    }
+}
+
+/// Additional header segments of a SCSI command (RFC 7143, section 11.2.2).
+struct AdditionalSegments {
+    /// The CDB from its 17th byte.
+    private(set) var commandBytes: [UInt8] = []
+    /// The read's expected length, when the command also writes.
+    private(set) var bidirectionalReadBytes = 0
+
+    /// - Returns: `nil` when the segments are not what they may be: each kind once, whole, and in its place.
+    init?(_ bytes: [UInt8], of header: PDUHeader) {
+        var rest = bytes[...]
+        var hasLength = false
+        while !rest.isEmpty {
+            guard rest.count >= 4 else { return nil }
+            let start = rest.startIndex
+            // The length counts what follows the kind, one reserved byte at first.
+            let length = Int(rest[start]) << 8 | Int(rest[start + 1])
+            let paddedBytes = (3 + length + 3) / 4 * 4
+            guard length >= 1, paddedBytes <= rest.count else { return nil }
+            let content = rest[(start + 4)..<(start + 3 + length)]
+            switch rest[start + 2] {
+            case AdditionalHeader.extendedCDB:
+                guard commandBytes.isEmpty, !content.isEmpty,
+                    content.count + 16 <= ISCSILimits.commandBytesMax
+                else { return nil }
+                commandBytes = Array(content)
+            case AdditionalHeader.bidirectionalReadLength:
+                guard !hasLength, content.count == 4, header.has(Flag.read), header.has(Flag.write) else {
+                    return nil
+                }
+                hasLength = true
+                bidirectionalReadBytes = content.reduce(0) { $0 << 8 | Int($1) }
+            default: return nil
+            }
+            rest = rest[(start + paddedBytes)...]
+        }
+    }
+}

@@ -1,0 +1,151 @@
+import BlockTypes
+
+/// Task management (RFC 7143, sections 4.2.3 and 11.5; RFC 7144, section 4.2).
+///
+/// A function that is about several tasks waits until all commands sent before it have come, ends them, and
+/// is then handed on. It does not wait for data that R2Ts have asked for: transfer tags are not used again,
+/// so late data finds no command and is dropped, and common initiators send none after a reset.
+extension PortalGroup {
+    func takeManagement(
+        _ header: PDUHeader, _ connection: TargetConnection, _ session: TargetSession, effects: inout [Effect]
+    ) {
+        guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
+            return connection.reject(header, .tooManyImmediateCommands, effects: &effects)
+        }
+        managementCount += 1
+        let kind = ManagementFunction(rawValue: header.flags & 0x7f)
+        let function = TaskManagement(
+            id: ManagementID(rawValue: managementCount), function: kind ?? .clearAutoContingentAllegiance,
+            header: header, session: session, connection: connection)
+        session.managements.append(function)
+        if header.flags & 0x7f >= ManagementFunction.queryTask.rawValue, session.parameters.protocolLevel < 2
+        {
+            return answer(function, .notSupported, effects: &effects)
+        }
+        switch kind {
+        case nil, .clearAutoContingentAllegiance:
+            answer(function, .notSupported, effects: &effects)
+        case .taskReassign: answer(function, .reassignmentNotSupported, effects: &effects)
+        case .abortTask: abortOne(function, header, effects: &effects)
+        case .queryTask:
+            let isThere = session.task(tagged: header.transferTag).map { $0.lun == header.lun } ?? false
+            answer(function, isThere ? .succeeded : .complete, effects: &effects)
+        case .queryTaskSet:
+            let isAny = session.tasks.contains { $0.lun == header.lun }
+            answer(function, isAny ? .succeeded : .complete, effects: &effects)
+        default: startManagements(session, effects: &effects)
+        }
+    }
+    private func answer(_ function: TaskManagement, _ code: ManagementCode, effects: inout [Effect]) {
+        function.code = code
+        answer(function, effects: &effects)
+    }
+    /// ABORT TASK, with the cases of section 11.6.1.
+    private func abortOne(_ function: TaskManagement, _ header: PDUHeader, effects: inout [Effect]) {
+        let session = function.session
+        function.stage = .ending
+        if let task = session.task(tagged: header.transferTag), task.lun == header.lun {
+            end(task, for: function, effects: &effects)
+            return goOn(function, effects: &effects)
+        }
+        // The command may have been lost with its connection: then its number counts as received.
+        let number = header.word(32)
+        guard precedes(number, function.commandNumber), !precedes(number, session.expectedCommandNumber)
+        else { return answer(function, .noSuchTask, effects: &effects) }
+        session.hold(.plug, at: number)
+        answer(function, .complete, effects: &effects)
+        advance(session, effects: &effects)
+    }
+    /// Functions whose preceding commands are all here now begin.
+    func startManagements(_ session: TargetSession, effects: inout [Effect]) {
+        for function in session.managements where function.stage == .waitingForCommands {
+            switch function.function {
+            case .targetWarmReset, .targetColdReset:
+                // What is still to come before it counts as received, and ended (section 4.2.3.3, c).
+                let dropped = session.plug(before: function.commandNumber)
+                for task in dropped { drop(task, effects: &effects) }
+            default:
+                if precedes(session.expectedCommandNumber, function.commandNumber) { continue }
+            }
+            begin(function, effects: &effects)
+        }
+    }
+    private func begin(_ function: TaskManagement, effects: inout [Effect]) {
+        function.stage = .ending
+        // Counts itself, so that it does not go on before all its tasks were asked back.
+        function.waitsFor += 1
+        for task in affectedTasks(function) { end(task, for: function, effects: &effects) }
+        function.waitsFor -= 1
+        goOn(function, effects: &effects)
+    }
+    private func affectedTasks(_ function: TaskManagement) -> [SCSITask] {
+        let session = function.session
+        let own = session.tasks.filter { task in
+            guard task.stage != .arriving || task.isImmediate else { return false }
+            return !precedes(function.commandNumber, task.commandNumber)
+                && (task.isImmediate || task.commandNumber != function.commandNumber)
+        }
+        let others = (sessions + endingSessions).filter {
+            $0 !== session && $0.names?.targetName == session.names?.targetName
+        }.flatMap { $0.tasks.filter { $0.stage != .arriving } }
+        switch function.function {
+        case .abortTaskSet: return own.filter { $0.lun == function.lun }
+        case .clearTaskSet, .logicalUnitReset: return (own + others).filter { $0.lun == function.lun }
+        case .targetWarmReset, .targetColdReset: return own + others
+        case .nexusReset: return own
+        default: return []
+        }
+    }
+    /// Ends a task: at once, or by asking for it back when it was given out.
+    /// - Parameter function: what waits for its end.
+    func end(_ task: SCSITask, for function: TaskManagement?, effects: inout [Effect]) {
+        switch task.stage {
+        case .arriving, .waiting, .gathering:
+            task.session.plug { if case .command(let held) = $0 { held === task } else { false } }
+            drop(task, effects: &effects)
+        case .executing, .aborting:
+            if let function {
+                task.waiters.append(function)
+                function.waitsFor += 1
+            }
+            if task.stage == .executing {
+                task.stage = .aborting
+                effects.append(.abort(task.id))
+            }
+        case .answered:
+            // Nobody is there any more to be answered.
+            if function == nil { drop(task, effects: &effects) }
+        case .ended: break
+        }
+    }
+    /// The tasks have ended: hands the function on, or answers it.
+    func goOn(_ function: TaskManagement, effects: inout [Effect]) {
+        guard function.stage == .ending, function.waitsFor == 0 else { return }
+        if function.function == .abortTask { return answer(function, .complete, effects: &effects) }
+        function.stage = .propagated
+        managements[function.id] = function
+        let isForTarget =
+            switch function.function {
+            case .targetWarmReset, .targetColdReset, .nexusReset: true
+            default: false
+            }
+        effects.append(
+            .manage(
+                function.id, function.function, function.session.nexus,
+                isForTarget ? LUN(rawValue: 0) : function.lun))
+    }
+    /// A function that was handed on is done.
+    public func managed(_ id: ManagementID, _ outcome: ManagementOutcome, effects: inout [Effect]) {
+        let found = managements[id]
+        invariant(found?.stage == .propagated, "an answer to a function that was not handed on")
+        guard let function = found else { return }
+        switch outcome {
+        case .complete: answer(function, .complete, effects: &effects)
+        case .succeeded: answer(function, .succeeded, effects: &effects)
+        case .noSuchLUN: answer(function, .noSuchLUN, effects: &effects)
+        case .notAuthorized: answer(function, .notAuthorized, effects: &effects)
+        case .notSupported: answer(function, .notSupported, effects: &effects)
+        case .rejected: answer(function, .rejected, effects: &effects)
+        }
+    }
+}

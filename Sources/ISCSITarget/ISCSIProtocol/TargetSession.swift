@@ -1,0 +1,171 @@
+import BlockTypes
+
+/// One session: the command window, the commands in it, and its connections.
+///
+/// The window (RFC 7143, section 4.2.2.1): commands carry CmdSN and are taken in its order, on whichever
+/// connection they come. ExpCmdSN is the next one wanted; MaxCmdSN the last one that may be sent, which never
+/// goes down: commands under way and numbers still open are never more than ``ISCSILimits/commandsMax``.
+final class TargetSession {
+    /// What arrived and waits for its turn.
+    enum Pending {
+        case command(SCSITask)
+        case control(PDUHeader, [UInt8], TargetConnection)
+        /// Its number counts, and it does nothing: the command was aborted, or its connection is gone.
+        case plug
+    }
+    /// One logout under way, to be answered when its commands have ended.
+    struct Leaving {
+        let connection: TargetConnection
+        let header: PDUHeader
+        /// `nil`: the whole session.
+        let identifier: UInt16?
+    }
+
+    let handle: UInt16
+    let nexus: NexusID
+    /// `nil`: a discovery session.
+    let names: Nexus?
+    let initiatorName: String
+    let limits: ISCSILimits
+    var parameters: SessionParameters
+    var connections: [TargetConnection] = []
+    /// No connection is left; it stays until its commands have ended.
+    var isOver = false
+    /// A connection is about to join, and waits for commands of the one that it replaces.
+    var isAwaited = false
+
+    private(set) var expectedCommandNumber: UInt32
+    private(set) var maxCommandNumber: UInt32
+    /// By CmdSN modulo the slots, which are as many as the window or more.
+    private var pending: [Pending?]
+    private var pendingCount = 0
+
+    /// Commands that have a task, in the order in which they came.
+    private(set) var tasks: [SCSITask] = []
+    private var tasksByTag: [UInt32: SCSITask] = [:]
+    /// Commands of the window that are in order and have not ended.
+    private var windowTasks = 0
+    private(set) var immediateTasks = 0
+    /// In order, without room yet.
+    var queue: [SCSITask] = []
+    var inFlightBytes = 0
+    /// Tasks that have room and whose data is not whole.
+    var gatheringTasks = 0
+    /// An ordered command that was not given out yet: nothing passes it.
+    var barrier: SCSITask?
+    var managements: [TaskManagement] = []
+    var leaving: [Leaving] = []
+    var nextTransferTag: UInt32 = 1
+    var fence = ResponseFence()
+
+    init(
+        handle: UInt16, nexus: NexusID, names: Nexus?, agreed: AgreedLogin, limits: ISCSILimits
+    ) {
+        (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
+        (initiatorName, parameters) = (agreed.initiatorName, agreed.session)
+        expectedCommandNumber = agreed.firstCommandNumber
+        maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
+        // A power of two, so that numbers that wrap around keep their distance.
+        var slots = 1
+        while slots < limits.commandsMax { slots *= 2 }
+        pending = Array(repeating: nil, count: slots)
+    }
+
+    func task(tagged tag: UInt32) -> SCSITask? { tasksByTag[tag] }
+
+    /// A tag for an R2T, a ping or a text exchange: not used again for four thousand million others.
+    func takeTransferTag() -> UInt32 {
+        defer { nextTransferTag = nextTransferTag == reservedTag - 1 ? 1 : nextTransferTag + 1 }
+        return nextTransferTag
+    }
+
+    // MARK: Window
+
+    /// A number that may come: in the window, and not here already.
+    func isWanted(_ number: UInt32) -> Bool {
+        guard !precedes(number, expectedCommandNumber), !precedes(maxCommandNumber, number) else {
+            return false
+        }
+        return pending[slot(number)] == nil
+    }
+    private func slot(_ number: UInt32) -> Int { Int(number % UInt32(pending.count)) }
+
+    /// Puts something in its place. The caller takes what is next with ``nextInOrder()``.
+    func hold(_ entry: Pending, at number: UInt32) {
+        guard isWanted(number) else { return }
+        pending[slot(number)] = entry
+        pendingCount += 1
+    }
+    /// The next number's entry, if it is here; the number counts as received.
+    func nextInOrder() -> Pending? {
+        guard pendingCount > 0, let entry = pending[slot(expectedCommandNumber)] else { return nil }
+        pending[slot(expectedCommandNumber)] = nil
+        pendingCount -= 1
+        expectedCommandNumber &+= 1
+        if case .command(let task) = entry {
+            windowTasks += 1
+            task.stage = .waiting
+        }
+        openWindow()
+        return entry
+    }
+    /// All numbers before `number` count as received; what came for them is dropped.
+    /// - Returns: tasks that are dropped with them.
+    func plug(before number: UInt32) -> [SCSITask] {
+        var dropped: [SCSITask] = []
+        while precedes(expectedCommandNumber, number) {
+            if let entry = pending[slot(expectedCommandNumber)] {
+                pending[slot(expectedCommandNumber)] = nil
+                pendingCount -= 1
+                if case .command(let task) = entry { dropped.append(task) }
+            }
+            expectedCommandNumber &+= 1
+        }
+        openWindow()
+        return dropped
+    }
+    /// What waits for its turn and matches does nothing when its turn comes.
+    func plug(where matches: (Pending) -> Bool) {
+        for index in pending.indices {
+            if let entry = pending[index], matches(entry) { pending[index] = .plug }
+        }
+    }
+    private func openWindow() {
+        let open = expectedCommandNumber &+ UInt32(limits.commandsMax - windowTasks) &- 1
+        if precedes(maxCommandNumber, open) { maxCommandNumber = open }
+    }
+
+    // MARK: Tasks
+
+    func add(_ task: SCSITask) {
+        tasks.append(task)
+        tasksByTag[task.taskTag] = task
+        if task.isImmediate { immediateTasks += 1 }
+    }
+    /// The task's answer waits to be sent: it needs no room and no data any more.
+    func park(_ task: SCSITask) {
+        if let index = queue.firstIndex(where: { $0 === task }) { queue.remove(at: index) }
+        if barrier === task { barrier = nil }
+        if task.stage == .gathering { gatheringTasks -= 1 }
+        task.stage = .answered
+    }
+    /// Forgets a task; whatever it held is free again.
+    func remove(_ task: SCSITask) {
+        invariant(task.stage != .ended, "a task ends once")
+        if let index = tasks.firstIndex(where: { $0 === task }) { tasks.remove(at: index) }
+        if tasksByTag[task.taskTag] === task { tasksByTag[task.taskTag] = nil }
+        if let index = queue.firstIndex(where: { $0 === task }) { queue.remove(at: index) }
+        if barrier === task { barrier = nil }
+        if task.stage == .gathering { gatheringTasks -= 1 }
+        if task.isCharged { inFlightBytes -= task.chargeBytes }
+        if task.isImmediate {
+            immediateTasks -= 1
+        } else if task.stage != .arriving {
+            windowTasks -= 1
+            openWindow()
+        }
+        task.stage = .ended
+        task.dropData()
+        task.bursts = []
+    }
+}
