@@ -85,7 +85,7 @@ struct MapCommand: ParsableCommand {
         guard (1...MappingRecord.connectionsMax).contains(connections) else {
             throw ToolError.failed("--connections is a number from 1 to \(MappingRecord.connectionsMax)")
         }
-        guard blockSize == 512 || blockSize == 4096 else {
+        guard blockSize == Geometry.sectorBytes || blockSize == Geometry.blockBytes else {
             throw ToolError.failed("--block-size is 512 or 4096")
         }
         guard deadConnTimeout > 0 else {
