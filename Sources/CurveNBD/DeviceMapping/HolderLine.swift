@@ -41,11 +41,16 @@ final class HolderLine {
         try Background.spawnApart(["daemon", "--holder"])
     }
 
-    /// - Returns: how many connections of the device are held; `nil` when the holder did not answer.
-    func tell(_ verb: HolderOrder.Verb, _ patienceSeconds: UInt64, _ sockets: [Int32]) -> Int? {
+    /// - Returns: how many connections of the device are held, or a negative errno; `nil` when the holder
+    ///   did not answer.
+    func tell(
+        _ verb: HolderOrder.Verb, _ patienceSeconds: UInt64, _ sockets: [Int32],
+        shape: IoctlDevice.Shape? = nil
+    ) -> Int? {
         do throws(DeviceError) {
             try DescriptorMessage.send(
-                HolderOrder.text(verb, index, patienceSeconds, identifier), sockets, on: descriptor)
+                HolderOrder.text(verb, index, patienceSeconds, identifier, shape: shape), sockets,
+                on: descriptor)
             while let said = try DescriptorMessage.receive(on: descriptor) {
                 if let count = HolderOrder.count(said.text) { return count }
                 sawLoss = sawLoss || said.text == HolderOrder.lost
@@ -67,7 +72,8 @@ final class HolderLine {
     }
 }
 
-/// Pairs of connected sockets: one end for the kernel, the other for the holder. Closed with the last reference.
+/// Pairs of connected sockets: one end for the kernel, the other for the holder. Closed with the last
+/// reference.
 final class KernelPairs {
     let kernelEnds: [Int32], holderEnds: [Int32]
     /// Room for a whole request of the usual largest size.
