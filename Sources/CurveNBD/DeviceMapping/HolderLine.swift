@@ -10,8 +10,9 @@ final class HolderLine {
     private var sawLoss = false
     /// The holder answers at once; this only keeps a stopped one from stopping us.
     private static let answerSeconds = 5
-    /// A holder that was just started gets two seconds to listen.
-    private static let startTries = 200, startPauseMicroseconds: UInt32 = 10_000
+    /// A holder that was just started gets 15 s to listen: machines that start again are busy. After four,
+    /// another is started, since one that was about to end may have had the lock.
+    private static let startTries = 1500, startEvery = 400, startPauseMicroseconds: UInt32 = 10_000
 
     private init(_ descriptor: Int32, _ index: UInt32, _ identifier: String) {
         (self.descriptor, self.index, self.identifier) = (descriptor, index, identifier)
@@ -27,8 +28,7 @@ final class HolderLine {
                     to: DeviceHolder.path, stepSeconds: answerSeconds, isStream: false)
                 return HolderLine(descriptor, index, identifier)
             } catch .system(_, ENOENT), .system(_, ECONNREFUSED) {
-                // One that is about to end may have had the lock when the last one was started.
-                if attempt % 50 == 0 { try start() }
+                if attempt % startEvery == 0 { try start() }
                 usleep(startPauseMicroseconds)
             }
         }

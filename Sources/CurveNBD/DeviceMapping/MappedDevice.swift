@@ -38,7 +38,8 @@ public final class MappedDevice {
     private let socketPath: String
     private let exportName: String
     private let connections: Int
-    private var isHeld: Bool
+    /// False when no holder could be had: what is under way when the daemon dies waits for the kernel.
+    public private(set) var isHeld: Bool
     private var holder: HolderLine?
     /// Something was lost that is not replaced.
     private var needsConnections = false
