@@ -188,7 +188,8 @@ if Context.environment["CURVE_FUZZ_BUILD"] != nil {
     package.targets += [
         testSupport("Fuzzing", []),
         testProgram(
-            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "NBDProtocol"],
+            "curve-fuzz",
+            ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "ISCSIProtocol", "NBDProtocol"],
             exclude: ["README.md"]),
         testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
     ]
