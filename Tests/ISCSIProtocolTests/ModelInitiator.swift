@@ -83,6 +83,8 @@ final class ModelInitiator {
     var nextTag: UInt32 = 1
     var nextCID: UInt16 = 1
     var isLeaving = false
+    /// What is heard was sent on a connection that the target has closed since.
+    var hearsTheClosed = false
     /// Somebody else's reset may have ended commands of ours without a word.
     var mayVanish = false
     var problems: [String] = []
@@ -131,7 +133,11 @@ final class ModelInitiator {
     func issue(_ command: ModelCommand, on link: Int, random: inout SeededRandom) {
         commands[command.tag] = command
         // It may overtake a function that was sent before on another connection.
-        if command.isImmediate, functions.values.contains(where: { $0.kind != 1 }) { mayVanish = true }
+        if command.isImmediate,
+            functions.values.contains(where: { $0.kind != 1 && $0.connection != command.connection })
+        {
+            mayVanish = true
+        }
         if !command.isImmediate { cmdSN &+= 1 }
         var unasked = 0
         var immediate = 0
@@ -294,8 +300,9 @@ final class ModelInitiator {
     }
     private func takeData(_ heard: Heard) {
         guard let command = commands[heard.tag], command.fate == .pending, !command.isWrite else {
-            // Who has logged out cannot know whether an answer or the end of a function comes first.
-            return isLeaving ? () : complain("data for nobody: \(heard)")
+            // On a connection that ends nobody can know whether an answer or the end of a function comes
+            // first.
+            return isLeaving || hearsTheClosed ? () : complain("data for nobody: \(heard)")
         }
         if heard.word(36) != command.nextNumber || Int(heard.word(40)) != command.received.count {
             complain("Data-In out of order")
@@ -334,7 +341,7 @@ final class ModelInitiator {
     }
     private func finish(_ heard: Heard) {
         guard let command = commands[heard.tag], command.fate == .pending else {
-            return isLeaving ? () : complain("a status for nobody: \(heard)")
+            return isLeaving || hearsTheClosed ? () : complain("a status for nobody: \(heard)")
         }
         if heard.word(36) != command.nextNumber {
             complain("ExpDataSN \(heard.word(36)), not \(command.nextNumber)")

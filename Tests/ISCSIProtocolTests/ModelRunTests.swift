@@ -95,6 +95,7 @@ extension ModelWorld {
         chaos = false
         for round in 0..<2 {
             for _ in 0..<400 where !isQuiet { settleOnce() }
+            if round == 0 { view = targetsView }
             for initiator in initiators where round == 0 {
                 for command in initiator.commands.values.sorted(by: { $0.tag < $1.tag }) {
                     if !initiator.mayVanish {
@@ -107,7 +108,7 @@ extension ModelWorld {
             }
         }
         if !isQuiet { problems.append("no end in sight") }
-        view = targetsView
+        if view.isEmpty || !isQuiet { view += " at last " + targetsView }
         for initiator in initiators {
             if !initiator.commands.isEmpty || !initiator.functions.isEmpty || !initiator.pings.isEmpty {
                 problems.append(

@@ -213,6 +213,7 @@ final class ModelWorld {
         guard let bytes = toInitiator[id] else { return }
         let count = all ? bytes.count : min(bytes.count, Int.random(in: 1...3000, using: &random))
         toInitiator[id] = Array(bytes[count...])
+        initiator.hearsTheClosed = closed.contains(id)
         initiator.hear(Array(bytes[..<count]), on: id, random: &random)
         if !closed.contains(id) {
             act {

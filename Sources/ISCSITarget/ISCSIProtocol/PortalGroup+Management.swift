@@ -16,7 +16,7 @@ extension PortalGroup {
         let kind = ManagementFunction(rawValue: header.flags & 0x7f)
         let function = TaskManagement(
             id: ManagementID(rawValue: managementCount), function: kind ?? .clearAutoContingentAllegiance,
-            header: header, session: session, connection: connection)
+            header: header, newestTask: taskGeneration, session: session, connection: connection)
         session.managements.append(function)
         if header.flags & 0x7f >= ManagementFunction.queryTask.rawValue, session.parameters.protocolLevel < 2
         {
@@ -81,9 +81,8 @@ extension PortalGroup {
     private func affectedTasks(_ function: TaskManagement) -> [SCSITask] {
         let session = function.session
         let own = session.tasks.filter { task in
-            guard task.stage != .arriving || task.isImmediate else { return false }
-            return !precedes(function.commandNumber, task.commandNumber)
-                && (task.isImmediate || task.commandNumber != function.commandNumber)
+            if task.isImmediate { return task.id.generation <= function.newestTask }
+            return task.stage != .arriving && precedes(task.commandNumber, function.commandNumber)
         }
         let others = (sessions + endingSessions).filter {
             $0 !== session && $0.names?.targetName == session.names?.targetName
