@@ -196,10 +196,12 @@ final class ModelInitiator {
         let isUncertain = commands.values.contains { $0.isImmediate && $0.connection != links[link].id }
         if kind != 1, isUncertain { mayVanish = true }
         functions[tag] = Function(kind: kind, connection: links[link].id, affected: affected)
+        // An immediate command has no number of its own (RFC 7143, RefCmdSN of section 11.5).
+        let reference = referenced.map { $0.isImmediate ? cmdSN : $0.number } ?? 0
         links[link].output += wire.management(
             kind, tag: tag, referenced: referenced?.tag ?? 0xffff_fff0, lun: referenced?.lun ?? lun,
             cmdSN: cmdSN,
-            refCmdSN: gap ?? referenced?.number ?? 0, expStatSN: links[link].expStatSN ?? 0)
+            refCmdSN: gap ?? reference, expStatSN: links[link].expStatSN ?? 0)
     }
     func ping(on link: Int, immediate: Bool, bytes: Int) {
         let tag = takeTag()
