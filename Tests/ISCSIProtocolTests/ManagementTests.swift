@@ -124,6 +124,16 @@ import Testing
         harness.say(Self.wire.command(tag: 3, cdb: [0, 3], cmdSN: 102), on: 1)
         #expect(harness.executed.map { $0.command.cdb[1] } == [3])
     }
+    @Test("an immediate command that came behind a function is not touched, though it has the same number")
+    func behindFunction() {
+        let harness = SessionTests.pair()
+        harness.say(Self.wire.command(tag: 1, cdb: [0, 1], cmdSN: 102, immediate: true), on: 2)
+        harness.say(Self.wire.management(2, tag: 9, cmdSN: 102), on: 2)
+        harness.say(Self.wire.command(tag: 2, cdb: [0, 2], cmdSN: 102, immediate: true), on: 2)
+        harness.say(Self.wire.nopOut(tag: 3, cmdSN: 100, immediate: false), on: 1)
+        harness.say(Self.wire.nopOut(tag: 4, cmdSN: 101, immediate: false), on: 1)
+        #expect(harness.executed.count == 2 && harness.aborts == [harness.executed[0].id])
+    }
     @Test("what is not supported says so", arguments: [3, 8, 9, 10, 11, 12, 13, 64, 0, 127] as [UInt8])
     func unsupported(function: UInt8) {
         let harness = Self.ready()

@@ -216,9 +216,7 @@ extension PortalGroup {
             case .plug: false
             }
         }
-        for task in session.tasks where task.connection === connection {
-            end(task, for: nil, effects: &effects)
-        }
+        end(session.tasks.filter { $0.connection === connection }, for: nil, effects: &effects)
     }
     /// Ends a session: its connections are closed, its commands aborted.
     func end(_ session: TargetSession, _ reason: ISCSIEndReason, effects: inout [Effect]) {
