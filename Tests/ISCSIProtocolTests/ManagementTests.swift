@@ -180,6 +180,29 @@ import Testing
         harness.manage(harness.manages[0].id)
         #expect(harness.broken.isEmpty)
     }
+    @Test(
+        "a function with a number beyond the window is refused, whatever it wants",
+        arguments: [1, 5, 6, 7] as [UInt8])
+    func beyondWindow(function: UInt8) {
+        for (ahead, isRefused) in [(UInt32(128), false), (129, true), (0x7000_0000, true)] {
+            let harness = Self.ready()
+            harness.say(Self.wire.management(function, tag: 9, cmdSN: 100 &+ ahead))
+            let heard = harness.heard()
+            #expect((heard.last?.opcode == 0x3f && heard.last?.header[2] == 9) == isRefused)
+            #expect(harness.manages.isEmpty == (isRefused || function < 6))
+        }
+    }
+    @Test("a session that ends before a function's turn has come leaves nothing behind")
+    func nothingLeft() {
+        let harness = SessionTests.pair()
+        harness.say(Self.wire.management(5, tag: 9, cmdSN: 103), on: 2)
+        harness.say(Self.wire.command(tag: 1, cdb: [0], cmdSN: 102), on: 1)
+        weak let session = harness.group.sessions.first
+        #expect(session?.managements.count == 1)
+        harness.lose(1)
+        harness.lose(2)
+        #expect(session == nil && harness.manages.isEmpty && harness.group.managements.isEmpty)
+    }
     @Test("on several connections, answers before a function's arrive before it and those behind it after")
     func fence() {
         let harness = SessionTests.pair()

@@ -12,6 +12,10 @@ extension PortalGroup {
         guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
             return connection.reject(header, .tooManyImmediateCommands, effects: &effects)
         }
+        // No good initiator has sent so many commands: there is nothing to wait for, and nothing to give up.
+        guard !precedes(session.maxCommandNumber &+ 1, header.commandNumber) else {
+            return connection.reject(header, .invalidField, effects: &effects)
+        }
         managementCount += 1
         let kind = ManagementFunction(rawValue: header.flags & 0x7f)
         let function = TaskManagement(

@@ -232,6 +232,11 @@ extension PortalGroup {
         }
         guard session.tasks.isEmpty, endingSessions.contains(where: { $0 === session }) else { return }
         endingSessions.removeAll { $0 === session }
+        // Functions that waited behind a fence are done; those whose turn never came are forgotten with the
+        // session, to which they refer.
+        lowerFence(session, effects: &effects)
+        session.managements = []
+        session.leaving = []
         if session.names != nil { effects.append(.nexusEnded(session.nexus)) }
         wakeLogins(effects: &effects)
     }

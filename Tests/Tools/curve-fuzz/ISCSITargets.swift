@@ -135,7 +135,7 @@ private func login(digests: Bool, handle: UInt8, connection: UInt8) -> [UInt8] {
         "InitiatorName=i", "TargetName=t", "InitialR2T=No", "MaxConnections=2", "iSCSIProtocolLevel=2",
     ]
     if digests { keys.append("DataDigest=CRC32C") }
-    let text = keys.flatMap { Array($0.utf8) + [0] }
+    let text = keys.flatMap { (key: String) -> [UInt8] in Array(key.utf8) + [0] }
     var header = [UInt8](repeating: 0, count: 48)
     (header[0], header[1], header[7], header[15], header[21]) = (
         0x43, 0x87, UInt8(text.count), handle, connection
