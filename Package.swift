@@ -193,8 +193,9 @@ if Context.environment["CURVE_FUZZ_BUILD"] != nil {
     package.targets += [
         testSupport("Fuzzing", []),
         testProgram(
-            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "NBDProtocol"],
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "ISCSIProtocol"],
             exclude: ["README.md"]),
+        testProgram("curve-fuzz-nbd", ["BlockTypes", "Fuzzing", "NBDProtocol"], exclude: ["words.dict"]),
         testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
     ]
 }

@@ -73,6 +73,41 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
         #expect(volume.status.connectedServers == 3 && volume.status.waiting == nil)
     }
 
+    @Test func everyByteHasItsOwnPlace() throws {
+        let cell = try FakeCell(seed: 12)
+        let volume = try cell.volume()
+        var random = SeededRandom(seed: 12)
+        // Around the end of a chunk and of stripes, where a piece begins and ends inside of blocks.
+        let base: UInt64 = (16 << 20) - 40_000
+        var expected = [UInt8](repeating: 0, count: 80_000)
+        for round in 1...200 {
+            let length =
+                random.oneIn(2)
+                ? Int.random(in: 1...9, using: &random) : Int.random(in: 1...20_000, using: &random)
+            let start = Int.random(in: 0...(expected.count - length), using: &random)
+            let place = ByteOffset(bytes: base + UInt64(start))
+            let isLast = round % 4 == 0
+            let value = UInt8(truncatingIfNeeded: random.oneIn(3) ? 0 : round)
+            // Several at once, in the same blocks: the later one stays.
+            let request: VolumeRequest =
+                value > 0
+                ? .write(start: place, payloads: [Payload(copying: [UInt8](repeating: value, count: length))])
+                : random.oneIn(2)
+                    ? .trim(start: place, length: ByteCount(bytes: UInt64(length)))
+                    : .writeZeroes(start: place, length: ByteCount(bytes: UInt64(length)))
+            volume.submit(request) { #expect(isSuccess($0)) }
+            for index in start..<(start + length) { expected[index] = value }
+            if isLast { cell.world.run(for: .milliseconds(100)) }
+            guard isLast else { continue }
+            let from = Int.random(in: 0..<(expected.count - 1), using: &random)
+            let count = Int.random(in: 1...(expected.count - from), using: &random)
+            #expect(
+                cell.read(volume, at: base + UInt64(from), count: count)
+                    == Array(expected[from..<(from + count)]))
+        }
+        #expect(cell.read(volume, at: base, count: expected.count) == expected)
+    }
+
     @Test func bytesCutAnywhereChangeNothing() throws {
         let cell = try FakeCell(seed: 8)
         cell.world.pieceBytesMax = 700

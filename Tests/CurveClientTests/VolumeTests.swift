@@ -103,7 +103,6 @@ import Testing
                         try await volume.write(at: 0, [UInt8](repeating: 1, count: 512))
                     }
                 ),
-                (.outOfRange, { () throws(CurveError) in _ = try await volume.read(at: 1, byteCount: 512) }),
                 (.outOfRange, { () throws(CurveError) in _ = try await volume.read(at: 0, byteCount: -512) }),
                 (
                     .outOfRange,

@@ -13,7 +13,7 @@ import Testing
         (record.isReadOnly, record.takesOver, record.connections, record.blockBytes) = (true, true, 4, 512)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (9, 99)
         (record.errorAfterSeconds, record.cookie, record.refusesTrim) = (30, "pvc 1", true)
-        record.isDirect = true
+        (record.isDirect, record.usesIoctl) = (true, true)
         return record
     }
 

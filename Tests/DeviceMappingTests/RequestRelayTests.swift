@@ -1,3 +1,4 @@
+import BlockTypes
 import Foundation
 import Testing
 
@@ -127,6 +128,39 @@ extension ByteQueue {
         relay = RequestRelay()
         try relay.requests(Bytes.request(3, 1, 0)[...])
         #expect(throws: RequestRelay.Violation.self) { try relay.answers(Bytes.answer(2)[...]) }
+    }
+}
+
+@Suite struct HolderOrderTests {
+    @Test("an order is read as it was written, with the shape of a device that is kept")
+    func text() throws {
+        let volume = DeviceSetup(
+            size: ByteCount(bytes: 1 << 42), flags: [.hasFlags, .flush], identifier: "curve:a b")
+        let shape = IoctlDevice.Shape(volume)
+        #expect(shape.blocks == 1 << 30 && shape.blockBytes == 4096)
+        // Numbers that no process has open: they are closed when an order is refused.
+        let line = HolderOrder.text(.keep, 7, 600, volume.identifier, shape: shape)
+        let kept = try #require(HolderOrder(line, [60001, 60002, 60003, 60004]))
+        #expect(kept.verb == .keep && kept.device == "nbd7 curve:a b" && kept.shape == shape)
+        #expect(kept.patienceSeconds == 600)
+        let served = try #require(HolderOrder(HolderOrder.text(.serve, 7, 1, "x"), []))
+        #expect(served.verb == .serve && served.shape == nil)
+    }
+    @Test(
+        "orders that make no sense are refused",
+        arguments: [
+            ("", 0), ("hold", 2), ("hold 9 nbd1", 3), ("hold x nbd1", 2), ("keep 9 nbd1", 4),
+            ("keep:1,2,3 9 nbd1", 4), ("keep:1,2,3,4 9 nbd1", 1), ("keep:1,2,3,4 9 nbd1", 3), (" 9 nbd1", 0),
+            (": 9 nbd1", 0),
+        ])
+    func nonsense(text: String, sockets: Int) {
+        #expect(HolderOrder(text, (0..<sockets).map { 60001 + Int32($0) }) == nil)
+    }
+    @Test("a count is read, a refusal and the unasked are not taken for one")
+    func answers() {
+        #expect(
+            HolderOrder.count(HolderOrder.held(2)) == 2 && HolderOrder.count(HolderOrder.held(-16)) == -16)
+        #expect(HolderOrder.count(HolderOrder.lost) == nil && HolderOrder.count("") == nil)
     }
 }
 

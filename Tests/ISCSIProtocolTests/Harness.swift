@@ -64,7 +64,7 @@ final class Harness {
     deinit {
         // Sessions and connections refer to each other until they are closed.
         for id in listeners.keys.sorted() { lose(id) }
-        for task in executed where open.contains(task.id) { abort(task.id) }
+        answerAll()
     }
     func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9]) {
         listeners[id] = Listener()
@@ -110,6 +110,14 @@ final class Harness {
         guard aborts.contains(id) else { return answer(id) }
         open.remove(id)
         act { group.aborted(id, effects: &$0) }
+    }
+    /// Reports everything that was given out, and what is given out meanwhile.
+    func answerAll() {
+        var index = 0
+        while index < executed.count {
+            if open.contains(executed[index].id) { abort(executed[index].id) }
+            index += 1
+        }
     }
     func manage(_ id: ManagementID, _ outcome: ManagementOutcome = .complete) {
         act { group.managed(id, outcome, effects: &$0) }

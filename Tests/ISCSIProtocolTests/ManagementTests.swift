@@ -124,6 +124,16 @@ import Testing
         harness.say(Self.wire.command(tag: 3, cdb: [0, 3], cmdSN: 102), on: 1)
         #expect(harness.executed.map { $0.command.cdb[1] } == [3])
     }
+    @Test("an immediate command that came behind a function is not touched, though it has the same number")
+    func behindFunction() {
+        let harness = SessionTests.pair()
+        harness.say(Self.wire.command(tag: 1, cdb: [0, 1], cmdSN: 102, immediate: true), on: 2)
+        harness.say(Self.wire.management(2, tag: 9, cmdSN: 102), on: 2)
+        harness.say(Self.wire.command(tag: 2, cdb: [0, 2], cmdSN: 102, immediate: true), on: 2)
+        harness.say(Self.wire.nopOut(tag: 3, cmdSN: 100, immediate: false), on: 1)
+        harness.say(Self.wire.nopOut(tag: 4, cmdSN: 101, immediate: false), on: 1)
+        #expect(harness.executed.count == 2 && harness.aborts == [harness.executed[0].id])
+    }
     @Test("what is not supported says so", arguments: [3, 8, 9, 10, 11, 12, 13, 64, 0, 127] as [UInt8])
     func unsupported(function: UInt8) {
         let harness = Self.ready()
@@ -169,6 +179,29 @@ import Testing
         #expect(harness.nexusLog.last == "-1" && harness.manages.count == 1)
         harness.manage(harness.manages[0].id)
         #expect(harness.broken.isEmpty)
+    }
+    @Test(
+        "a function with a number beyond the window is refused, whatever it wants",
+        arguments: [1, 5, 6, 7] as [UInt8])
+    func beyondWindow(function: UInt8) {
+        for (ahead, isRefused) in [(UInt32(128), false), (129, true), (0x7000_0000, true)] {
+            let harness = Self.ready()
+            harness.say(Self.wire.management(function, tag: 9, cmdSN: 100 &+ ahead))
+            let heard = harness.heard()
+            #expect((heard.last?.opcode == 0x3f && heard.last?.header[2] == 9) == isRefused)
+            #expect(harness.manages.isEmpty == (isRefused || function < 6))
+        }
+    }
+    @Test("a session that ends before a function's turn has come leaves nothing behind")
+    func nothingLeft() {
+        let harness = SessionTests.pair()
+        harness.say(Self.wire.management(5, tag: 9, cmdSN: 103), on: 2)
+        harness.say(Self.wire.command(tag: 1, cdb: [0], cmdSN: 102), on: 1)
+        weak let session = harness.group.sessions.first
+        #expect(session?.managements.count == 1)
+        harness.lose(1)
+        harness.lose(2)
+        #expect(session == nil && harness.manages.isEmpty && harness.group.managements.isEmpty)
     }
     @Test("on several connections, answers before a function's arrive before it and those behind it after")
     func fence() {

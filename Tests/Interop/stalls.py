@@ -15,6 +15,8 @@ for name in sys.argv[2:]:
             until = kills[place + 1] if place + 1 < len(kills) else ended + 1
             if ended >= killed and ended - milliseconds < until:
                 worst[place] = max(worst[place], milliseconds)
+longest = sorted(range(len(kills)), key=lambda place: -worst[place])[:5]
+print("longest:", *(f"{worst[place]:.0f} ms after the kill at {kills[place]}," for place in longest))
 worst.sort()
 # The smallest value that 99 of 100 stalls do not exceed.
 p99 = worst[-(-len(worst) * 99 // 100) - 1]

@@ -34,7 +34,7 @@ import Testing
         #expect(
             info[0] == Say.number(InfoType.export) + Say.number(UInt64(1 << 20)) + Say.number(flags.rawValue))
         #expect(
-            info[1] == Say.number(InfoType.blockSize) + Say.number(UInt32(512)) + Say.number(UInt32(4096))
+            info[1] == Say.number(InfoType.blockSize) + Say.number(UInt32(1)) + Say.number(UInt32(4096))
                 + Say.number(UInt32(32 << 20)))
         #expect(info[2] == Say.number(InfoType.name) + Array("a".utf8))
         #expect(info[3] == Say.number(InfoType.description) + Array("first".utf8))

@@ -132,11 +132,11 @@ private struct Bench {
         #expect(bench.isDone(token))
     }
 
-    @Test func requestsOutsideTheVolumeOrTheSectorAreRefusedAndSendNothing() throws {
+    @Test func requestsOutsideTheVolumeAreRefusedAndSendNothing() throws {
         var bench = try Bench(size: 1 << 20)
         let end = UInt64(1 << 20)
         for (start, count) in [
-            (UInt64(1), 512), (0, 100), (end, 512), (end - 512, 1024), (.max - 511, 512), (0, 65 << 20),
+            (end, 1), (end, 512), (end - 512, 1024), (.max - 511, 512), (0, 65 << 20),
         ] {
             let read = bench.ask(.read(start: ByteOffset(bytes: start), byteCount: count))
             #expect(bench.failure(read) == .outOfRange)

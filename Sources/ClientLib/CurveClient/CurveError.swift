@@ -21,7 +21,7 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let refused = Code(.refused)
         /// The metadata server, or all copysets of the volume, could not be reached in time.
         public static let unreachable = Code(.unreachable)
-        /// Not inside the volume, or not a multiple of 512 bytes.
+        /// Not inside the volume, or longer than one request may be.
         public static let outOfRange = Code(.outOfRange)
         /// The volume was opened read-only.
         public static let readOnly = Code(.readOnly)
@@ -54,7 +54,7 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
     init(_ error: VolumeError) {
         switch error {
         case .outOfRange:
-            self.init(.outOfRange, "the range is not inside the volume, or not a multiple of 512 bytes")
+            self.init(.outOfRange, "the range is not inside the volume, or longer than one request may be")
         case .readOnly: self.init(.readOnly, "the volume is open read-only")
         case .noSpace:
             self.init(.noSpace, "the pool has no room for new data; add chunkservers, trim or delete")

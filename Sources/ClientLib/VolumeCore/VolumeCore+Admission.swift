@@ -41,11 +41,8 @@ extension VolumeCore {
         case .read, .blockStatus, .flush: break
         case .write, .trim, .writeZeroes: if configuration.isReadOnly { return .readOnly }
         }
-        let sector = UInt64(Geometry.sectorBytes)
         let (end, overflowed) = start.bytes.addingReportingOverflow(length)
-        guard start.bytes % sector == 0, length % sector == 0, length <= bytesMax, !overflowed,
-            end <= lifecycle.acceptEnd.bytes
-        else { return .outOfRange }
+        guard length <= bytesMax, !overflowed, end <= lifecycle.acceptEnd.bytes else { return .outOfRange }
         return queuedRequests < limits.requestsMax ? nil : .replicasUnavailable
     }
 

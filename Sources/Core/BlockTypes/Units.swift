@@ -2,7 +2,7 @@
 public enum Geometry {
     /// The unit of checksum, map and trim.
     public static let blockBytes = 4096
-    /// The smallest unit that a client may address.
+    /// The smallest block of a kernel device. Other clients may address single bytes.
     public static let sectorBytes = 512
     /// One chunk of a volume's address space.
     public static let chunkBytes = 16 << 20

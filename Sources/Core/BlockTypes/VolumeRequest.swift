@@ -1,6 +1,6 @@
 /// Why a volume did not do what it was asked. Closed on purpose: every frontend must map each case.
 public enum VolumeError: Error, Hashable, Sendable {
-    /// The request is not inside the volume, or not a multiple of 512 bytes.
+    /// The request is not inside the volume, or longer than one may be.
     case outOfRange
     /// The volume was attached read-only.
     case readOnly

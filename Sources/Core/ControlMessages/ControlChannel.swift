@@ -151,13 +151,18 @@ public final class ControlChannel {
         call.completed(result)
     }
 
+    /// Whole seconds, for people: what is left of a deadline has nine digits behind the point.
+    private static func told(_ timeout: Duration) -> String {
+        guard timeout >= .seconds(1) else { return "\(timeout)" }
+        return "\((timeout + .milliseconds(500)).components.seconds) seconds"
+    }
     private func timedOut(_ id: UInt64, _ timeout: Duration) {
         guard let call = pending[id] else { return }
         guard call.isSent else {
-            let message = "no metadata server within \(timeout): \(lastFailure)"
+            let message = "no metadata server within \(Self.told(timeout)): \(lastFailure)"
             return complete(id, .failure(.unreachable(message)))
         }
-        let message = "the metadata server at \(server) did not answer within \(timeout)"
+        let message = "the metadata server at \(server) did not answer within \(Self.told(timeout))"
         // Not a word since: its host may have died without a reset, and a new connection would work.
         if let silentSince, environment.now - silentSince >= Self.silenceMax, link != nil {
             leave()

@@ -60,7 +60,8 @@ final class Watcher {
     /// Pauses before a start: none after a life in which devices were served, doubling after shorter ones.
     /// Users of devices wait meanwhile, so only a process that dies of its start is slowed down.
     private static let pauseMinSeconds = 0.1, pauseMaxSeconds = 5.0, longLifeSeconds = 2.0
-    /// A spare is made once the process before it has had this time to begin, and no more than so many that die.
+    /// A spare is made once the process before it has had this time to begin, and no more than so many that
+    /// die.
     private static let spareAfterSeconds = 1, spareDeathsMax = 3
     private var spare: WatchedProcess?
     private var spareDeaths = 0

@@ -27,8 +27,9 @@ struct ListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "Show mapped devices, their volumes, daemons and users.",
         discussion: """
-            IN FLIGHT: requests that the kernel has sent and that are not answered, reads and others. A device \
-            without a daemon waits for one. README.md beside the sources has the fields of --format json.
+            IN FLIGHT: requests that the kernel has sent and that are not answered, reads and others. \
+            A device without a daemon waits for one. The fields of --format json are in README.md \
+            beside the sources.
             """,
         aliases: ["list-mapped", "status"])
     @Option(help: "table or json.") var format = OutputFormat.table

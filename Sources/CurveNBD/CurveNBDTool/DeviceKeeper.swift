@@ -68,8 +68,12 @@ final class DeviceKeeper: @unchecked Sendable {
         }
         let index = device.index
         _ = loop.post { [self] _ in ready?(index) }
-        var (end, mustLook) = (End.none, bell == nil)
+        var (end, mustLook, isHeld) = (End.none, bell == nil, options.isHeld)
         while end == .none {
+            if isHeld, !device.isHeld {
+                isHeld = false
+                ToolExit.say("\(device.path): no process could be started to hold it; it is served directly")
+            }
             do {
                 let timeout = mustLook ? Self.lookEveryMilliseconds : -1
                 let reconnections = device.reconnections

@@ -169,11 +169,14 @@ extension Gateway {
             switch result {
             case .failure(let error):
                 completed(error.isNotFound ? .notFound("\(error)") : .failed("\(error)"))
-            case .success(let volume): completed(offer(volume, plan))
+            case .success(let volume): offer(volume, plan, completed: completed)
             }
         }
     }
-    private func offer(_ volume: RemoteVolume, _ plan: ExportPlan) -> ToolError? {
+    /// A volume that cannot be offered is given back before anybody hears of it: the gateway may end then.
+    private func offer(
+        _ volume: RemoteVolume, _ plan: ExportPlan, completed: @escaping (ToolError?) -> Void
+    ) {
         var export = NBDExport(
             name: plan.name, description: plan.description, volume: volume,
             isReadOnly: plan.attach.isReadOnly, isRotational: plan.isRotational)
@@ -186,14 +189,14 @@ extension Gateway {
             }
         }
         do { try server.add(export) } catch {
-            volume.detach {}
-            return .failed("cannot serve \(plan.attach.path): \(error)")
+            let failure = ToolError.failed("cannot serve \(plan.attach.path): \(error)")
+            return volume.detach { completed(failure) }
         }
         volume.lost = { [weak self] in self?.lost(plan.name, plan.attach.path) }
         served.append(Served(plan: plan, volume: volume))
         // A signal may have come while it was attached.
         if isStopping { volume.detach {} }
-        return nil
+        completed(nil)
     }
     /// Answers what is in flight, closes the export's connections and gives its volume back.
     func remove(_ name: String, completed: @escaping (ToolError?) -> Void) {

@@ -25,15 +25,15 @@ struct MapCommand: ParsableCommand {
     @Option(help: "Sockets of the kernel, 1 to 16 (default: 1, or 2 with --direct).") var connections: Int?
     @Flag(
         help: """
-            Let the kernel talk to the daemon itself: less work for each request, but after the daemon's death \
-            what was under way waits for --io-timeout.
+            Let the kernel talk to the daemon itself: less work for each request, but after the \
+            daemon's death what was under way waits for --io-timeout.
             """) var direct = false
     @Option(help: "Logical block size, 512 or 4096.") var blockSize = 4096
     @Option(
         name: [.long, .customLong("timeout")],
         help: """
-            Seconds after which the kernel gives a connection up and sends its requests again (default: 0, never; \
-            or 5 with --direct).
+            Seconds after which the kernel gives a connection up and sends its requests again \
+            (default: 0, never; or 5 with --direct).
             """)
     var ioTimeout: UInt64?
     @Option(
@@ -49,6 +49,12 @@ struct MapCommand: ParsableCommand {
     @Flag(
         name: [.long, .customLong("no-trim")], help: "Do not offer the kernel to give blocks back (discard).")
     var notrim = false
+    @Flag(
+        help: """
+            Use the driver's older interface, as kernels before 4.12 need it (chosen by itself there): the \
+            device does not outlive the death of its holder.
+            """) var ioctl = false
+    @Flag(help: .hidden) var netlink = false
     @OptionGroup var old: OldMapOptions
     @OptionGroup var later: LaterMapOptions
     @OptionGroup var metadata: MetadataOptions
@@ -85,7 +91,7 @@ struct MapCommand: ParsableCommand {
         guard (1...MappingRecord.connectionsMax).contains(connections) else {
             throw ToolError.failed("--connections is a number from 1 to \(MappingRecord.connectionsMax)")
         }
-        guard blockSize == 512 || blockSize == 4096 else {
+        guard blockSize == Geometry.sectorBytes || blockSize == Geometry.blockBytes else {
             throw ToolError.failed("--block-size is 512 or 4096")
         }
         guard deadConnTimeout > 0 else {
@@ -106,7 +112,11 @@ struct MapCommand: ParsableCommand {
         (record.isReadOnly, record.takesOver, record.cookie) = (readOnly, takeover, cookie)
         (record.connections, record.blockBytes) = (connections, blockSize)
         (record.requestTimeoutSeconds, record.deadConnectionTimeoutSeconds) = (ioTimeout, deadConnTimeout)
-        (record.refusesTrim, record.isDirect) = (notrim, direct)
+        guard !(ioctl && direct) else {
+            throw ToolError.failed(
+                "--ioctl and --direct: a device made by ioctl lives in the holder; choose one")
+        }
+        (record.refusesTrim, record.isDirect, record.usesIoctl) = (notrim, direct, ioctl)
         record.errorAfterSeconds = UInt64(errorAfter ?? 0)
         guard record.isPlain else { throw ToolError.failed("names have no control characters") }
         return record
@@ -130,6 +140,7 @@ struct MapCommand: ParsableCommand {
             case "cookie": cookie = value ?? ""
             case "notrim", "no-trim": notrim = true
             case "direct": direct = true
+            case "ioctl": ioctl = true
             case let key where LaterMapOptions.words.contains(key): throw LaterMapOptions.refusal("-o \(key)")
             case "connections": connections = try number()
             case "block-size": blockSize = try number()

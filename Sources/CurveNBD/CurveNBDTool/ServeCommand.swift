@@ -79,6 +79,11 @@ struct ServeCommand: ParsableCommand {
         return try inherited
             + texts.map { text in
                 guard let address = SocketAddress(text) else {
+                    if text.hasPrefix("unix:/") {
+                        throw ToolError.failed(
+                            "--listen '\(text)' is too long for a Unix socket; choose a path of at most 107 bytes"
+                        )
+                    }
                     throw ToolError.failed(
                         "--listen '\(text)' is not an address; write HOST:PORT, unix:/PATH, vsock:PORT or fd:N"
                     )

@@ -122,7 +122,7 @@ final class ServedDevice {
             record.index, record.connections, isResumed
         )
         (options.blockBytes, options.refusesTrim) = (record.blockBytes, record.refusesTrim)
-        options.isHeld = !record.isDirect
+        (options.isHeld, options.usesIoctl) = (!record.isDirect, record.usesIoctl)
         options.requestTimeoutSeconds = record.requestTimeoutSeconds
         options.deadConnectionTimeoutSeconds = record.deadConnectionTimeoutSeconds
         let keeper = DeviceKeeper(socket: socket, options: options, loop: reactor.handle)

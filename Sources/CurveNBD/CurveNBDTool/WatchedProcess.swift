@@ -1,7 +1,7 @@
 import Foundation
 
-/// A process that serves devices, or will: a spare has been started and waits, since most of what a death costs is
-/// the start of the next process.
+/// A process that serves devices, or will: a spare has been started and waits, since most of what a death
+/// costs is the start of the next process.
 struct WatchedProcess {
     let pid: pid_t
     /// Where a spare is told to begin; its end tells it to end.

@@ -5,8 +5,8 @@ import Glibc
 enum DescriptorMessage {
     /// Longest line; an identifier is the longest part.
     private static let textBytesMax = 8 << 10
-    /// Two for each connection of a device.
-    static let descriptorsMax = 2 * MappingRecord.connectionsMax
+    /// A device, and three for each of its connections.
+    static let descriptorsMax = 1 + 3 * MappingRecord.connectionsMax
     /// The head of a control message: length, level, type (unix(7), cmsg(3)), on machines of 64 bits.
     private static let headBytes = 16
 

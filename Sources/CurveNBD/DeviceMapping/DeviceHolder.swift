@@ -1,11 +1,11 @@
 import Glibc
 import Synchronization
 
-/// The process between the kernel and the daemon: it has the kernel's sockets, so that a daemon that dies costs
-/// its devices only the time in which the next one starts.
+/// The process between the kernel and the daemon: it has the kernel's sockets, so that a daemon that dies
+/// costs its devices only the time in which the next one starts.
 ///
-/// Whatever was under way is in its memory; see ``RequestRelay``. It knows no volumes and no cluster, so that it
-/// has no reason to die. It ends when it has held nothing for a moment.
+/// Whatever was under way is in its memory; see ``RequestRelay``. It knows no volumes and no cluster, so
+/// that it has no reason to die. It ends when it has held nothing for a moment.
 public enum DeviceHolder {
     /// Where it listens.
     static let path = "\(DaemonMark.defaultFolder)/holder.sock"
@@ -78,7 +78,11 @@ struct HolderOrder {
         case hold
         /// New servers for the connections that are held; answered by how many there are.
         case serve
+        /// As `hold`, of a device that lives in the holder: the device, the kernel's ends, then pairs.
+        case keep
     }
+    /// What a kept device is to be.
+    var shape: IoctlDevice.Shape?
     var verb: Verb
     /// Device number and identifier.
     var device: String
@@ -88,8 +92,12 @@ struct HolderOrder {
 
     init?(_ text: String, _ sockets: [Int32]) {
         let words = text.split(separator: " ", maxSplits: 2)
-        guard words.count == 3, let verb = Verb(rawValue: String(words[0])), let patience = UInt64(words[1]),
-            verb == .serve || sockets.count % 2 == 0
+        let verbs = (words.first ?? "").split(separator: ":")
+        shape = verbs.count == 2 ? IoctlDevice.Shape(verbs[1]) : nil
+        guard words.count == 3, let verb = verbs.first.flatMap({ Verb(rawValue: String($0)) }),
+            let patience = UInt64(words[1]),
+            verb == .serve || (verb == .hold && sockets.count % 2 == 0)
+                || (sockets.count % 3 == 1 && sockets.count > 1 && shape != nil)
         else {
             sockets.forEach { close($0) }
             return nil
@@ -97,9 +105,10 @@ struct HolderOrder {
         (self.verb, patienceSeconds, device, self.sockets) = (verb, patience, String(words[2]), sockets)
     }
     static func text(
-        _ verb: Verb, _ index: UInt32, _ patienceSeconds: UInt64, _ identifier: String
+        _ verb: Verb, _ index: UInt32, _ patienceSeconds: UInt64, _ identifier: String,
+        shape: IoctlDevice.Shape? = nil
     ) -> String {
-        "\(verb.rawValue) \(patienceSeconds) nbd\(index) \(identifier)"
+        "\(verb.rawValue)\(shape.map { ":" + $0.text } ?? "") \(patienceSeconds) nbd\(index) \(identifier)"
     }
     /// Unasked: a server has gone while its daemon lives.
     static let lost = "lost"
@@ -123,7 +132,7 @@ final class HeldDevices: Sendable {
                 device.post(order, connection)
                 return true
             }
-            guard order.verb == .hold, let device = HeldDevice(order.device) else { return false }
+            guard order.verb != .serve, let device = HeldDevice(order.device) else { return false }
             guard device.start(ended: { self.forget($0) }) else { return false }
             device.post(order, connection)
             devices[order.device] = device

@@ -58,8 +58,9 @@ final class HeldDevice: @unchecked Sendable {
         }
         guard unsafe poll(&waited, nfds_t(waited.count), waitMilliseconds) >= 0 else { return errno == EINTR }
         giveUpInTime()
-        if waited[0].revents != 0 { takeMail() }
+        // In this order: mail brings another daemon's connection.
         if waited[1].revents != 0 { hearDaemon() }
+        if waited[0].revents != 0 { takeMail() }
         for place in links.indices where 3 + 2 * place < waited.count {
             if waited[2 + 2 * place].revents & Self.readable != 0 { receiveRequests(place) }
         }
@@ -118,13 +119,9 @@ final class HeldDevice: @unchecked Sendable {
         closeDeserted()
         (patience, givesUpAt) = (.seconds(Int64(clamping: order.patienceSeconds)), nil)
         switch order.verb {
-        case .hold:
-            for place in stride(from: 0, to: order.sockets.count, by: 2) {
-                var link = Link(kernel: order.sockets[place], server: order.sockets[place + 1])
-                for socket in [link.kernel, link.server] { _ = fcntl(socket, F_SETFL, O_NONBLOCK) }
-                link.relay.serverCame()
-                links.append(link)
-            }
+        case .hold: join(order.sockets[...])
+        case .keep:
+            if let refusal = keep(order) { return answer(HolderOrder.held(-Int(refusal))) }
         case .serve:
             var servers = order.sockets[...]
             for place in links.indices where !links[place].isOver {
@@ -138,12 +135,47 @@ final class HeldDevice: @unchecked Sendable {
         }
         answer(HolderOrder.held(links.count { !$0.isOver }))
     }
+    /// Pairs of the kernel's other end and its server.
+    private func join(_ pairs: ArraySlice<Int32>) {
+        for place in stride(from: pairs.startIndex, to: pairs.endIndex, by: 2) {
+            var link = Link(kernel: pairs[place], server: pairs[place + 1])
+            for socket in [link.kernel, link.server] { _ = fcntl(socket, F_SETFL, O_NONBLOCK) }
+            link.relay.serverCame()
+            links.append(link)
+        }
+    }
+    /// A device of the older interface lives in this process, on a thread more.
+    /// - Returns: the errno of a refusal.
+    private func keep(_ order: HolderOrder) -> Int32? {
+        let (device, count) = (order.sockets[0], (order.sockets.count - 1) / 3)
+        let kernelEnds = order.sockets[1...count]
+        // The driver has references of its own.
+        defer { kernelEnds.forEach { close($0) } }
+        var refusal: Int32?
+        do throws(DeviceError) {
+            guard let shape = order.shape else { throw .system(call: "", errno: EINVAL) }
+            try IoctlDevice.prepare(device, shape, Array(kernelEnds))
+        } catch .system(_, let errno) { refusal = errno } catch { refusal = EPERM }
+        let lives =
+            refusal == nil
+            && ThreadStart.run {
+                IoctlDevice.live(device)
+                close(device)
+            }
+        guard lives else {
+            ([device] + order.sockets[(count + 1)...]).forEach { close($0) }
+            return refusal ?? EAGAIN
+        }
+        join(order.sockets[(count + 1)...])
+        return nil
+    }
     private func answer(_ text: String) { try? DescriptorMessage.send(text, [], on: control) }
 
     // MARK: The connections
 
-    /// Who asks twice elsewhere must not be served twice: the kernel closes a connection before it sends again
-    /// what that one carried, so what came by others is passed on only after the closed ones' servers are left.
+    /// Who asks twice elsewhere must not be served twice: the kernel closes a connection before it sends
+    /// again what that one carried, so what came by others is passed on only after the closed ones' servers
+    /// are left.
     private func closeDeserted() {
         var waited = links.map { pollfd(fd: $0.kernel, events: 0, revents: 0) }
         guard unsafe poll(&waited, nfds_t(waited.count), 0) > 0 else { return }
@@ -193,6 +225,8 @@ final class HeldDevice: @unchecked Sendable {
         if links[place].server >= 0, !Self.send(&links[place].relay.toServer, to: links[place].server) {
             loseServer(place)
         }
+        // A kernel that says goodbye waits for the end of the connection.
+        if links[place].relay.isLeaving, links[place].relay.toServer.isEmpty { return end(place) }
         // An end of the kernel's is seen by closeDeserted.
         _ = Self.send(&links[place].relay.toKernel, to: links[place].kernel)
     }

@@ -10,8 +10,9 @@ final class HolderLine {
     private var sawLoss = false
     /// The holder answers at once; this only keeps a stopped one from stopping us.
     private static let answerSeconds = 5
-    /// A holder that was just started gets two seconds to listen.
-    private static let startTries = 200, startPauseMicroseconds: UInt32 = 10_000
+    /// A holder that was just started gets 15 s to listen: machines that start again are busy. After four,
+    /// another is started, since one that was about to end may have had the lock.
+    private static let startTries = 1500, startEvery = 400, startPauseMicroseconds: UInt32 = 10_000
 
     private init(_ descriptor: Int32, _ index: UInt32, _ identifier: String) {
         (self.descriptor, self.index, self.identifier) = (descriptor, index, identifier)
@@ -27,8 +28,7 @@ final class HolderLine {
                     to: DeviceHolder.path, stepSeconds: answerSeconds, isStream: false)
                 return HolderLine(descriptor, index, identifier)
             } catch .system(_, ENOENT), .system(_, ECONNREFUSED) {
-                // One that is about to end may have had the lock when the last one was started.
-                if attempt % 50 == 0 { try start() }
+                if attempt % startEvery == 0 { try start() }
                 usleep(startPauseMicroseconds)
             }
         }
@@ -41,11 +41,16 @@ final class HolderLine {
         try Background.spawnApart(["daemon", "--holder"])
     }
 
-    /// - Returns: how many connections of the device are held; `nil` when the holder did not answer.
-    func tell(_ verb: HolderOrder.Verb, _ patienceSeconds: UInt64, _ sockets: [Int32]) -> Int? {
+    /// - Returns: how many connections of the device are held, or a negative errno; `nil` when the holder
+    ///   did not answer.
+    func tell(
+        _ verb: HolderOrder.Verb, _ patienceSeconds: UInt64, _ sockets: [Int32],
+        shape: IoctlDevice.Shape? = nil
+    ) -> Int? {
         do throws(DeviceError) {
             try DescriptorMessage.send(
-                HolderOrder.text(verb, index, patienceSeconds, identifier), sockets, on: descriptor)
+                HolderOrder.text(verb, index, patienceSeconds, identifier, shape: shape), sockets,
+                on: descriptor)
             while let said = try DescriptorMessage.receive(on: descriptor) {
                 if let count = HolderOrder.count(said.text) { return count }
                 sawLoss = sawLoss || said.text == HolderOrder.lost
@@ -67,7 +72,8 @@ final class HolderLine {
     }
 }
 
-/// Pairs of connected sockets: one end for the kernel, the other for the holder. Closed with the last reference.
+/// Pairs of connected sockets: one end for the kernel, the other for the holder. Closed with the last
+/// reference.
 final class KernelPairs {
     let kernelEnds: [Int32], holderEnds: [Int32]
     /// Room for a whole request of the usual largest size.

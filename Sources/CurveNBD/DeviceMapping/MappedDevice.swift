@@ -8,6 +8,8 @@ public struct MapOptions: Hashable, Sendable {
     public var index: UInt32?
     /// A holder stands between kernel and server, so that what is under way outlives the server.
     public var isHeld = false
+    /// Uses the driver's older interface, even where there is netlink. Needs the holder.
+    public var usesIoctl = false
     /// Sockets of the kernel; without a holder a second one keeps requests flowing while one is replaced.
     public var connections = 2
     /// Logical block size of the device; `nil` takes what the server prefers.
@@ -36,15 +38,17 @@ public final class MappedDevice {
     private let socketPath: String
     private let exportName: String
     private let connections: Int
-    private var isHeld: Bool
+    /// False when no holder could be had: what is under way when the daemon dies waits for the kernel.
+    public private(set) var isHeld: Bool
     private var holder: HolderLine?
     /// Something was lost that is not replaced.
     private var needsConnections = false
     /// How often connections were replaced.
     public private(set) var reconnections = 0
     private var setup: DeviceSetup
-    private let kernel: NBDKernel
-    private let events: NBDKernelEvents
+    /// `nil` where the driver is told by ioctl.
+    private let kernel: NBDKernel?
+    private let events: NBDKernelEvents?
     private let table = BlockDeviceTable()
     private let mark: DaemonMark
 
@@ -57,8 +61,9 @@ public final class MappedDevice {
     public init(socketPath: String, exportName: String, options: MapOptions) throws(DeviceError) {
         (self.socketPath, self.exportName) = (socketPath, exportName)
         (connections, isHeld) = (max(1, options.connections), options.isHeld)
-        kernel = try NBDKernel()
-        events = try NBDKernelEvents()
+        let speaksNetlink = try Self.speaksNetlink(options, table)
+        kernel = speaksNetlink ? try NBDKernel() : nil
+        events = speaksNetlink ? try NBDKernelEvents() : nil
         let sockets = try Self.sockets(connections, socketPath, exportName)
         let info = sockets[0].info
         var setup = DeviceSetup(size: info.size, flags: info.flags, identifier: options.identifier)
@@ -72,6 +77,10 @@ public final class MappedDevice {
         setup.deadConnectionTimeoutSeconds =
             options.deadConnectionTimeoutSeconds ?? setup.deadConnectionTimeoutSeconds
         self.setup = setup
+        guard let kernel else {
+            (index, mark, holder) = try IoctlMapping.make(options, setup, sockets, table)
+            return
+        }
         if let orphan = try Self.orphan(options, table) {
             index = orphan
             mark = try DaemonMark(index: index, folder: options.markFolder)
@@ -88,13 +97,26 @@ public final class MappedDevice {
         }
         extendLifetime(sockets)
     }
+    /// - Throws: ``DeviceError/noModule``; what is asked for and cannot be had without netlink.
+    static func speaksNetlink(
+        _ options: MapOptions, _ table: BlockDeviceTable
+    ) throws(DeviceError) -> Bool {
+        guard !options.usesIoctl else { return false }
+        do throws(DeviceError) {
+            _ = try NBDKernel()
+            return true
+        } catch {
+            guard error == .noModule, table.hasModule else { throw error }
+            return false
+        }
+    }
     /// Gives a device to a new server: at the holder, if that has its connections, else at the kernel.
     private func join(_ sockets: [ServerSocket]) throws(DeviceError) {
         if isHeld, let line = try? HolderLine.open(index, setup.identifier) {
             let held = line.tell(.serve, patience, sockets.map(\.descriptor)) ?? 0
             if held > 0 {
                 holder = line
-                try kernel.update(index, setup)
+                try kernel?.update(index, setup)
             }
             if held >= connections { return }
             if held > 0 { return try reconnect(Self.sockets(connections, socketPath, exportName)) }
@@ -104,6 +126,10 @@ public final class MappedDevice {
     private var patience: UInt64 { setup.deadConnectionTimeoutSeconds }
     /// Replaces the kernel's dead connections; it takes no more than that.
     private func reconnect(_ sockets: [ServerSocket]) throws(DeviceError) {
+        guard let kernel else {
+            throw .daemon(
+                "a device made without netlink gets no new connections; map the volume again", status: 2)
+        }
         guard isHeld, let pairs = try? KernelPairs(connections) else {
             return try kernel.reconnect(index, setup, sockets: sockets.map(\.descriptor))
         }
@@ -152,8 +178,10 @@ public final class MappedDevice {
     /// - Throws: ``DeviceError``; the device stays, and the next call tries again.
     public func keepAlive(forMilliseconds timeout: Int32, bell: Bell? = nil) throws(DeviceError) -> Bool {
         if !needsConnections { wait(timeout, bell) }
-        let lost = try events.lostConnections(withinMilliseconds: 0)
-        needsConnections = needsConnections || lost.map { $0.contains(index) } ?? true
+        if let events {
+            let lost = try events.lostConnections(withinMilliseconds: 0)
+            needsConnections = needsConnections || lost.map { $0.contains(index) } ?? true
+        }
         guard isConnected else { return false }
         switch holder?.news() ?? .nothing {
         case .nothing: break
@@ -178,15 +206,16 @@ public final class MappedDevice {
         return true
     }
     private func wait(_ timeout: Int32, _ bell: Bell?) {
-        var waited = [events.descriptor, holder?.descriptor ?? -1, bell?.descriptor ?? -1].map {
+        var waited = [events?.descriptor ?? -1, holder?.descriptor ?? -1, bell?.descriptor ?? -1].map {
             pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
         }
         if unsafe poll(&waited, nfds_t(waited.count), timeout) > 0, waited[2].revents != 0 { bell?.quiet() }
     }
     /// Tells the kernel the volume's new size.
     public func resize(to size: ByteCount) throws(DeviceError) {
-        try kernel.resize(index, to: size)
         setup.size = size
+        guard let kernel else { return try IoctlDevice.resize(index, IoctlDevice.Shape(setup)) }
+        try kernel.resize(index, to: size)
     }
 }
 
@@ -211,7 +240,7 @@ public enum DeviceRemoval {
             guard device.users.isEmpty else { throw .inUse(device: device.path, by: device.users) }
             try writeBack(device)
         }
-        try NBDKernel().disconnect(index)
+        try disconnect(device)
         for _ in 0..<(timeoutSeconds * 1000 / pollMilliseconds) {
             let hasDaemon = waitsForDaemon && DaemonMark.pid(of: index, folder: markFolder) != nil
             if !table.isConnected(index), !hasDaemon { return }
@@ -220,6 +249,12 @@ public enum DeviceRemoval {
         throw table.isConnected(index)
             ? .stillHeld(device: device.path)
             : .daemon("\(device.path) is gone, but its daemon is still running", status: 2)
+    }
+    /// By the interface that made the device: those of netlink have an identifier, unless the kernel is
+    /// older.
+    private static func disconnect(_ device: NBDDevice) throws(DeviceError) {
+        if device.identifier == nil, (try? IoctlDevice.end(device.index)) != nil { return }
+        try NBDKernel().disconnect(device.index)
     }
     private static let pollMilliseconds = 20
 

@@ -23,6 +23,8 @@ public struct MappingRecord: Hashable, Sendable {
     public var refusesTrim = false
     /// The kernel talks to the daemon itself, not to the holder.
     public var isDirect = false
+    /// Uses the driver's older interface, even where there is netlink.
+    public var usesIoctl = false
     /// Sockets between the kernel and the holder or the daemon.
     public var connections = 1
     /// Logical block size.
@@ -63,7 +65,7 @@ public struct MappingRecord: Hashable, Sendable {
         lines += metadataServers.map { "mds \($0)" }
         for (name, value) in [
             ("read-only", isReadOnly), ("takeover", takesOver), ("no-trim", refusesTrim),
-            ("direct", isDirect),
+            ("direct", isDirect), ("ioctl", usesIoctl),
         ] {
             lines.append("\(name) \(value ? "yes" : "no")")
         }
@@ -114,6 +116,7 @@ public struct MappingRecord: Hashable, Sendable {
         case "takeover": return keep(flag, &takesOver)
         case "no-trim": return keep(flag, &refusesTrim)
         case "direct": return keep(flag, &isDirect)
+        case "ioctl": return keep(flag, &usesIoctl)
         case "connections": return keep(Int(value), &connections)
         case "block-size": return keep(Int(value), &blockBytes)
         case "io-timeout": return keep(UInt64(value), &requestTimeoutSeconds)

@@ -13,9 +13,9 @@ public struct DeviceSetup: Hashable, Sendable {
     public var blockBytes: Int
     /// What the server said in its handshake.
     public var flags: NBDTransmissionFlags
-    /// How long a request may take before its connection counts as dead, in whole seconds. 0: for ever; what was
-    /// under way on a connection that did die is sent again within 31 s. The kernel keeps to "for ever" only with
-    /// one connection.
+    /// How long a request may take before its connection counts as dead, in whole seconds. 0: for ever; what
+    /// was under way on a connection that did die is sent again within 31 s. The kernel keeps to "for ever"
+    /// only with one connection.
     public var requestTimeoutSeconds: UInt64
     /// How long requests wait for a new connection when all are dead, in whole seconds; then they fail.
     public var deadConnectionTimeoutSeconds: UInt64
@@ -33,8 +33,8 @@ public struct DeviceSetup: Hashable, Sendable {
     /// closes a slow connection, too, and sends again what it carried, so it must exceed what a healthy but
     /// busy cluster takes, an election included.
     public static let requestTimeoutSecondsDefault: UInt64 = 5
-    /// The holder has what a dead daemon left unanswered, so the kernel need not guess: a cluster that is silent
-    /// for an hour costs no connection.
+    /// The holder has what a dead daemon left unanswered, so the kernel need not guess: a cluster that is
+    /// silent for an hour costs no connection.
     public static let heldRequestTimeoutSecondsDefault: UInt64 = 0
     /// Longer than a machine takes to start a daemon, however busy; shorter than people's patience.
     public static let deadConnectionTimeoutSecondsDefault: UInt64 = 600
@@ -170,8 +170,8 @@ public final class NBDKernelEvents {
     /// Readable when there is something to be heard.
     var descriptor: Int32 { socket.descriptor }
     /// Waits for lost connections.
-    /// - Returns: the devices that lost one, perhaps the same twice; none when the time is over; `nil` when there
-    ///   were too many to be kept, so that any may have.
+    /// - Returns: the devices that lost one, perhaps the same twice; none when the time is over; `nil` when
+    ///   there were too many to be kept, so that any may have.
     public func lostConnections(withinMilliseconds timeout: Int32) throws(DeviceError) -> [UInt32]? {
         guard let events = try socket.events(timeoutMilliseconds: timeout) else { return nil }
         return events.filter { Int($0.command) == NBDKernel.number(NBD_CMD_LINK_DEAD) }.compactMap { event in

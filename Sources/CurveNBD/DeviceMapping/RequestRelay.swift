@@ -37,8 +37,8 @@ struct ByteQueue {
     mutating func clear() { self = ByteQueue() }
 }
 
-/// One connection of a device, between the kernel and a server that may die: a request is kept until its answer
-/// is complete, so that the next server gets what the last one left unanswered.
+/// One connection of a device, between the kernel and a server that may die: a request is kept until its
+/// answer is complete, so that the next server gets what the last one left unanswered.
 ///
 /// Bytes in, bytes out. Requests go to the server and answers to the kernel as a whole: a server that dies in
 /// the middle of an answer leaves nothing of it in the kernel's stream. Wire forms: NBD `proto.md`, "Request
@@ -79,6 +79,8 @@ struct RequestRelay {
     /// EIO.
     private static let ioError: UInt8 = 5
 
+    /// The kernel said goodbye.
+    private(set) var isLeaving = false
     /// To be sent to the server, and to the kernel.
     var toServer = ByteQueue(), toKernel = ByteQueue()
 
@@ -123,7 +125,10 @@ struct RequestRelay {
         (incoming, incomingWanted) = ([], Self.requestBytes)
         if hasServer { toServer.push(request.bytes) }
         // It has no answer.
-        guard command != Self.disconnectCommand else { return }
+        guard command != Self.disconnectCommand else {
+            isLeaving = true
+            return
+        }
         guard !failsRequests else { return fail(request) }
         heldBytes += request.bytes.count + request.dataBytes
         unanswered.append(request)

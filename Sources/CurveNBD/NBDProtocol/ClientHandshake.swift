@@ -44,7 +44,7 @@ public struct ClientHandshake {
     private var phase = Phase.greeting
     private let exportName: String
     private var info = NBDExportInfo(
-        size: .zero, flags: [], minimumBlockBytes: 512, preferredBlockBytes: 4096,
+        size: .zero, flags: [], minimumBlockBytes: 1, preferredBlockBytes: 4096,
         maximumPayloadBytes: NBDLimits.advertisedPayloadBytesMax)
     private var sawExport = false
     private var replies = 0

@@ -19,6 +19,8 @@ public struct NBDLimits: Hashable, Sendable {
     public static let skippedPayloadBytesMax = 256 << 20
     /// What clients are told is the largest payload: the protocol's default.
     public static let advertisedPayloadBytesMax: UInt32 = 32 << 20
+    /// What clients are told is the smallest unit. Those that are told nothing (EXPORT_NAME) may count on it.
+    public static let minimumBlockBytes: UInt32 = 1
     /// Longest string (`proto.md`, "Conventions").
     public static let stringBytesMax = 4096
     /// Option data held in memory; longer data is swallowed and refused.

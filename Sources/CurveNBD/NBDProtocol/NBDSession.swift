@@ -35,6 +35,8 @@ public struct NBDRequestToken: Hashable, Sendable {
 ///
 /// Not a `Machine`: received bytes are lent for one call, and an event value would have to own a copy.
 /// Order: requests are answered as the volume answers them; none is submitted before its payload is complete.
+/// Questions that are asked for each request have a `mutating get`: so they look at the session where it is,
+/// while a plain one would be handed a copy, with a reference taken to each of its lists.
 public struct NBDSession {
     /// What to do next, in order.
     public enum Effect: Sendable {
@@ -106,7 +108,9 @@ public struct NBDSession {
     }
 
     /// True until an export was chosen.
-    public var isInHandshake: Bool { phase == .handshake || phase == .securing }
+    public var isInHandshake: Bool {
+        mutating get { phase == .handshake || phase == .securing }
+    }
 
     /// TLS is in force: the client begins anew.
     /// - Parameter refusal: why a client with these names may use nothing here; `nil`: it may.
@@ -142,8 +146,10 @@ public struct NBDSession {
     }
     /// Where the next bytes should land, when they are the rest of a payload.
     @unsafe public var receiveWindow: UnsafeMutableRawBufferPointer? {
-        guard phase == .serving, heldBytes == 0 else { return nil }
-        return unsafe stream.window
+        mutating get {
+            guard phase == .serving, heldBytes == 0 else { return nil }
+            return unsafe stream.window
+        }
     }
     /// The volume answered a request.
     public mutating func completed(
@@ -181,10 +187,14 @@ public struct NBDSession {
 
     /// True while requests are not read because replies pile up:
     /// ``drained(exports:queuedReplyBytes:effects:)`` must follow.
-    public var waitsForDrain: Bool { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
+    public var waitsForDrain: Bool {
+        mutating get { isPaused && queuedReplyBytes > limits.queuedReplyBytesMax }
+    }
 
     /// True when the client has begun a request that it could go on with.
-    public var awaitsRest: Bool { phase == .serving && !isPaused && stream.isInsideItem }
+    public var awaitsRest: Bool {
+        mutating get { phase == .serving && !isPaused && stream.isInsideItem }
+    }
 
     private var heldBytes: Int { held.count - heldStart }
 

@@ -2,7 +2,7 @@ import BlockTypes
 
 /// A request that may go to the volume, or why it may not.
 enum Verdict: Hashable, Sendable {
-    /// Read, write, trim, zero: the run is inside the export and made of whole sectors.
+    /// Read, write, trim, zero: the run is inside the export.
     case read, write, trim, writeZeroes
     case flush
     /// Tells of a run's map; whole when the run is longer than one answer.
@@ -70,10 +70,6 @@ enum Verdict: Hashable, Sendable {
         let (end, overflowed) = header.offset.addingReportingOverflow(header.length)
         if overflowed || end > export.size.bytes {
             return .refuse(pastTheEnd, "the request ends past \(export.size.bytes) bytes, the export's size")
-        }
-        let sector = UInt64(Geometry.sectorBytes)
-        if header.offset % sector != 0 || header.length % sector != 0 {
-            return .refuse(.invalid, "offset and length must be multiples of \(sector)")
         }
         let carriesPayload = header.command == Command.read || header.command == Command.write
         if carriesPayload, header.length > NBDLimits.payloadBytesMax {

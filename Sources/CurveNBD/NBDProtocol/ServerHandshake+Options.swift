@@ -94,9 +94,10 @@ extension ServerHandshake {
             data.append(bigEndian: export.size.bytes)
             data.append(bigEndian: flags(for: export))
         }
-        // Told unasked as well: a client that ignores it keeps to 512 bytes anyway or gets EINVAL.
+        // Told unasked as well. The least is one byte: clients that never hear of sizes may ask for single
+        // bytes, and the volume can do it.
         bytes += Self.info(option, InfoType.blockSize) { data in
-            data.append(bigEndian: UInt32(Geometry.sectorBytes))
+            data.append(bigEndian: NBDLimits.minimumBlockBytes)
             data.append(bigEndian: UInt32(Geometry.blockBytes))
             data.append(bigEndian: NBDLimits.advertisedPayloadBytesMax)
         }

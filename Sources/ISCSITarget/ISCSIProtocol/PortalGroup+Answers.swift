@@ -41,14 +41,15 @@ extension PortalGroup {
         forget(task)
         goOnWithout(task, effects: &effects)
     }
-    private func forget(_ task: SCSITask) {
+    /// Forgets a task; ``goOnWithout(_:effects:)`` must follow.
+    func forget(_ task: SCSITask) {
         task.session.remove(task)
         task.session.fence.held.removeAll { $0.0 === task }
         taskSlots[task.id.slot] = nil
         freeTaskSlots.append(task.id.slot)
     }
     /// Lets go on what waited for the end of a task.
-    private func goOnWithout(_ task: SCSITask, effects: inout [Effect]) {
+    func goOnWithout(_ task: SCSITask, effects: inout [Effect]) {
         let session = task.session
         let waiters = task.waiters
         task.waiters = []

@@ -186,12 +186,9 @@ extension PortalGroup {
         }
         session.leaving.append(
             TargetSession.Leaving(connection: connection, header: header, identifier: identifier))
-        for leaver in leavers {
-            leaver.phase = .loggingOut
-            for task in session.tasks where task.connection === leaver {
-                end(task, for: nil, effects: &effects)
-            }
-        }
+        for leaver in leavers { leaver.phase = .loggingOut }
+        end(session.tasks.filter { $0.connection.phase == .loggingOut }, for: nil, effects: &effects)
+        lowerFence(session, effects: &effects)
         answerLeaving(session, effects: &effects)
     }
     /// Answers logouts whose commands have ended, and closes what they were about.

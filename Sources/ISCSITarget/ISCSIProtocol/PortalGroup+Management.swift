@@ -12,11 +12,15 @@ extension PortalGroup {
         guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
             return connection.reject(header, .tooManyImmediateCommands, effects: &effects)
         }
+        // No good initiator has sent so many commands: there is nothing to wait for, and nothing to give up.
+        guard !precedes(session.maxCommandNumber &+ 1, header.commandNumber) else {
+            return connection.reject(header, .invalidField, effects: &effects)
+        }
         managementCount += 1
         let kind = ManagementFunction(rawValue: header.flags & 0x7f)
         let function = TaskManagement(
             id: ManagementID(rawValue: managementCount), function: kind ?? .clearAutoContingentAllegiance,
-            header: header, session: session, connection: connection)
+            header: header, newestTask: taskGeneration, session: session, connection: connection)
         session.managements.append(function)
         if header.flags & 0x7f >= ManagementFunction.queryTask.rawValue, session.parameters.protocolLevel < 2
         {
@@ -45,7 +49,7 @@ extension PortalGroup {
         let session = function.session
         function.stage = .ending
         if let task = session.task(tagged: header.transferTag), task.lun == header.lun {
-            end(task, for: function, effects: &effects)
+            end([task], for: function, effects: &effects)
             return goOn(function, effects: &effects)
         }
         // The command may have been lost with its connection: then its number counts as received.
@@ -74,16 +78,15 @@ extension PortalGroup {
         function.stage = .ending
         // Counts itself, so that it does not go on before all its tasks were asked back.
         function.waitsFor += 1
-        for task in affectedTasks(function) { end(task, for: function, effects: &effects) }
+        end(affectedTasks(function), for: function, effects: &effects)
         function.waitsFor -= 1
         goOn(function, effects: &effects)
     }
     private func affectedTasks(_ function: TaskManagement) -> [SCSITask] {
         let session = function.session
         let own = session.tasks.filter { task in
-            guard task.stage != .arriving || task.isImmediate else { return false }
-            return !precedes(function.commandNumber, task.commandNumber)
-                && (task.isImmediate || task.commandNumber != function.commandNumber)
+            if task.isImmediate { return task.id.generation <= function.newestTask }
+            return task.stage != .arriving && precedes(task.commandNumber, function.commandNumber)
         }
         let others = (sessions + endingSessions).filter {
             $0 !== session && $0.names?.targetName == session.names?.targetName
@@ -96,14 +99,24 @@ extension PortalGroup {
         default: return []
         }
     }
-    /// Ends a task: at once, or by asking for it back when it was given out.
-    /// - Parameter function: what waits for its end.
-    func end(_ task: SCSITask, for function: TaskManagement?, effects: inout [Effect]) {
-        switch task.stage {
-        case .arriving, .waiting, .gathering:
+    /// Ends tasks: at once, or by asking for them back when they were given out.
+    ///
+    /// What was not given out goes first, all of it: room that one of them leaves must not admit another.
+    /// - Parameter function: what waits for their end.
+    func end(_ tasks: [SCSITask], for function: TaskManagement?, effects: inout [Effect]) {
+        var forgotten: [SCSITask] = []
+        for task in tasks {
+            switch task.stage {
+            case .arriving, .waiting, .gathering: break
+            // Nobody is there any more to be answered.
+            case .answered where function == nil: break
+            case .executing, .aborting, .answered, .ended: continue
+            }
             task.session.plug { if case .command(let held) = $0 { held === task } else { false } }
-            drop(task, effects: &effects)
-        case .executing, .aborting:
+            forget(task)
+            forgotten.append(task)
+        }
+        for task in tasks where task.stage != .ended {
             if let function {
                 task.waiters.append(function)
                 function.waitsFor += 1
@@ -112,11 +125,8 @@ extension PortalGroup {
                 task.stage = .aborting
                 effects.append(.abort(task.id))
             }
-        case .answered:
-            // Nobody is there any more to be answered.
-            if function == nil { drop(task, effects: &effects) }
-        case .ended: break
         }
+        for task in forgotten { goOnWithout(task, effects: &effects) }
     }
     /// The tasks have ended: hands the function on, or answers it.
     func goOn(_ function: TaskManagement, effects: inout [Effect]) {

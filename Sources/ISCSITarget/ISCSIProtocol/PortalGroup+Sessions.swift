@@ -216,9 +216,7 @@ extension PortalGroup {
             case .plug: false
             }
         }
-        for task in session.tasks where task.connection === connection {
-            end(task, for: nil, effects: &effects)
-        }
+        end(session.tasks.filter { $0.connection === connection }, for: nil, effects: &effects)
     }
     /// Ends a session: its connections are closed, its commands aborted.
     func end(_ session: TargetSession, _ reason: ISCSIEndReason, effects: inout [Effect]) {
@@ -234,6 +232,11 @@ extension PortalGroup {
         }
         guard session.tasks.isEmpty, endingSessions.contains(where: { $0 === session }) else { return }
         endingSessions.removeAll { $0 === session }
+        // Functions that waited behind a fence are done; those whose turn never came are forgotten with the
+        // session, to which they refer.
+        lowerFence(session, effects: &effects)
+        session.managements = []
+        session.leaving = []
         if session.names != nil { effects.append(.nexusEnded(session.nexus)) }
         wakeLogins(effects: &effects)
     }

@@ -231,6 +231,8 @@ public final class PortalGroup {
         if header.opcode != Opcode.loginRequest {
             connection.acknowledge(header.expectedStatusNumber)
             lowerFence(session, effects: &effects)
+            // Answers that the fence let go may have completed a logout.
+            guard connection.phase == .fullFeature else { return .skip }
         }
         guard additional.isEmpty || header.opcode == Opcode.scsiCommand else {
             connection.reject(header, .invalidField, effects: &effects)

@@ -33,7 +33,9 @@ extension PortalGroup {
         guard let function = session.fence.functions.first else { return }
         var awaited: [(TargetConnection, UInt32)] = []
         for connection in session.connections where connection !== function.connection {
-            guard connection.acknowledgedNumber != connection.statusNumber else { continue }
+            guard connection.phase == .fullFeature,
+                connection.acknowledgedNumber != connection.statusNumber
+            else { continue }
             awaited.append((connection, connection.statusNumber))
             ping(connection, effects: &effects)
         }
@@ -43,7 +45,8 @@ extension PortalGroup {
     /// Looks whether what a fence waits for has arrived.
     func lowerFence(_ session: TargetSession, effects: inout [Effect]) {
         func hasArrived(_ connection: TargetConnection, _ number: UInt32) -> Bool {
-            connection.isClosed || !precedes(connection.acknowledgedNumber, number)
+            // Who has logged out says nothing any more.
+            connection.phase != .fullFeature || !precedes(connection.acknowledgedNumber, number)
         }
         while true {
             switch session.fence.phase {
@@ -60,7 +63,10 @@ extension PortalGroup {
                 session.fence.phase = .down
                 let held = session.fence.held
                 session.fence.held = []
-                for (task, answer) in held { deliver(task, answer, effects: &effects) }
+                // One of them may end another, by closing its connection.
+                for (task, answer) in held where task.stage == .answered {
+                    deliver(task, answer, effects: &effects)
+                }
                 guard !session.fence.functions.isEmpty, !session.fence.isUp else { return }
                 raiseFence(session, effects: &effects)
                 return

@@ -150,7 +150,8 @@ final class TaskManagement {
     let lun: LUN
     let taskTag: UInt32
     let commandNumber: UInt32
-    let isImmediate: Bool
+    /// The newest command that came before it: immediate ones behind it are none of its business.
+    let newestTask: UInt64
     let session: TargetSession
     let connection: TargetConnection
     var stage = Stage.waitingForCommands
@@ -159,11 +160,11 @@ final class TaskManagement {
     var code = ManagementCode.complete
 
     init(
-        id: ManagementID, function: ManagementFunction, header: PDUHeader, session: TargetSession,
-        connection: TargetConnection
+        id: ManagementID, function: ManagementFunction, header: PDUHeader, newestTask: UInt64,
+        session: TargetSession, connection: TargetConnection
     ) {
+        self.newestTask = newestTask
         (self.id, self.function, self.session, self.connection) = (id, function, session, connection)
         (lun, taskTag, commandNumber) = (header.lun, header.taskTag, header.commandNumber)
-        isImmediate = header.isImmediate
     }
 }
