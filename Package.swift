@@ -196,6 +196,7 @@ if Context.environment["CURVE_FUZZ_BUILD"] != nil {
             "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "ISCSIProtocol"],
             exclude: ["README.md"]),
         testProgram("curve-fuzz-nbd", ["BlockTypes", "Fuzzing", "NBDProtocol"], exclude: ["words.dict"]),
+        testProgram("curve-fuzz-scsi", ["BlockTypes", "Fuzzing", "SCSIBoundary", "SCSICommands"]),
         testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
     ]
 }
