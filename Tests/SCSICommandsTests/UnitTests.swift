@@ -67,6 +67,18 @@ import Testing
         #expect(port == "iqn.2026-01.test:t1,t,0x0002")
     }
 
+    @Test("a serial number that is long or no ASCII is cut, and found again by EXTENDED COPY")
+    func oddSerial() {
+        let bench = Bench { $0.serial = String(repeating: "ü", count: 300) }
+        #expect(bench.run(Make.inquiry(page: 0x80, bytes: 1024)).data.count == 4 + 252)
+        #expect(bench.run(Make.inquiry(page: 0x83, bytes: 1024)).status == 0)
+        let short = Bench { $0.serial = "ab" }
+        let target: [UInt8] =
+            [0xe4, 0, 0, 0, 2, 1, 0, 10] + Array("CURVE   ab".utf8) + [UInt8](repeating: 0, count: 14)
+        let (cdb, list) = TargetTests.copy([target], [TargetTests.segment(0, 0, 1, 0, 5)])
+        #expect(short.run(cdb, out: list).status == 0)
+    }
+
     // MARK: Capacity
 
     @Test(

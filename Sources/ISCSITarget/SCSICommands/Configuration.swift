@@ -61,6 +61,15 @@ public struct UnitConfiguration: Hashable, Sendable {
     }
 }
 
+extension UnitConfiguration {
+    /// The T10 designator: the vendor in eight characters, then what that vendor tells its units apart by.
+    var vendorDesignator: [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.append(vendor, width: 8)
+        return bytes + serial.utf8.prefix(200)
+    }
+}
+
 /// How a group of target ports can be used (SPC-5, section 5.17.2).
 public enum PortState: UInt8, Hashable, Sendable {
     /// Best.

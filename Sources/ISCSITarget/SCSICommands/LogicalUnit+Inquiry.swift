@@ -68,8 +68,8 @@ extension LogicalUnit {
     }
     private func designators(_ party: Party) -> [UInt8] {
         var bytes: [UInt8] = [0x01, 0x03, 0, 16] + configuration.identifier
-        let text = "CURVE   " + configuration.serial.prefix(200)
-        bytes += [0x02, 0x01, 0, UInt8(text.utf8.count)] + text.utf8
+        let vendorName = configuration.vendorDesignator
+        bytes += [0x02, 0x01, 0, UInt8(vendorName.count)] + vendorName
         // The port that this came through, and its group: of iSCSI.
         let tag = party.names.portalGroupTag
         for type in [UInt8(0x04), 0x05] {
@@ -98,7 +98,7 @@ extension LogicalUnit {
     private var blockLimits: [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 60)
         bytes[0] = 0x01  // WSNZ.
-        bytes[1] = UInt8(limits.compareBlocksMax)
+        bytes[1] = UInt8(clamping: limits.compareBlocksMax)
         bytes.put(UInt16(blocksPerStored), at: 2)
         bytes.put(UInt32(transferBlocksMax), at: 4)
         bytes.put(UInt32(limits.transferBytesBest / blockBytes), at: 8)

@@ -305,7 +305,7 @@ extension LogicalUnit {
     func isNamed(_ designator: [UInt8], type: UInt8) -> Bool {
         switch type {
         case 0x03: designator == configuration.identifier
-        case 0x01: designator == Array(("CURVE   " + configuration.serial).utf8)
+        case 0x01: designator == configuration.vendorDesignator
         default: false
         }
     }
