@@ -117,7 +117,9 @@ let package = Package(
                 "TLSFilter", "ToolSupport", arguments,
             ]),
 
-        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes"]),
+        room("SCSIBoundary", in: "ISCSITarget", ["BlockTypes"]),
+        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
+        room("SCSICommands", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
 
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
@@ -174,6 +176,7 @@ let package = Package(
         tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
         tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIProtocol"]),
+        tests("SCSICommandsTests", ["BlockTypes", "SCSIBoundary", "SCSICommands"]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",
@@ -193,6 +196,7 @@ if Context.environment["CURVE_FUZZ_BUILD"] != nil {
             "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "ISCSIProtocol"],
             exclude: ["README.md"]),
         testProgram("curve-fuzz-nbd", ["BlockTypes", "Fuzzing", "NBDProtocol"], exclude: ["words.dict"]),
+        testProgram("curve-fuzz-scsi", ["BlockTypes", "Fuzzing", "SCSIBoundary", "SCSICommands"]),
         testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
     ]
 }

@@ -1,17 +1,11 @@
 import BlockTypes
 
-/// Names one connection of a portal group. The shell numbers them and never uses a number twice.
-public struct ConnectionID: Hashable, Sendable {
-    /// The number.
-    public let rawValue: UInt64
-    /// Connection number `rawValue`.
-    public init(rawValue: UInt64) { self.rawValue = rawValue }
-}
-
 /// Names one initiator port's relation to one target: what reservations and unit attentions belong to.
 public struct NexusID: Hashable, Sendable {
     /// The number, never used twice.
     public let rawValue: UInt64
+    /// Nexus number `rawValue`.
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
 /// Who is at the two ends of a nexus (RFC 7143, section 4.4.3.1).
@@ -24,6 +18,13 @@ public struct Nexus: Hashable, Sendable {
     public let targetName: String
     /// The tag of the portal group.
     public let portalGroupTag: UInt16
+    /// The nexus of an initiator port and a target port.
+    public init(
+        initiatorName: String, sessionIdentifier: UInt64, targetName: String, portalGroupTag: UInt16
+    ) {
+        (self.initiatorName, self.sessionIdentifier) = (initiatorName, sessionIdentifier)
+        (self.targetName, self.portalGroupTag) = (targetName, portalGroupTag)
+    }
     /// The initiator port's name as reservations know it: `name,i,0x0123456789ab`.
     public var initiatorPort: String {
         let digits = String(sessionIdentifier, radix: 16)
@@ -33,13 +34,20 @@ public struct Nexus: Hashable, Sendable {
 
 /// Names one SCSI command under way.
 public struct TaskID: Hashable, Sendable {
-    let slot: Int
-    let generation: UInt64
+    /// Its place in the table of whoever gave it out; used again.
+    public let slot: Int
+    /// Never used twice.
+    public let generation: UInt64
+    /// The command in place `slot`.
+    public init(slot: Int, generation: UInt64) { (self.slot, self.generation) = (slot, generation) }
 }
 
 /// Names one task management function under way.
 public struct ManagementID: Hashable, Sendable {
-    let rawValue: UInt64
+    /// The number, never used twice.
+    public let rawValue: UInt64
+    /// Function number `rawValue`.
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
 /// The eight bytes of a logical unit number (SAM-5, section 4.7), as the initiator sent them.
@@ -80,6 +88,15 @@ public struct SCSICommand: Sendable {
     public let expectedOutBytes: Int
     /// The data, in order.
     public let dataOut: [Payload]
+    /// A command; `expectedInBytes` and `expectedOutBytes` as its initiator announced them.
+    public init(
+        nexus: NexusID, lun: LUN, cdb: [UInt8], attribute: TaskAttribute, expectedInBytes: Int,
+        expectedOutBytes: Int, dataOut: [Payload]
+    ) {
+        (self.nexus, self.lun, self.cdb, self.attribute) = (nexus, lun, cdb, attribute)
+        (self.expectedInBytes, self.expectedOutBytes) = (expectedInBytes, expectedOutBytes)
+        self.dataOut = dataOut
+    }
 }
 
 /// What a CDB wants to move, as far as the CDB and the logical unit's block size tell.
@@ -96,7 +113,7 @@ public struct TransferSizes: Hashable, Sendable {
 public struct SCSIAnswer: Sendable {
     /// The status: 0 good, 2 check condition, ...
     public var status: UInt8
-    /// Sense data, at most ``ISCSILimits/senseBytesMax``.
+    /// Sense data, at most 252 bytes (SPC-5, section 4.4.3).
     public var sense: [UInt8]
     /// The data, handed on by reference.
     public var dataIn: [ReadSegment]

@@ -1,0 +1,244 @@
+import BlockTypes
+import SCSIBoundary
+
+/// How storing a changed table ended.
+public enum ReservationStoring: Hashable, Sendable {
+    /// The keeper has it.
+    case stored
+    /// Another gateway changed it first; this is what it left.
+    case outdated(ReservationTable)
+    /// The keeper could not be asked.
+    case failed
+}
+
+/// Changes of reservations that wait for the keeper: one at a time, in order.
+struct ReservationChanges: Sendable {
+    enum Wish: Hashable, Sendable {
+        case request(ReservationRequest, ReservationParty)
+        /// RESERVE(6) of one, or of anybody, ends without a command.
+        case dropSimple(ReservationParty?)
+    }
+    struct Waiting: Sendable {
+        let wish: Wish
+        let task: TaskNumber?
+        var attempts = 0
+    }
+    var waiting: [Waiting] = []
+    /// What the keeper was offered.
+    var offered: ReservationTable?
+}
+
+/// Reservations: PERSISTENT RESERVE IN and OUT, RESERVE(6), RELEASE(6).
+///
+/// The table is the cluster's. A command that changes it is answered when the keeper has the change; until
+/// then this gateway goes by what it had.
+extension LogicalUnit {
+    mutating func reserveSimply(_ request: Request, effects: inout [Effect]) throws(Sense) {
+        // Extents and third parties are obsolete.
+        guard !request.has(0x11, at: 1) else { throw .invalidField(1, bit: 4) }
+        let wish: ReservationRequest = request.operation == .reserve6 ? .simpleReserve : .simpleRelease
+        change(wish, request, effects: &effects)
+    }
+
+    mutating func persistentReserveOut(_ request: Request, effects: inout [Effect]) throws(Sense) {
+        let action = request.cdb.serviceAction
+        guard request.wantedOutBytes == 24 else { throw .shortParameters }
+        let list = request.parameters(limits)
+        guard list.count == 24 else { throw .shortParameters }
+        let (key, actionKey, flags) = (list.long(at: 0), list.long(at: 8), list[20])
+        // SIP_C and ATP_C are 0: one registration is one nexus. Other actions do not look at these bits.
+        if action == 0 || action == 6 {
+            guard flags & 0x08 == 0 else { throw .invalidParameter(20, bit: 3) }
+            guard flags & 0x04 == 0 else { throw .invalidParameter(20, bit: 2) }
+        }
+        let type = ReservationType(rawValue: request.cdb[2] & 0x0f)
+        if [1, 2, 4, 5].contains(action) {
+            guard request.cdb[2] >> 4 == 0 else { throw .invalidField(2, bit: 7) }
+            guard type != nil else { throw .invalidField(2, bit: 3) }
+        }
+        let persists = flags & 0x01 != 0
+        let wish: ReservationRequest
+        switch (action, type) {
+        case (0, _): wish = .register(key: key, newKey: actionKey, ignoringKey: false, persists: persists)
+        case (6, _): wish = .register(key: key, newKey: actionKey, ignoringKey: true, persists: persists)
+        case (1, .some(let type)): wish = .reserve(key: key, type: type)
+        case (2, .some(let type)): wish = .release(key: key, type: type)
+        case (3, _): wish = .clear(key: key)
+        case (4, .some(let type)):
+            wish = .preempt(key: key, victimKey: actionKey, type: type, aborting: false)
+        case (5, .some(let type)):
+            wish = .preempt(key: key, victimKey: actionKey, type: type, aborting: true)
+        default: throw .invalidField(1, bit: 4)
+        }
+        change(wish, request, effects: &effects)
+    }
+
+    private mutating func change(
+        _ wish: ReservationRequest, _ request: Request, effects: inout [Effect]
+    ) {
+        let number = add(
+            RunningTask(
+                origin: .command(request.task), nexus: request.party.nexus, stage: .storing,
+                wantedOutBytes: request.wantedOutBytes, work: .reserve))
+        change(.request(wish, request.party.reservation), for: number, effects: &effects)
+    }
+    mutating func change(
+        _ wish: ReservationChanges.Wish, for task: TaskNumber?, effects: inout [Effect]
+    ) {
+        changes.waiting.append(ReservationChanges.Waiting(wish: wish, task: task))
+        goOnChanging(effects: &effects)
+    }
+
+    /// Offers the next change to the keeper, unless one is on its way; ends those that change nothing.
+    private mutating func goOnChanging(effects: inout [Effect]) {
+        while changes.offered == nil, let next = changes.waiting.first {
+            let outcome: Result<ReservationTable, ReservationRefusal>
+            switch next.wish {
+            case .dropSimple(let party): outcome = .success(reservations.withoutSimpleHolder(party))
+            case .request(let request, let party):
+                do throws(ReservationRefusal) {
+                    outcome = .success(
+                        try reservations.applying(
+                            request, from: party, registrationsMax: limits.registrationsMax))
+                } catch { outcome = .failure(error) }
+            }
+            switch outcome {
+            case .success(let table) where table.version != reservations.version:
+                changes.offered = table
+                effects.append(.storeReservations(number, replacing: reservations.version, table))
+            case .success: endChange(.success([]), effects: &effects)
+            case .failure(let refusal): refuse(refusal, effects: &effects)
+            }
+        }
+    }
+    private mutating func endChange(
+        _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
+    ) {
+        let ended = changes.waiting.removeFirst()
+        if let task = ended.task { finish(task, result, effects: &effects) }
+    }
+    private mutating func refuse(_ refusal: ReservationRefusal, effects: inout [Effect]) {
+        switch refusal {
+        case .conflict: endChange(status: Status.reservationConflict, effects: &effects)
+        case .invalidParameter: endChange(.failure(.invalidParameter(8)), effects: &effects)
+        case .invalidRelease:
+            endChange(.failure(Sense(.illegalRequest, .invalidRelease)), effects: &effects)
+        case .noRoom:
+            endChange(.failure(Sense(.illegalRequest, .insufficientRegistrations)), effects: &effects)
+        }
+    }
+    private mutating func endChange(status: UInt8, effects: inout [Effect]) {
+        let ended = changes.waiting.removeFirst()
+        guard let number = ended.task else { return }
+        finish(number, status: status, effects: &effects)
+    }
+
+    /// The keeper has answered.
+    mutating func reservationsStored(_ storing: ReservationStoring, effects: inout [Effect]) {
+        invariant(changes.offered != nil, "an answer of the keeper that nothing waits for")
+        guard let offered = changes.offered else { return }
+        changes.offered = nil
+        switch storing {
+        case .stored:
+            let author = changes.waiting.first?.task.flatMap { tasks[$0.rawValue]?.nexus }
+            take(offered, author: author, effects: &effects)
+            endChange(.success([]), effects: &effects)
+        case .outdated(let table):
+            take(table, author: nil, effects: &effects)
+            changes.waiting[0].attempts += 1
+            if changes.waiting[0].attempts >= limits.reservationAttemptsMax {
+                endChange(status: Status.busy, effects: &effects)
+            }
+        case .failed:
+            // Nobody knows whether it was done; what comes from the keeper next will tell.
+            endChange(.failure(Sense(.hardwareError, .internalTargetFailure)), effects: &effects)
+        }
+        goOnChanging(effects: &effects)
+    }
+    /// Another gateway has changed the table, or this one did: tells whom it concerns here.
+    mutating func take(_ table: ReservationTable, author: NexusID?, effects: inout [Effect]) {
+        guard table.version > reservations.version else { return }
+        let before = reservations
+        reservations = table
+        for notice in table.notices where notice.version > before.version {
+            for index in parties.indices where parties[index].reservation == notice.party {
+                let attention: AdditionalSense =
+                    switch notice.kind {
+                    case .registrationPreempted, .aborted: .registrationsPreempted
+                    case .reservationPreempted: .reservationsPreempted
+                    case .reservationReleased: .reservationsReleased
+                    }
+                parties[index].attentions.add(attention, max: limits.attentionsMax)
+                if notice.kind == .aborted {
+                    parties[index].attentions.add(.commandsCleared, max: limits.attentionsMax)
+                }
+            }
+            if notice.kind == .aborted { preempt(notice.party, except: author, effects: &effects) }
+        }
+        // More has happened than the notices tell: whoever is no longer registered is told of that.
+        guard let oldest = table.notices.first, table.notices.count == ReservationTable.noticesMax,
+            oldest.version > before.version + 1
+        else { return }
+        for index in parties.indices {
+            let party = parties[index].reservation
+            if before.key(of: party) != nil, table.key(of: party) == nil {
+                parties[index].attentions.add(.registrationsPreempted, max: limits.attentionsMax)
+            }
+        }
+    }
+
+    // MARK: PERSISTENT RESERVE IN
+
+    mutating func persistentReserveIn(_ request: Request, effects: inout [Effect]) throws(Sense) {
+        // As for the other direction: RESERVE(6) shuts persistent reservations out.
+        guard reservations.simpleHolder == nil else {
+            effects.append(.answer(request.task, SCSIAnswer(status: Status.reservationConflict)))
+            return
+        }
+        switch request.cdb.serviceAction {
+        case 0: answer(request, keys, effects: &effects)
+        case 1: answer(request, holding, effects: &effects)
+        case 2: answer(request, capabilities, effects: &effects)
+        default: answer(request, fullStatus, effects: &effects)
+        }
+    }
+    private func listed(_ list: [UInt8]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.append(big: reservations.generation)
+        bytes.append(big: UInt32(list.count))
+        return bytes + list
+    }
+    private var keys: [UInt8] {
+        var list: [UInt8] = []
+        for registration in reservations.registrations { list.append(big: registration.key) }
+        return listed(list)
+    }
+    private var holding: [UInt8] {
+        guard let holding = reservations.holding else { return listed([]) }
+        var list: [UInt8] = []
+        list.append(big: reservations.holdingKey)
+        return listed(list + [0, 0, 0, 0, 0, holding.type.rawValue, 0, 0])
+    }
+    private var capabilities: [UInt8] {
+        // CRH and PTPL_C; TMV and what is allowed in spite of reservations is not told; all types.
+        [0, 8, 0x11, 0x80 | (reservations.persistsThroughPowerLoss ? 1 : 0), 0xea, 0x01, 0, 0]
+    }
+    private var fullStatus: [UInt8] {
+        var list: [UInt8] = []
+        for registration in reservations.registrations {
+            let isHolder = reservations.holds(registration.party)
+            list.append(big: registration.key)
+            list += [0, 0, 0, 0, isHolder ? 1 : 0]
+            list += [isHolder ? reservations.holding?.type.rawValue ?? 0 : 0, 0, 0, 0, 0]
+            list.append(big: registration.party.targetPort)
+            // TransportID of an iSCSI initiator port (SPC-5, section 7.6.4.6).
+            var name = Array(registration.party.initiatorPort.utf8) + [0]
+            while name.count < 20 || name.count % 4 != 0 { name.append(0) }
+            list.append(big: UInt32(4 + name.count))
+            list += [0x45, 0]
+            list.append(big: UInt16(name.count))
+            list += name
+        }
+        return listed(list)
+    }
+}

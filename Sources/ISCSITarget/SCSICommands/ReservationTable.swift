@@ -1,0 +1,151 @@
+/// An initiator port at a target port: who registers and reserves (SPC-5, section 5.13).
+public struct ReservationParty: Hashable, Sendable, Comparable {
+    /// The initiator port's name: `name,i,0x0123456789ab`.
+    public let initiatorPort: String
+    /// The target port's relative identifier.
+    public let targetPort: UInt16
+    /// An initiator port at a target port.
+    public init(initiatorPort: String, targetPort: UInt16) {
+        (self.initiatorPort, self.targetPort) = (initiatorPort, targetPort)
+    }
+    /// By name, then by port.
+    public static func < (left: Self, right: Self) -> Bool {
+        (left.initiatorPort, left.targetPort) < (right.initiatorPort, right.targetPort)
+    }
+}
+
+/// The types of a persistent reservation (SPC-5, section 6.16.3.4).
+public enum ReservationType: UInt8, Hashable, Sendable, CaseIterable {
+    /// The holder writes, everybody reads.
+    case writeExclusive = 1
+    /// The holder alone.
+    case exclusiveAccess = 3
+    /// Who is registered writes, everybody reads.
+    case writeExclusiveRegistrantsOnly = 5
+    /// Who is registered, alone.
+    case exclusiveAccessRegistrantsOnly = 6
+    /// As the former two, and all who are registered hold it.
+    case writeExclusiveAllRegistrants = 7
+    /// As the former, for any access.
+    case exclusiveAccessAllRegistrants = 8
+
+    var isWriteExclusive: Bool {
+        switch self {
+        case .writeExclusive, .writeExclusiveRegistrantsOnly, .writeExclusiveAllRegistrants: true
+        case .exclusiveAccess, .exclusiveAccessRegistrantsOnly, .exclusiveAccessAllRegistrants: false
+        }
+    }
+    var isForRegistrants: Bool { rawValue >= 5 }
+    var isHeldByAll: Bool { rawValue >= 7 }
+}
+
+/// Who is registered with, and who has reserved, one logical unit: the same for all gateways.
+///
+/// A plain value, with a version that every change raises. A change is a pure function: the table, who asks
+/// and what for, give the next table or a refusal. A gateway offers the next table to the keeper together
+/// with the version it started from; when another gateway was faster it begins anew from what that one left.
+/// The table also has the unit attentions that the last changes bring, by version, so that every gateway
+/// finds out what it must tell to whom.
+public struct ReservationTable: Hashable, Sendable {
+    /// A registered party and its key.
+    public struct Registration: Hashable, Sendable {
+        /// Who.
+        public let party: ReservationParty
+        /// Its key; never 0.
+        public let key: UInt64
+    }
+    /// What is held.
+    public struct Holding: Hashable, Sendable {
+        /// How.
+        public let type: ReservationType
+        /// By whom; nobody in particular when all who are registered hold it.
+        public let holder: ReservationParty?
+    }
+    /// What somebody must be told because of a change.
+    public struct Notice: Hashable, Sendable {
+        /// Since when.
+        public let version: UInt64
+        /// Who.
+        public let party: ReservationParty
+        /// What.
+        public let kind: Kind
+        /// What happened to the party.
+        public enum Kind: UInt8, Hashable, Sendable {
+            /// Its registration was preempted.
+            case registrationPreempted = 1
+            /// The reservation was preempted, or all was cleared.
+            case reservationPreempted = 2
+            /// The reservation was released.
+            case reservationReleased = 3
+            /// The same as the first, and its commands were ended.
+            case aborted = 4
+        }
+    }
+    /// Notices kept; a gateway that misses more changes than these tells its initiators of a preemption.
+    public static let noticesMax = 512
+
+    /// Raised by every change.
+    public var version: UInt64 = 0
+    /// PRGENERATION: what the initiators see of changes of registrations.
+    public var generation: UInt32 = 0
+    /// In the order in which they came.
+    public var registrations: [Registration] = []
+    /// The reservation.
+    public var holding: Holding?
+    /// APTPL: registrations and reservation stay when all gateways lose their power.
+    public var persistsThroughPowerLoss = false
+    /// Who holds it by RESERVE(6).
+    public var simpleHolder: ReservationParty?
+    /// Of the last changes.
+    public var notices: [Notice] = []
+
+    /// Nobody is registered.
+    public init() {}
+
+    func key(of party: ReservationParty) -> UInt64? {
+        registrations.first { $0.party == party }?.key
+    }
+    func holds(_ party: ReservationParty) -> Bool {
+        guard let holding else { return false }
+        return holding.type.isHeldByAll ? key(of: party) != nil : holding.holder == party
+    }
+    /// The key that READ RESERVATION tells.
+    var holdingKey: UInt64 { holding?.holder.flatMap { key(of: $0) } ?? 0 }
+
+    /// What is left when all gateways have lost their power: RESERVE(6) never is.
+    public func afterPowerLoss() -> ReservationTable {
+        var next = self
+        next.simpleHolder = nil
+        if !persistsThroughPowerLoss {
+            (next.registrations, next.holding, next.notices) = ([], nil, [])
+            next.generation = 0
+        }
+        next.version += 1
+        return next
+    }
+    /// The same, without the RESERVE(6) of `party`; of anybody when nil.
+    public func withoutSimpleHolder(_ party: ReservationParty?) -> ReservationTable {
+        guard let simpleHolder, party == nil || simpleHolder == party else { return self }
+        var next = self
+        next.simpleHolder = nil
+        next.version += 1
+        return next
+    }
+
+    /// Whether a command of a class may go on.
+    func allows(_ reservations: ReservationClass, from party: ReservationParty) -> Bool {
+        if let simpleHolder, simpleHolder != party {
+            switch reservations {
+            case .always, .own: break
+            case .status, .reads, .writes: return false
+            }
+        }
+        guard let holding, !holds(party) else { return true }
+        if holding.type.isForRegistrants, key(of: party) != nil { return true }
+        switch reservations {
+        case .always, .status, .own: return true
+        case .reads: return holding.type.isWriteExclusive
+        case .writes: return false
+        }
+    }
+}

@@ -1,0 +1,336 @@
+import BlockTypes
+import SCSIBoundary
+
+/// A command that waits for something, or a piece of work without one.
+struct RunningTask: Sendable {
+    /// Who wants to know when it is done.
+    enum Origin: Sendable {
+        case command(TaskID)
+        /// A step of an EXTENDED COPY; it is told by ``LogicalUnit/endedTransfers``.
+        case transfer(CopyNumber)
+        /// A sanitize operation that was answered already.
+        case background
+    }
+    /// What it waits for. `queued -> submitted -> (submitted ...) -> gone`, or `storing`, or `copying`.
+    enum Stage: Hashable, Sendable {
+        case queued
+        case submitted
+        case storing
+        case copying
+    }
+    var origin: Origin
+    let nexus: NexusID?
+    var stage: Stage
+    /// Ends at the next occasion, without an answer.
+    var isAborting = false
+    /// Ends with status TASK ABORTED at the next occasion.
+    var isPreempted = false
+    /// What its answer says of the data from the initiator.
+    var wantedOutBytes = 0
+    var work: Work
+}
+
+/// A run of bytes of the volume.
+struct ByteRun: Hashable, Sendable {
+    var start: UInt64
+    var count: UInt64
+    var end: UInt64 { start + count }
+    var offset: ByteOffset { ByteOffset(bytes: start) }
+    var length: ByteCount { ByteCount(bytes: count) }
+    /// The first `max` bytes.
+    func prefix(_ max: Int) -> ByteRun { ByteRun(start: start, count: min(count, UInt64(max))) }
+}
+
+/// The next thing that a task does with its volume.
+enum Work: Sendable {
+    /// Its data is the answer.
+    case read(ByteRun)
+    case write(ByteRun, [Payload], then: AfterWrite)
+    /// Compares with `expected`, which starts at `base`; with `repeats`, every block with the one given.
+    case verify(ByteRun, base: UInt64, expected: [Payload], repeats: Bool)
+    case compare(ByteRun, expected: [Payload], new: [Payload], flushes: Bool)
+    case or(ByteRun, [Payload], flushes: Bool)
+    /// One block to all blocks of the run.
+    case same(ByteRun, block: [UInt8])
+    case zero(ByteRun)
+    /// Gives blocks up, run by run.
+    case discard([ByteRun], zeroing: Bool)
+    case status(BlockStatusWork)
+    case flush
+    case sanitize(SanitizeWork)
+    /// The change of reservations is what it waits for.
+    case reserve
+    /// The target does the copying.
+    case copy
+}
+
+/// What follows a write.
+enum AfterWrite: Hashable, Sendable {
+    case nothing
+    case flush
+    /// Read again; `compares` with what was written.
+    case verify(compares: Bool)
+}
+
+/// GET LBA STATUS under way.
+struct BlockStatusWork: Sendable {
+    /// What is still to be asked for.
+    var run: ByteRun
+    var descriptors: [(start: UInt64, blocks: UInt64, isStored: Bool)] = []
+    var descriptorsMax: Int
+    var steps = 0
+    let allocationBytes: Int
+}
+
+extension LogicalUnit {
+    /// Starts work that stands for itself.
+    mutating func start(
+        _ work: Work, from origin: RunningTask.Origin, nexus: NexusID?, wantedOutBytes: Int = 0,
+        locking blocks: Range<UInt64>?, exclusive: Bool, effects: inout [Effect]
+    ) {
+        let number = add(
+            RunningTask(
+                origin: origin, nexus: nexus, stage: .queued, wantedOutBytes: wantedOutBytes, work: work))
+        if let blocks, !blocks.isEmpty, !locks.acquire(number, blocks, exclusive: exclusive) { return }
+        submit(number, effects: &effects)
+    }
+    mutating func add(_ task: RunningTask) -> TaskNumber {
+        taskCount += 1
+        let number: TaskNumber
+        if let free = freeTasks.popLast() {
+            number = free
+            tasks[free.rawValue] = task
+        } else {
+            number = TaskNumber(rawValue: tasks.count)
+            tasks.append(task)
+        }
+        if case .command(let id) = task.origin { taskNumbers[id] = number }
+        return number
+    }
+
+    /// Asks the volume for what the task's work needs next.
+    mutating func submit(_ number: TaskNumber, effects: inout [Effect]) {
+        guard let work = tasks[number.rawValue]?.work else { return }
+        tasks[number.rawValue]?.stage = .submitted
+        let request: VolumeRequest
+        switch work {
+        case .read(let run): request = .read(start: run.offset, byteCount: Int(run.count))
+        case .write(let run, let data, _): request = .write(start: run.offset, payloads: data)
+        case .verify(let run, _, _, _):
+            let step = run.prefix(limits.stepBytesMax)
+            request = .read(start: step.offset, byteCount: Int(step.count))
+        case .compare(let run, _, _, _), .or(let run, _, _):
+            request = .read(start: run.offset, byteCount: Int(run.count))
+        case .same(let run, let block):
+            let step = run.prefix(limits.stepBytesMax)
+            request = .write(
+                start: step.offset, payloads: [ByteRuns.repeated(block, byteCount: Int(step.count))])
+        case .zero(let run):
+            let step = run.prefix(limits.discardStepBytesMax)
+            request = .writeZeroes(start: step.offset, length: step.length)
+        case .discard(let runs, let zeroing):
+            guard let run = runs.first?.prefix(limits.discardStepBytesMax) else { return }
+            request =
+                zeroing
+                ? .writeZeroes(start: run.offset, length: run.length)
+                : .trim(start: run.offset, length: run.length)
+        case .status(let status):
+            let step = status.run.prefix(VolumeRequest.statusBytesMax)
+            request = .blockStatus(start: step.offset, length: step.length)
+        case .flush: request = .flush
+        case .sanitize(let sanitize): request = sanitize.request(limits)
+        case .reserve, .copy: return
+        }
+        effects.append(.submit(VolumeToken(unit: self.number, task: number), request))
+    }
+
+    /// The volume has answered.
+    mutating func volumeCompleted(_ number: TaskNumber, _ result: VolumeResult, effects: inout [Effect]) {
+        invariant(
+            tasks.indices.contains(number.rawValue) && tasks[number.rawValue]?.stage == .submitted,
+            "an answer of the volume that nothing waits for")
+        guard let task = tasks[number.rawValue] else { return }
+        switch result {
+        case .failure(let error):
+            finish(number, .failure(sense(for: error, during: task.work)), effects: &effects)
+        case .success(let segments): advance(number, task, segments, effects: &effects)
+        }
+    }
+    private mutating func advance(
+        _ number: TaskNumber, _ task: RunningTask, _ segments: [ReadSegment], effects: inout [Effect]
+    ) {
+        switch step(task.work, segments) {
+        case .failure(let sense): finish(number, .failure(sense), effects: &effects)
+        case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
+        case .success(.next(let work)):
+            tasks[number.rawValue]?.work = work
+            if case .sanitize(let sanitize) = work { self.sanitize = .running(sanitize) }
+            // Between two steps is an occasion to end.
+            if task.isAborting || task.isPreempted {
+                finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            } else {
+                submit(number, effects: &effects)
+            }
+        }
+    }
+
+    /// What a step of work led to.
+    enum Outcome {
+        case done([ReadSegment])
+        case next(Work)
+    }
+    private func step(_ work: Work, _ segments: [ReadSegment]) -> Result<Outcome, Sense> {
+        switch work {
+        case .read: return .success(.done(segments))
+        case .write(let run, let data, let then):
+            switch then {
+            case .nothing: return .success(.done([]))
+            case .flush: return .success(.next(.flush))
+            case .verify(let compares):
+                return .success(
+                    .next(.verify(run, base: run.start, expected: compares ? data : [], repeats: false)))
+            }
+        case .verify(let run, let base, let expected, let repeats):
+            return verified(run, base, expected, repeats, segments)
+        case .compare(let run, let expected, let new, let flushes):
+            if let offset = ByteRuns.firstDifference(segments, expected) {
+                return .failure(Sense(.miscompare, .miscompareDuringVerify, information: UInt64(offset)))
+            }
+            return .success(.next(.write(run, new, then: flushes ? .flush : .nothing)))
+        case .or(let run, let data, let flushes):
+            let united = ByteRuns.union(segments, data, byteCount: Int(run.count))
+            return .success(.next(.write(run, [united], then: flushes ? .flush : .nothing)))
+        case .same(let run, let block):
+            let left = run.dropping(run.prefix(limits.stepBytesMax).count)
+            return .success(left.count == 0 ? .done([]) : .next(.same(left, block: block)))
+        case .zero(let run):
+            let left = run.dropping(run.prefix(limits.discardStepBytesMax).count)
+            return .success(left.count == 0 ? .done([]) : .next(.zero(left)))
+        case .discard(var runs, let zeroing):
+            let left = runs[0].dropping(runs[0].prefix(limits.discardStepBytesMax).count)
+            if left.count == 0 { runs.removeFirst() } else { runs[0] = left }
+            return .success(runs.isEmpty ? .done([]) : .next(.discard(runs, zeroing: zeroing)))
+        case .status(let status): return .success(advanced(status, segments))
+        case .flush: return .success(.done([]))
+        case .sanitize(let sanitize):
+            guard let next = sanitize.advanced(limits) else { return .success(.done([])) }
+            return .success(.next(.sanitize(next)))
+        case .reserve, .copy: return .success(.done([]))
+        }
+    }
+    private func verified(
+        _ run: ByteRun, _ base: UInt64, _ expected: [Payload], _ repeats: Bool, _ segments: [ReadSegment]
+    ) -> Result<Outcome, Sense> {
+        let step = run.prefix(limits.stepBytesMax)
+        if !expected.isEmpty {
+            let wanted =
+                repeats
+                ? [
+                    ByteRuns.repeated(
+                        ByteRuns.gather(expected, atMost: blockBytes), byteCount: Int(step.count))
+                ]
+                : ByteRuns.slice(expected, Int(run.start - base), Int(step.count))
+            if let offset = ByteRuns.firstDifference(segments, wanted) {
+                let block = (step.start + UInt64(offset)) / UInt64(blockBytes)
+                return .failure(Sense(.miscompare, .miscompareDuringVerify, information: block))
+            }
+        }
+        let left = run.dropping(step.count)
+        guard left.count > 0 else { return .success(.done([])) }
+        return .success(.next(.verify(left, base: base, expected: expected, repeats: repeats)))
+    }
+
+    /// Ends a command with a status that has no sense data.
+    mutating func finish(_ number: TaskNumber, status: UInt8, effects: inout [Effect]) {
+        guard let task = tasks[number.rawValue], case .command(let id) = task.origin else { return }
+        forget(number)
+        guard !task.isAborting else { return effects.append(.aborted(id)) }
+        effects.append(.answer(id, SCSIAnswer(status: status, wantedOutBytes: task.wantedOutBytes)))
+    }
+    /// Ends a task: answers, lets those go on that waited for its blocks, forgets it.
+    mutating func finish(
+        _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
+    ) {
+        guard let task = tasks[number.rawValue] else { return }
+        forget(number)
+        if case .sanitize = task.work { sanitizeEnded(result) }
+        switch task.origin {
+        case .command(let id):
+            switch result {
+            case _ where task.isPreempted: effects.append(.answer(id, SCSIAnswer(status: Status.taskAborted)))
+            case .success(let data):
+                effects.append(.answer(id, SCSIAnswer(dataIn: data, wantedOutBytes: task.wantedOutBytes)))
+            // It was to end, and what it did last did not happen or was not all of it.
+            case .failure where task.isAborting: effects.append(.aborted(id))
+            case .failure(let sense):
+                effects.append(.answer(id, failed(sense, wantedOutBytes: task.wantedOutBytes)))
+            }
+        case .transfer(let copy): endedTransfers.append(EndedTransfer(copy: copy, result: result))
+        case .background: break
+        }
+        var ready: [TaskNumber] = []
+        locks.release(number, ready: &ready)
+        for next in ready { submit(next, effects: &effects) }
+    }
+    private mutating func forget(_ number: TaskNumber) {
+        if case .command(let id)? = tasks[number.rawValue]?.origin { taskNumbers[id] = nil }
+        tasks[number.rawValue] = nil
+        freeTasks.append(number)
+        taskCount -= 1
+    }
+    func failed(_ sense: Sense, wantedOutBytes: Int) -> SCSIAnswer {
+        SCSIAnswer(
+            status: Status.checkCondition, sense: sense.encoded(asDescriptors: modes.usesDescriptorSense),
+            wantedOutBytes: wantedOutBytes)
+    }
+
+    /// Takes a command back if nothing of it has begun, or as soon as its present step has ended.
+    /// - Returns: false when it is not of this unit.
+    mutating func abort(_ id: TaskID, effects: inout [Effect]) -> Bool {
+        guard let number = taskNumbers[id] else { return false }
+        if case .sanitize? = tasks[number.rawValue]?.work {
+            // SBC-4, section 4.11.2: it goes on, only nobody waits for it any more.
+            tasks[number.rawValue]?.origin = .background
+            taskNumbers[id] = nil
+            effects.append(.aborted(id))
+            return true
+        }
+        switch tasks[number.rawValue]?.stage {
+        case .queued:
+            tasks[number.rawValue]?.isAborting = true
+            finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
+        case .submitted, .storing, .copying: tasks[number.rawValue]?.isAborting = true
+        case nil: break
+        }
+        return true
+    }
+    /// Ends all commands of a party whose registration was preempted with PREEMPT AND ABORT.
+    mutating func preempt(_ party: ReservationParty, except: NexusID?, effects: inout [Effect]) {
+        for index in tasks.indices {
+            guard let task = tasks[index], let nexus = task.nexus, nexus != except,
+                case .command = task.origin, self.party(nexus)?.reservation == party
+            else { continue }
+            tasks[index]?.isPreempted = true
+            if task.stage == .queued {
+                finish(
+                    TaskNumber(rawValue: index), .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            }
+        }
+    }
+
+    /// The only place where a volume's error becomes sense data. The shell's log has the cause.
+    private func sense(for error: VolumeError, during work: Work) -> Sense {
+        switch error {
+        case .outOfRange: Sense(.illegalRequest, .blockOutOfRange)
+        case .readOnly: Sense(.dataProtect, .writeProtected)
+        case .noSpace: Sense(.dataProtect, .spaceAllocationFailed)
+        case .checksumMismatch: Sense(.mediumError, .unrecoveredReadError)
+        case .fenced, .deleted, .shuttingDown, .replicasUnavailable:
+            Sense(.notReady, .notReadyManualIntervention)
+        }
+    }
+}
+
+extension ByteRun {
+    func dropping(_ bytes: UInt64) -> ByteRun { ByteRun(start: start + bytes, count: count - bytes) }
+}

@@ -1,0 +1,235 @@
+import BlockTypes
+import SCSIBoundary
+
+/// The logical units of one target at one gateway: SCSI between a transport and volumes.
+///
+/// Events in, effects out. Every `execute` is answered once, or aborted once after `abort` asked for it.
+/// Between `submit` and `volumeCompleted` the volume has the request; it may answer in any order. What the
+/// cluster must agree on (reservations, port groups) goes out as an effect and counts when it comes back.
+public struct Target: Sendable {
+    /// What happened.
+    public enum Event: Sendable {
+        /// A command with all its data.
+        case execute(TaskID, SCSICommand)
+        /// Take a command back if that is still possible.
+        case abort(TaskID)
+        /// A task management function whose tasks have ended. LUN 0 with a function of the whole target.
+        case manage(ManagementID, ManagementFunction, NexusID, LUN)
+        /// An initiator is here.
+        case nexusBegan(NexusID, Nexus)
+        /// It is gone, and its commands have ended.
+        case nexusEnded(NexusID)
+        /// A volume has answered.
+        case volumeCompleted(VolumeToken, VolumeResult)
+        /// There is a new logical unit, with the reservations that the cluster knows.
+        case unitAdded(UnitNumber, UnitConfiguration, ByteCount, ReservationTable)
+        /// It is gone for initiators; what it has begun it ends.
+        case unitRemoved(UnitNumber)
+        /// The volume has another size.
+        case resized(UnitNumber, ByteCount)
+        /// The pool below is filling up.
+        case softThresholdReached(UnitNumber)
+        /// The keeper's answer to ``Effect/storeReservations(_:replacing:_:)``.
+        case reservationsStored(UnitNumber, ReservationStoring)
+        /// Another gateway has changed reservations.
+        case reservationsChanged(UnitNumber, ReservationTable)
+        /// Target ports have come, gone or changed their state.
+        case groupsChanged([PortGroup])
+        /// The answer to ``Effect/setGroups(_:_:)``: done, or not.
+        case groupsSet(TaskID, isDone: Bool)
+    }
+    /// What to do about it.
+    public enum Effect: Sendable {
+        /// Ask the unit's volume, and report.
+        case submit(VolumeToken, VolumeRequest)
+        /// The command has ended.
+        case answer(TaskID, SCSIAnswer)
+        /// The command was taken back.
+        case aborted(TaskID)
+        /// The function is done.
+        case managed(ManagementID, ManagementOutcome)
+        /// Keep this table if the one kept has still the version `replacing`, and report.
+        case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
+        /// An initiator wants port groups to change their state; do so for all gateways and report.
+        case setGroups(TaskID, [PortGroup])
+    }
+
+    let limits: SCSILimits
+    var ports: PortLayout
+    /// By LUN.
+    var units: [LogicalUnit] = []
+    /// Removed ones that still have something under way.
+    var leaving: [LogicalUnit] = []
+    /// In the order in which they came.
+    var nexuses: [(id: NexusID, names: Nexus)] = []
+    var copies: [RunningCopy] = []
+    var copyCount: UInt64 = 0
+    var copyResults: [CopyResult] = []
+    /// Commands that set port groups, with the unit that has them.
+    var settingGroups: [(task: TaskID, wantedOutBytes: Int, unit: UnitNumber)] = []
+
+    /// A target without logical units.
+    public init(_ configuration: TargetConfiguration) {
+        limits = configuration.limits
+        ports = PortLayout(
+            targetName: configuration.name, groups: configuration.groups,
+            allowsSetting: configuration.allowsSettingGroups)
+    }
+
+    /// What a CDB for a LUN wants to move, for the transport. LUNs that are not there have 512-byte blocks.
+    public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
+        let blockBytes: Int =
+            if case .unit(let number)? = Address(lun),
+                let unit = units.first(where: { $0.configuration.lun == number })
+            {
+                unit.blockBytes
+            } else {
+                512
+            }
+        return CommandTable.transferSizes(cdb: cdb, blockBytes: blockBytes)
+    }
+
+    /// Takes what happened and says what to do.
+    public mutating func step(_ event: Event, effects: inout [Effect]) {
+        switch event {
+        case .execute(let task, let command): execute(task, command, effects: &effects)
+        case .abort(let task): abort(task, effects: &effects)
+        case .manage(let id, let function, let nexus, let lun):
+            effects.append(.managed(id, manage(function, nexus, lun, effects: &effects)))
+        case .nexusBegan(let nexus, let names): nexusBegan(nexus, names)
+        case .nexusEnded(let nexus):
+            nexuses.removeAll { $0.id == nexus }
+            for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
+            for index in leaving.indices { leaving[index].nexusEnded(nexus, effects: &effects) }
+        case .volumeCompleted(let token, let result):
+            with(token.unit, &effects) { $0.volumeCompleted(token.task, result, effects: &$1) }
+        case .unitAdded(let number, let configuration, let size, let table):
+            add(number, configuration, size, table)
+        case .unitRemoved(let number): remove(number)
+        case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
+        case .softThresholdReached(let number):
+            with(number, &effects) { unit, _ in unit.attend(.softThresholdReached) }
+        case .reservationsStored(let number, let storing):
+            with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
+        case .reservationsChanged(let number, let table):
+            with(number, &effects) { $0.take(table, author: nil, effects: &$1) }
+        case .groupsChanged(let groups):
+            ports.groups = groups
+            for index in units.indices { units[index].portsChanged(ports) }
+        case .groupsSet(let task, let isDone): groupsSet(task, isDone, effects: &effects)
+        }
+        goOnCopying(effects: &effects)
+        leaving.removeAll { $0.isIdle }
+    }
+
+    func index(_ number: UnitNumber) -> Int? { units.firstIndex { $0.number == number } }
+    /// Lends a unit, present or leaving, to `body`.
+    mutating func with(
+        _ number: UnitNumber, _ effects: inout [Effect], _ body: (inout LogicalUnit, inout [Effect]) -> Void
+    ) {
+        if let index = index(number) {
+            body(&units[index], &effects)
+        } else if let index = leaving.firstIndex(where: { $0.number == number }) {
+            body(&leaving[index], &effects)
+        }
+    }
+
+    // MARK: Units and initiators
+
+    private mutating func add(
+        _ number: UnitNumber, _ configuration: UnitConfiguration, _ size: ByteCount,
+        _ table: ReservationTable
+    ) {
+        invariant(index(number) == nil, "unit \(number.rawValue) is there already")
+        invariant(!units.contains { $0.configuration.lun == configuration.lun }, "LUN is taken")
+        var unit = LogicalUnit(
+            number: number, configuration: configuration, sizeBytes: size.bytes, limits: limits,
+            ports: ports)
+        unit.reservations = table
+        let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
+        for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names) }
+        for index in units.indices { units[index].attend(.inventoryChanged) }
+        units.insert(unit, at: place)
+    }
+    private mutating func remove(_ number: UnitNumber) {
+        guard let index = index(number) else { return }
+        leaving.append(units.remove(at: index))
+        for index in units.indices { units[index].attend(.inventoryChanged) }
+    }
+    private mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus) {
+        guard nexuses.count < limits.nexusesMax else { return }
+        nexuses.append((nexus, names))
+        for index in units.indices { units[index].nexusBegan(nexus, names) }
+    }
+    func isVisible(_ unit: LogicalUnit, to nexus: NexusID) -> Bool {
+        guard let initiators = unit.configuration.initiators else { return true }
+        guard let names = unit.party(nexus)?.names else { return false }
+        return initiators.contains(names.initiatorName)
+    }
+
+    // MARK: Commands
+
+    /// How a LUN is to be understood (SAM-5, section 4.7).
+    enum Address: Hashable, Sendable {
+        case unit(UInt16)
+        /// The well-known logical unit that knows the others.
+        case reportLUNs
+
+        init?(_ lun: LUN) {
+            guard lun.rawValue & 0xffff_ffff_ffff == 0 else { return nil }
+            let first = UInt16(lun.rawValue >> 48)
+            switch first >> 14 {
+            case 0 where first >> 8 == 0, 1: self = .unit(first & 0x3fff)
+            case 3 where first == 0xc101: self = .reportLUNs
+            default: return nil
+            }
+        }
+    }
+    private func unitIndex(_ lun: LUN, for nexus: NexusID) -> Int? {
+        guard case .unit(let number)? = Address(lun) else { return nil }
+        return units.firstIndex { $0.configuration.lun == number && isVisible($0, to: nexus) }
+    }
+
+    private mutating func execute(_ task: TaskID, _ command: SCSICommand, effects: inout [Effect]) {
+        guard let index = unitIndex(command.lun, for: command.nexus) else {
+            return executeWithoutUnit(task, command, effects: &effects)
+        }
+        units[index].execute(task, command, effects: &effects)
+        guard let request = units[index].delegated else { return }
+        units[index].delegated = nil
+        do throws(Sense) {
+            switch request.operation {
+            case .reportLUNs: try reportLUNs(request, index, effects: &effects)
+            case .reportPortGroups:
+                try units[index].answer(request, portGroups(request), effects: &effects)
+            case .setPortGroups: try setGroups(request, index, effects: &effects)
+            case .extendedCopy: try startCopy(request, index, effects: &effects)
+            default: try receiveCopyResults(request, index, effects: &effects)
+            }
+        } catch {
+            effects.append(
+                .answer(task, units[index].failed(error, wantedOutBytes: request.wantedOutBytes)))
+        }
+    }
+    private mutating func abort(_ task: TaskID, effects: inout [Effect]) {
+        for index in units.indices where units[index].abort(task, effects: &effects) { return }
+        for index in leaving.indices where leaving[index].abort(task, effects: &effects) { return }
+        // A command that sets port groups is answered when it is done.
+    }
+    private mutating func manage(
+        _ function: ManagementFunction, _ nexus: NexusID, _ lun: LUN, effects: inout [Effect]
+    ) -> ManagementOutcome {
+        switch function {
+        case .targetWarmReset, .targetColdReset, .nexusReset:
+            for index in units.indices { _ = units[index].manage(function, nexus, effects: &effects) }
+            return .complete
+        default:
+            guard let index = unitIndex(lun, for: nexus) else { return .noSuchLUN }
+            return units[index].manage(function, nexus, effects: &effects)
+        }
+    }
+}
+
+extension LogicalUnit {
+    var isIdle: Bool { taskCount == 0 && changes.offered == nil }
+}

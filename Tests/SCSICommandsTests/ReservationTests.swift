@@ -1,0 +1,361 @@
+import BlockTypes
+import SCSIBoundary
+import Testing
+
+@testable import SCSICommands
+
+/// Persistent reservations and RESERVE(6), at one gateway and at two.
+@Suite struct ReservationTests {
+    static let conflict: UInt8 = 0x18
+
+    static func out(
+        _ bench: Bench, _ action: UInt8, type: UInt8 = 0, key: UInt64 = 0, actionKey: UInt64 = 0,
+        flags: UInt8 = 0, _ nexus: NexusID
+    ) -> Reply {
+        let (cdb, list) = Make.reserveOut(action, type: type, key: key, actionKey: actionKey, flags: flags)
+        return bench.run(cdb, nexus, out: list)
+    }
+    static func keys(_ bench: Bench) -> (generation: UInt32, keys: [UInt64]) {
+        let data = bench.run(Make.reserveIn(0)).data
+        return (data.word(at: 0), stride(from: 8, to: data.count, by: 8).map { data.long(at: $0) })
+    }
+    static func registered(_ count: Int = 2) -> Bench {
+        let bench = Bench()
+        for number in 1...count {
+            _ = out(bench, 0, actionKey: UInt64(number), NexusID(rawValue: UInt64(number)))
+        }
+        return bench
+    }
+
+    /// By reservation class: what a nexus that does not hold it may do, not registered and registered.
+    /// SPC-5, table 71; SBC-4, table 15.
+    static let matrix: [(type: UInt8, reads: (Bool, Bool), writes: (Bool, Bool))] = [
+        (1, (true, true), (false, false)), (3, (false, false), (false, false)),
+        (5, (true, true), (false, true)), (6, (false, true), (false, true)),
+        (7, (true, true), (false, true)), (8, (false, true), (false, true)),
+    ]
+    static let samples: [(cdb: [UInt8], kind: ReservationClass)] = [
+        (Make.inquiry(), .always), ([0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], .always),
+        ([0x03, 0, 0, 0, 18, 0], .always), ([0, 0, 0, 0, 0, 0], .status),
+        (Make.ten(0x25, 0, 0), .always), ([0x1b, 0, 0, 0, 1, 0], .always), (Make.reserveIn(1), .always),
+        (Make.ten(0x28, 0, 1), .reads), (Make.ten(0x2f, 0, 1), .reads), (Make.ten(0x34, 0, 1), .reads),
+        ([0x1a, 0, 0x3f, 0, 255, 0], .reads), (Make.opcodes(0), .reads),
+        (Make.sixteen(0x9e, 0, 64, flags: 0x12), .reads), (Make.ten(0x37, 0, 64), .reads),
+        (Make.ten(0x2a, 0, 1), .writes), (Make.ten(0x41, 0, 1), .writes), (Make.compare(0, 1), .writes),
+        (Make.sixteen(0x8b, 0, 1), .writes), (Make.unmap([(0, 8)]).cdb, .writes),
+        (Make.ten(0x35, 0, 0), .writes), ([0x1b, 0, 0, 0, 0, 0], .writes),
+        ([0x15, 0x10, 0, 0, 0, 0], .writes), ([0x48, 0x02, 0, 0, 0, 0, 0, 0, 0, 0], .writes),
+        ([0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], .writes),
+    ]
+    @Test("who may do what, by type, class and registration", arguments: 0..<6)
+    func access(row: Int) {
+        let expected = Self.matrix[row]
+        for isRegistered in [false, true] {
+            for sample in Self.samples {
+                let bench = Bench()
+                #expect(Self.out(bench, 0, actionKey: 7, Bench.one).status == 0)
+                if isRegistered { #expect(Self.out(bench, 0, actionKey: 8, Bench.two).status == 0) }
+                #expect(Self.out(bench, 1, type: expected.type, key: 7, Bench.one).status == 0)
+                let allowed =
+                    switch sample.kind {
+                    case .always, .status, .own: true
+                    case .reads: isRegistered ? expected.reads.1 : expected.reads.0
+                    case .writes: isRegistered ? expected.writes.1 : expected.writes.0
+                    }
+                let data = [UInt8](repeating: 0, count: 1024)
+                let reply = bench.run(sample.cdb, Bench.two, out: data)
+                #expect(
+                    (reply.status != Self.conflict) == allowed,
+                    "type \(expected.type), registered \(isRegistered), CDB \(sample.cdb)")
+                #expect(bench.run(sample.cdb, Bench.one, out: data).status != Self.conflict)
+            }
+        }
+    }
+
+    @Test("registering: keys, generation, ignoring, leaving")
+    func register() {
+        let bench = Bench()
+        #expect(Self.keys(bench).keys == [])
+        #expect(Self.out(bench, 0, key: 1, actionKey: 5, Bench.one).status == Self.conflict)
+        #expect(Self.out(bench, 0, actionKey: 5, Bench.one).status == 0)
+        #expect(Self.keys(bench).generation == 1)
+        #expect(Self.out(bench, 0, actionKey: 6, Bench.one).status == Self.conflict)
+        #expect(Self.out(bench, 0, key: 5, actionKey: 6, Bench.one).status == 0)
+        #expect(Self.out(bench, 6, key: 99, actionKey: 7, Bench.one).status == 0)
+        #expect(Self.out(bench, 6, actionKey: 8, Bench.two).status == 0)
+        #expect(Self.keys(bench).keys == [7, 8])
+        #expect(Self.keys(bench).generation == 4)
+        #expect(Self.out(bench, 0, key: 7, actionKey: 0, Bench.one).status == 0)
+        #expect(Self.keys(bench).keys == [8])
+        // Nothing registered, nothing given up: good, and nothing changes.
+        #expect(Self.out(bench, 6, Bench.one).status == 0)
+        #expect(Self.keys(bench).generation == 5)
+    }
+    @Test("reserving and releasing")
+    func reserve() {
+        let bench = Self.registered()
+        #expect(Self.out(bench, 1, type: 1, key: 9, Bench.one).status == Self.conflict)
+        #expect(Self.out(bench, 1, type: 1, key: 1, Bench.three).status == Self.conflict)
+        #expect(Self.out(bench, 1, type: 2, key: 1, Bench.one).code == 0x05_2400)
+        #expect(Self.out(bench, 1, type: 0x11, key: 1, Bench.one).code == 0x05_2400)
+        #expect(Self.out(bench, 1, type: 1, key: 1, Bench.one).status == 0)
+        #expect(Self.out(bench, 1, type: 1, key: 1, Bench.one).status == 0)
+        #expect(Self.out(bench, 1, type: 3, key: 1, Bench.one).status == Self.conflict)
+        #expect(Self.out(bench, 1, type: 1, key: 2, Bench.two).status == Self.conflict)
+        let held = bench.run(Make.reserveIn(1)).data
+        #expect(held.count == 24 && held.long(at: 8) == 1 && held[21] == 1)
+        #expect(Self.out(bench, 2, type: 3, key: 1, Bench.one).code == 0x05_2604)
+        #expect(Self.out(bench, 2, type: 1, key: 2, Bench.two).status == 0)  // Not the holder: nothing.
+        #expect(bench.run(Make.reserveIn(1)).data.count == 24)
+        #expect(Self.out(bench, 2, type: 1, key: 1, Bench.one).status == 0)
+        #expect(bench.run(Make.reserveIn(1)).data.count == 8)
+    }
+    @Test(
+        "releasing a registrants' type tells the others; leaving too", arguments: [UInt8(1), 3, 5, 6, 7, 8],
+        [false, true])
+    func released(type: UInt8, leaves: Bool) {
+        let bench = Self.registered(3)
+        #expect(Self.out(bench, 1, type: type, key: 1, Bench.one).status == 0)
+        let reply =
+            leaves
+            ? Self.out(bench, 0, key: 1, Bench.one) : Self.out(bench, 2, type: type, key: 1, Bench.one)
+        #expect(reply.status == 0)
+        let isTold = type == 5 || type == 6 || type > 6 && !leaves
+        let ready = bench.run([0, 0, 0, 0, 0, 0], Bench.two)
+        #expect(ready.code == (isTold ? 0x06_2a04 : 0))
+        // All registrants: it ends with the last of them.
+        let stays = leaves && type > 6
+        #expect(bench.run(Make.reserveIn(1), Bench.three).code == (isTold ? 0x06_2a04 : 0))
+        #expect(bench.run(Make.reserveIn(1), Bench.three).data.count == (stays ? 24 : 8))
+    }
+    @Test("CLEAR ends all and tells the others")
+    func clear() {
+        let bench = Self.registered()
+        #expect(Self.out(bench, 1, type: 3, key: 1, Bench.one).status == 0)
+        #expect(Self.out(bench, 3, key: 1, Bench.two).status == Self.conflict)
+        #expect(Self.out(bench, 3, key: 2, Bench.two).status == 0)
+        #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2a03)
+        #expect(Self.keys(bench).keys == [])
+        #expect(bench.run(Make.reserveIn(1)).data.count == 8)
+    }
+    @Test("PREEMPT takes over and removes", arguments: [UInt8(1), 3, 5, 6])
+    func preempt(type: UInt8) {
+        let bench = Self.registered(3)
+        #expect(Self.out(bench, 1, type: type, key: 1, Bench.one).status == 0)
+        #expect(Self.out(bench, 4, type: 3, key: 2, actionKey: 0, Bench.two).code == 0x05_2600)
+        #expect(Self.out(bench, 4, type: 3, key: 2, actionKey: 77, Bench.two).status == Self.conflict)
+        #expect(Self.out(bench, 4, type: 3, key: 2, actionKey: 1, Bench.two).status == 0)
+        #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2a05)
+        let held = bench.run(Make.reserveIn(1), Bench.two).data
+        #expect(held.long(at: 8) == 2 && held[21] == 3)
+        let isTold = type != 3
+        #expect(bench.run([0, 0, 0, 0, 0, 0], Bench.three).code == (isTold ? 0x06_2a04 : 0))
+        #expect(Self.keys(bench).keys == [2, 3])
+    }
+    @Test("PREEMPT with key 0 takes an all registrants' reservation from all")
+    func preemptAll() {
+        let bench = Self.registered(3)
+        #expect(Self.out(bench, 1, type: 7, key: 1, Bench.one).status == 0)
+        #expect(bench.run(Make.reserveIn(1)).data.long(at: 8) == 0)
+        #expect(Self.out(bench, 4, type: 1, key: 2, actionKey: 0, Bench.two).status == 0)
+        #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2a05)
+        #expect(bench.run([0, 0, 0, 0, 0, 0], Bench.three).code == 0x06_2a05)
+        let held = bench.run(Make.reserveIn(1), Bench.two).data
+        #expect(held.long(at: 8) == 2 && held[21] == 1)
+    }
+    @Test("PREEMPT AND ABORT ends the commands of those it removes, and of nobody else")
+    func preemptAndAbort() {
+        let bench = Self.registered(2)
+        bench.holds = true
+        let running = bench.send(Make.ten(0x28, 0, 1), Bench.one)
+        let waiting = bench.send(Make.compare(8, 1), Bench.one, out: [UInt8](repeating: 0, count: 1024))
+        let behind = bench.send(Make.ten(0x2a, 8, 1), Bench.one, out: bench.pattern(1))
+        let other = bench.send(Make.ten(0x28, 0, 1), Bench.three)
+        #expect(Self.out(bench, 5, type: 1, key: 2, actionKey: 1, Bench.two).status == 0)
+        #expect(bench.reply(behind)?.status == 0x40)
+        bench.holds = false
+        while !bench.held.isEmpty { bench.completeHeld() }
+        #expect(bench.reply(running)?.status == 0x40)
+        #expect(bench.reply(waiting)?.status == 0x40)
+        #expect(bench.reply(other)?.status == 0)
+        #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2a05)
+        #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2f00)
+    }
+    @Test("capabilities, APTPL, full status; what one nexus alone can register")
+    func reports() {
+        let bench = Self.registered(1)
+        let none = bench.run(Make.reserveIn(2)).data
+        #expect(none == [0, 8, 0x11, 0x80, 0xea, 0x01, 0, 0])
+        #expect(Self.out(bench, 0, key: 1, actionKey: 4, flags: 0x01, Bench.one).status == 0)
+        #expect(bench.run(Make.reserveIn(2)).data[3] == 0x81)
+        #expect(Self.out(bench, 0, key: 4, actionKey: 5, flags: 0x08, Bench.one).code == 0x05_2600)
+        #expect(Self.out(bench, 0, key: 4, actionKey: 5, flags: 0x04, Bench.one).code == 0x05_2600)
+        #expect(Self.out(bench, 1, type: 5, key: 4, Bench.one).status == 0)
+        let full = bench.run(Make.reserveIn(3)).data
+        #expect(full.long(at: 8) == 4 && full[20] == 1 && full[21] == 5 && full.half(at: 26) == 1)
+        #expect(full[32] == 0x45 && Int(full.word(at: 28)) == full.count - 32)
+        let name = String(decoding: full[36...].prefix { $0 != 0 }, as: UTF8.self)
+        #expect(name == bench.names(Bench.one).initiatorPort)
+        let (cdb, list) = Make.reserveOut(0, actionKey: 3)
+        #expect(bench.run(cdb, Bench.two, out: Array(list.prefix(23))).code == 0x05_1a00)
+        var long = cdb
+        long[8] = 25
+        #expect(bench.run(long, Bench.two, out: list + [0]).code == 0x05_1a00)
+        #expect(bench.run(Make.reserveIn(4)).code == 0x05_2400)
+        #expect(Self.out(bench, 7, Bench.one).code == 0x05_2400)
+    }
+    @Test("RESERVE(6): a conflict for others, gone with resets and with its holder", arguments: 0..<6)
+    func simple(way: Int) {
+        let bench = Bench()
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0]).status == 0)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0]).status == 0)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == Self.conflict)
+        #expect(bench.run([0, 0, 0, 0, 0, 0], Bench.two).status == Self.conflict)
+        #expect(bench.run(Make.ten(0x28, 0, 1), Bench.two).status == Self.conflict)
+        #expect(bench.run(Make.inquiry(), Bench.two).status == 0)
+        #expect(bench.run([0x17, 0, 0, 0, 0, 0], Bench.two).status == 0)  // Nothing of its own to give up.
+        #expect(Self.out(bench, 0, actionKey: 1, Bench.one).status == Self.conflict)
+        #expect(bench.run([0x16, 1, 0, 0, 0, 0]).code == 0x05_2400)
+        switch way {
+        case 0: #expect(bench.run([0x17, 0, 0, 0, 0, 0]).status == 0)
+        case 1: bench.step(.nexusEnded(Bench.one))
+        case 2: #expect(bench.manage(.logicalUnitReset, Bench.two) == .complete)
+        case 3: #expect(bench.manage(.targetWarmReset, Bench.two) == .complete)
+        case 4: #expect(bench.manage(.targetColdReset, Bench.two) == .complete)
+        default: #expect(bench.manage(.nexusReset, Bench.one) == .complete)
+        }
+        let code = [0, 0, 0x06_2903, 0x06_2902, 0x06_2901, 0][way]
+        #expect(bench.run([0, 0, 0, 0, 0, 0], Bench.two).code == code)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0)
+    }
+    @Test("RESERVE(6) beside persistent reservations (CRH)")
+    func compatible() {
+        let bench = Self.registered(2)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0], Bench.three).status == Self.conflict)
+        #expect(Self.out(bench, 1, type: 3, key: 1, Bench.one).status == 0)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0], Bench.one).status == 0)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == Self.conflict)
+        #expect(bench.run([0x17, 0, 0, 0, 0, 0], Bench.one).status == 0)
+        #expect(bench.run(Make.ten(0x28, 0, 1), Bench.two).status == Self.conflict)
+    }
+
+    // MARK: Two gateways
+
+    @Test("initiators at two gateways see one truth")
+    func gateways() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        #expect(Self.out(a, 0, actionKey: 1, Bench.one).status == 0)
+        #expect(Self.out(b, 0, actionKey: 2, Bench.two).status == 0)
+        #expect(Self.keys(a).keys == [1, 2])
+        #expect(Self.out(a, 1, type: 1, key: 1, Bench.one).status == 0)
+        #expect(b.run(Make.ten(0x2a, 0, 1), Bench.two, out: b.pattern(1)).status == Self.conflict)
+        b.holds = true
+        let read = b.send(Make.ten(0x28, 0, 1), Bench.two)
+        #expect(Self.out(a, 5, type: 3, key: 1, actionKey: 2, Bench.one).status == 0)
+        b.holds = false
+        b.completeHeld()
+        #expect(b.reply(read)?.status == 0x40)
+        #expect(b.run([0, 0, 0, 0, 0, 0], Bench.two).code == 0x06_2a05)
+        // The same initiator at the other gateway is another nexus.
+        #expect(b.run(Make.ten(0x28, 0, 1), Bench.one).status == 0)
+        #expect(b.run(Make.ten(0x2a, 0, 1), Bench.one, out: b.pattern(1)).status == Self.conflict)
+    }
+    @Test("a gateway that was slower begins anew from what the other left")
+    func race() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        #expect(Self.out(a, 0, actionKey: 1, Bench.one).status == 0)
+        #expect(Self.out(b, 0, actionKey: 2, Bench.two).status == 0)
+        b.holdsKeeper = true
+        let (cdb, list) = Make.reserveOut(1, type: 1, key: 2)
+        let late = b.send(cdb, Bench.two, out: list)
+        let (second, secondList) = Make.reserveOut(0, key: 2, actionKey: 20)
+        let next = b.send(second, Bench.two, out: secondList)
+        #expect(Self.out(a, 1, type: 3, key: 1, Bench.one).status == 0)
+        b.holdsKeeper = false
+        let offer = b.heldTables.removeFirst()
+        b.store(offer.0, offer.1, offer.2)
+        #expect(b.reply(late)?.status == Self.conflict)
+        #expect(b.reply(next)?.status == 0)
+        #expect(Self.keys(a).keys == [1, 20])
+    }
+    @Test("when the keeper is away the command fails, and the next goes on")
+    func keeperAway() {
+        let keeper = ModelKeeper()
+        let bench = Bench(keeper: keeper)
+        keeper.failsEvery = 1
+        #expect(Self.out(bench, 0, actionKey: 1, Bench.one).code == 0x04_4400)
+        #expect(Self.keys(bench).keys == [])
+        keeper.failsEvery = 0
+        #expect(Self.out(bench, 0, actionKey: 1, Bench.one).status == 0)
+    }
+
+    // MARK: The table
+
+    @Test("random changes: the table stays sound, survives its bytes, and loses what it must")
+    func randomChanges() throws {
+        for seed in UInt64(0)..<200 {
+            var random = SeededRandom(seed: seed)
+            var table = ReservationTable()
+            let parties = (0..<4).map {
+                ReservationParty(initiatorPort: "iqn.i\($0)", targetPort: UInt16($0 % 2))
+            }
+            for _ in 0..<60 {
+                let party = parties[Int.random(in: 0..<4, using: &random)]
+                let key = UInt64.random(in: 0..<4, using: &random)
+                let other = UInt64.random(in: 0..<4, using: &random)
+                let type = ReservationType.allCases[Int.random(in: 0..<6, using: &random)]
+                let flag = random.oneIn(2)
+                let wishes: [ReservationRequest] = [
+                    .register(key: key, newKey: other, ignoringKey: flag, persists: random.oneIn(2)),
+                    .reserve(key: key, type: type), .release(key: key, type: type), .clear(key: key),
+                    .preempt(key: key, victimKey: other, type: type, aborting: flag), .simpleReserve,
+                    .simpleRelease, .register(key: 0, newKey: other, ignoringKey: true, persists: flag),
+                ]
+                let before = table
+                do throws(ReservationRefusal) {
+                    table = try table.applying(
+                        wishes[Int.random(in: 0..<wishes.count, using: &random)], from: party,
+                        registrationsMax: 3)
+                } catch { #expect(table == before) }
+                #expect(table == before || table.version == before.version + 1)
+                #expect(table.registrations.count <= 3)
+                #expect(Set(table.registrations.map(\.party)).count == table.registrations.count)
+                #expect(!table.registrations.contains { $0.key == 0 })
+                if let holding = table.holding {
+                    #expect(holding.type.isHeldByAll == (holding.holder == nil))
+                    #expect(holding.holder.map { table.key(of: $0) != nil } ?? !table.registrations.isEmpty)
+                }
+                #expect(try ReservationTable(decoding: table.encoded) == table)
+            }
+            let after = table.afterPowerLoss()
+            #expect(after.simpleHolder == nil)
+            #expect(after.registrations == (table.persistsThroughPowerLoss ? table.registrations : []))
+        }
+    }
+    @Test("bytes that are no table are refused, whatever they are")
+    func badBytes() throws {
+        var table = ReservationTable()
+        let party = ReservationParty(initiatorPort: "iqn.a,i,0x1", targetPort: 3)
+        table = try table.applying(
+            .register(key: 0, newKey: 5, ignoringKey: false, persists: true), from: party, registrationsMax: 9
+        )
+        table = try table.applying(.reserve(key: 5, type: .writeExclusive), from: party, registrationsMax: 9)
+        let bytes = table.encoded
+        for count in 0..<bytes.count {
+            #expect(throws: ReservationTable.DecodeError.self) {
+                try ReservationTable(decoding: Array(bytes.prefix(count)))
+            }
+        }
+        for index in bytes.indices {
+            for bit in 0..<8 {
+                var bad = bytes
+                bad[index] ^= 1 << bit
+                _ = try? ReservationTable(decoding: bad)
+            }
+        }
+    }
+}
