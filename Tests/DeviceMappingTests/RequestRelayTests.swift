@@ -215,7 +215,10 @@ extension ByteQueue {
         #expect(kernel.read(answers.count) == answers)
         shutdown(kernel.descriptor, Int32(SHUT_RDWR))
         #expect(server.read(1).isEmpty)
-        while !devices.isEmpty { usleep(1000) }
+        // Its thread says so after it has closed the sockets.
+        let deadline = ContinuousClock.now + .seconds(10)
+        while !devices.isEmpty, ContinuousClock.now < deadline { usleep(1000) }
+        #expect(devices.isEmpty)
         // Nothing is held any more.
         (daemon, daemonEnd) = try pair(SOCK_SEQPACKET)
         (server, serverEnd) = try pair()
