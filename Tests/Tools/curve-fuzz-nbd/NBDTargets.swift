@@ -24,7 +24,7 @@ private let exports = [
 /// A server's session with a volume that answers at once, or late.
 private struct Session {
     var session: NBDSession
-    var waiting: [(NBDRequestToken, VolumeRequest)] = []
+    var waiting: [(NBDRequestToken, VolumeResult)] = []
     var isClosed = false
     var answersLate: Bool
     var refusal: String?
@@ -57,14 +57,21 @@ private struct Session {
     }
 
     private mutating func perform(_ effects: inout [NBDSession.Effect]) {
+        note(&effects)
+        if !answersLate { answerAll(&effects) }
+    }
+
+    private mutating func note(_ effects: inout [NBDSession.Effect]) {
         for effect in effects {
             require(!isClosed, "an effect after close")
             switch effect {
             case .submit(let token, let request):
-                waiting.append((token, request))
+                waiting.append((token, answer(to: request)))
             case .resize(let token, let size):
-                session.resized(to: size)
-                waiting.append((token, .flush))
+                // Zeroes written as data go in steps, so a volume without end would take as many.
+                let fits = size <= Self.sizeMax
+                if fits { session.resized(to: size) }
+                waiting.append((token, fits ? .success([]) : .failure(.noSpace)))
             case .close: isClosed = true
             case .startTLS: session.secured(refusal: refusal)
             case .send, .sendPayload, .enter, .pauseReceiving, .resumeReceiving: break
@@ -72,16 +79,18 @@ private struct Session {
         }
         effects.removeAll(keepingCapacity: true)
         require(session.inFlightRequests >= waiting.count, "a request is in flight and not counted")
-        if !answersLate { answerAll(&effects) }
     }
 
+    /// What an answer asks for next is answered by the same loop: one request may go in any number of steps.
     private mutating func answerAll(_ effects: inout [NBDSession.Effect]) {
-        while let (token, request) = waiting.popLast() {
+        while let (token, result) = waiting.popLast() {
             session.completed(
-                token, answer(to: request), exports: exports, queuedReplyBytes: 0, effects: &effects)
-            perform(&effects)
+                token, result, exports: exports, queuedReplyBytes: 0, effects: &effects)
+            note(&effects)
         }
     }
+
+    private static let sizeMax = ByteCount(bytes: 1 << 30)
 
     private func answer(to request: VolumeRequest) -> VolumeResult {
         switch request {
