@@ -12,6 +12,7 @@ from scene import Skipped
 
 # Longest stall that we want, in milliseconds; it is shown, not judged, since machines are noisy.
 FOLLOWER, LEADER_DEAD, LEADER_SILENT = 50, 1000, 2000
+ALL_BACK = 1000 * networks.CUT_ALL_SECONDS + 3000
 DRILLS = [
     ("follower-kill", processes.follower_kill, FOLLOWER), ("follower-stop", processes.follower_stop, FOLLOWER),
     ("follower-hang", processes.follower_hang, FOLLOWER), ("leader-kill", processes.leader_kill, LEADER_DEAD),
@@ -21,7 +22,7 @@ DRILLS = [
     ("gateway-stop", processes.gateway_stop, None), ("gateway-hang", processes.gateway_hang, None),
     ("all-kill", processes.all_kill, None), ("all-stop", processes.all_stop, None),
     ("all-hang", processes.all_hang, None), ("cut-follower", networks.cut_follower, FOLLOWER),
-    ("cut-leader", networks.cut_leader, LEADER_SILENT), ("mute-leader", networks.mute_leader, LEADER_SILENT),
+    ("cut-leader", networks.cut_leader, LEADER_SILENT), ("cut-all", networks.cut_all, ALL_BACK), ("mute-leader", networks.mute_leader, LEADER_SILENT),
     ("deaf-leader", networks.deaf_leader, LEADER_SILENT), ("loss", networks.loss, None),
     ("delay", networks.delay, None), ("slow-disk", disks.slow_disk, None), ("full-disk", disks.full_disk, None),
     ("bit-flip", disks.bit_flip, FOLLOWER), ("mds-restore", disks.mds_restore, FOLLOWER),
