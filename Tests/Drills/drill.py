@@ -36,8 +36,11 @@ def perform(name, drill, goal, seed):
     result = {"name": name, "ok": False, "stallMilliseconds": None, "ioErrors": 0, "lostBytes": 0, "note": ""}
     try:
         result.update(drill(seed))
+        machine, moment = result.pop("machineMilliseconds", 0), result.pop("stallSeconds", 0)
         if goal and result["stallMilliseconds"] > goal:
-            result["note"] = "; ".join(filter(None, [f"goal {goal} ms", result["note"]]))
+            missed = (f"goal {goal} ms; stalled {moment:.1f} s after the start; a lone program's 4 KiB write took up to "
+                      f"{machine} ms")
+            result["note"] = "; ".join(filter(None, [missed, result["note"]]))
     except Skipped as why:
         result.update(ok=True, note=f"skipped: {why}")
     except Exception as error:

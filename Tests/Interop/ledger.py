@@ -25,6 +25,7 @@ class Ledger:
         self.acknowledged = self.reads = self.reconnects = self.io_errors = 0
         # A stall ends with an answer; a gap may also span a lost connection and its replacement.
         self.longest_stall, self.longest_gap, self.last_completion, self.last_answer = 0.0, 0.0, None, None
+        self.longest_gap_ended = 0.0
         self.failure, self.handle, self.errors = None, None, collections.Counter()
 
     def connect(self):
@@ -58,7 +59,8 @@ class Ledger:
         now = time.monotonic()
         if self.last_completion is not None:
             self.longest_stall = max(self.longest_stall, now - self.last_completion)
-            self.longest_gap = max(self.longest_gap, now - self.last_answer)
+            if now - self.last_answer > self.longest_gap:
+                self.longest_gap, self.longest_gap_ended = now - self.last_answer, now
         self.last_completion = self.last_answer = now
         self.in_flight -= 1
         for block in range(first, first + count):
