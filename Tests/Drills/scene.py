@@ -1,11 +1,12 @@
 """One drill: a cluster of real processes, a verifying load beside it, and what was measured."""
 import json, os, signal, subprocess, time
-from cluster import Cluster, eventually
+from cluster import MIB, Cluster, connect, eventually
 from wires import Wires
 
 WARM_SECONDS = 2.0
 REJOIN_SECONDS_MAX = 90
 HOLDER_KEY = "drill"
+GROWTH_OFFSET_MIB, GROWTH_MIB = 128, 256
 
 
 class Skipped(Exception):
@@ -133,6 +134,16 @@ class Scene:
         for daemon in daemons:
             daemon.ready()
 
+    def grow(self, seconds):
+        """Writes where nothing was, beyond the load's blocks, in turns of 1 MiB. Returns how many MiB."""
+        handle, written, end = connect(self.uri), 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            handle.pwrite(b"g" * MIB, (GROWTH_OFFSET_MIB + written % GROWTH_MIB) * MIB)
+            written += 1
+            time.sleep(seconds / GROWTH_MIB)
+        handle.shutdown()
+        return written
+
     def note(self, text):
         self.notes.append(text)
 
@@ -153,4 +164,5 @@ class Scene:
                 "stallMilliseconds": round(1000 * result["gapSeconds"]), "ioErrors": result["ioErrors"],
                 "lostBytes": 4096 if result["lost"] else 0, "machineMilliseconds": paused,
                 "stallSeconds": result["gapEnded"] - self.began,
+                "starvedMilliseconds": round(1000 * result["gapStarved"]),
                 "note": "; ".join(self.notes)}
