@@ -79,9 +79,9 @@ struct RoomLedger {
 
 /// What one leader has let one copyset grow by, entry by entry, and how much of it each follower has.
 ///
-/// What a copyset stores is decided by the position in its log alone, so a follower that lags needs no more room
-/// than what lies between: trims count against writes. Were they not, a slow follower would soon seem to
-/// need all the room there is, and everybody would wait for it.
+/// What a copyset stores is decided by the position in its log alone, so a follower that lags needs no more
+/// room than what lies between: trims count against writes. Were they not, a slow follower would soon seem
+/// to need all the room there is, and everybody would wait for it.
 struct GrowthLog {
     /// Positions remembered. When there are more, the older half is forgotten: a follower that is so far
     /// behind is then believed to have less than it has.

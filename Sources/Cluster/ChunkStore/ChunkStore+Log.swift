@@ -107,7 +107,9 @@ extension ChunkStore {
     }
     /// How many blocks of `run` hold something: what a trim of it gives back.
     public func storedBlocks(of run: BlockRun, in id: CopysetID) -> Int {
-        guard let chunk = copysetsByID[id]?.volumes[run.chunk.volume]?.chunks[run.chunk.index] else { return 0 }
+        guard let chunk = copysetsByID[id]?.volumes[run.chunk.volume]?.chunks[run.chunk.index] else {
+            return 0
+        }
         return run.blocks.count { !chunk.entry($0).isAbsent }
     }
     /// A run lies in at most two leaves; the page of its chunk's record may be new too.
