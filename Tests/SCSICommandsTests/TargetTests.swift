@@ -55,9 +55,10 @@ import Testing
         #expect(bench.run(UnitTests.ready).status == 0)
         #expect(bench.run(UnitTests.ready, Bench.two).code == 0x06_3f0e)
         bench.holds = false
+        #expect(bench.goneUnits.isEmpty)
         bench.completeHeld()
         #expect(bench.reply(read)?.status == 0)
-        #expect(bench.target.leaving.isEmpty)
+        #expect(bench.goneUnits == [UnitNumber(rawValue: 1)])
     }
     @Test("a unit for some initiators is nowhere for the others")
     func masking() {
