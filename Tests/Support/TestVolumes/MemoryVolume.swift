@@ -14,6 +14,8 @@ public final class MemoryVolume: BlockVolume {
     public var failures: [VolumeError] = []
     /// How long each answer takes.
     public var delay = Duration.zero
+    /// How fast bytes are written, one request at a time; `nil`: at once.
+    public var writeBytesPerSecond: Int?
     /// While true, answers wait for ``release()``.
     public var isHolding = false
     /// What was asked, in order, without payload.
@@ -55,6 +57,7 @@ public final class MemoryVolume: BlockVolume {
         let result = failures.isEmpty ? carryOut(request) : .failure(failures.removeFirst())
         ready.append { completed(result) }
         guard !isHolding else { return }
+        let delay = delay + writingTime(request)
         if delay > .zero {
             let answers = ready
             ready = []
@@ -66,6 +69,11 @@ public final class MemoryVolume: BlockVolume {
                 if !isHolding { release() }
             }
         }
+    }
+    private func writingTime(_ request: VolumeRequest) -> Duration {
+        guard let writeBytesPerSecond, case .write(_, let payloads) = request else { return .zero }
+        let bytes = payloads.reduce(0) { $0 + $1.byteCount }
+        return .seconds(1) * (Double(bytes) / Double(writeBytesPerSecond))
     }
     private static func describe(_ request: VolumeRequest) -> String {
         switch request {

@@ -10,6 +10,7 @@ import TestVolumes
 /// Our iSCSI rooms over volumes without a cluster, for other people's initiators to judge:
 ///
 ///     iscsi-memory-server --listen HOST:PORT [--size BYTES] [--null] [--delay-ms N]
+///                         [--write-rate BYTES-PER-SECOND]
 ///                         [--user NAME --secret TEXT [--mutual-user NAME --mutual-secret TEXT]]
 ///
 /// Targets `iqn.2026-11.io.curve.test:KIND`, each with LUN 0; KIND is thin512, thin4096, readonly or
@@ -31,14 +32,26 @@ import TestVolumes
             environment: reactor, coordinator: LocalCoordinator(environment: reactor),
             chap: .openSSL(allowsMD5: true))
         let kinds = options["null"] != nil ? ["null"] : ["thin512", "thin4096", "readonly", "removable"]
-        for (index, kind) in kinds.enumerated() { offer(kind, index, server, reactor, options) }
-        print("listening on \(try server.listen(on: address))")
-        fflush(nil)
+        var missing = kinds.count
+        for (index, kind) in kinds.enumerated() {
+            offer(kind, index, server, reactor, options) {
+                missing -= 1
+                if missing == 0 { listen(server, address) }
+            }
+        }
         try reactor.onTerminationSignals { _ in server.stop { reactor.stop() } }
         reactor.run()
     }
+    /// Whoever sees that somebody listens finds every target.
+    static func listen(_ server: ISCSIServer, _ address: SocketAddress) {
+        do {
+            print("listening on \(try server.listen(on: address))")
+            fflush(nil)
+        } catch { fail("\(error)") }
+    }
     static func offer(
-        _ kind: String, _ index: Int, _ server: ISCSIServer, _ reactor: Reactor, _ options: Options
+        _ kind: String, _ index: Int, _ server: ISCSIServer, _ reactor: Reactor, _ options: Options,
+        completed: @escaping () -> Void
     ) {
         var description = TargetDescription(name: prefix + kind)
         description.authentication = authentication(options)
@@ -47,12 +60,13 @@ import TestVolumes
             lun: 0, blockBytes: kind == "thin4096" ? 4096 : 512, identifier: identifier,
             serial: "test-\(kind)")
         (unit.isReadOnly, unit.isRemovable) = (kind == "readonly", kind == "removable")
-        unit.atomicBytes = 64 << 10
+        unit.atomicBytes = 1 << 20
         let volume = makeVolume(kind, reactor, options)
         server.addTarget(description) { error in
             if let error { fail("\(error)") }
             server.addUnit(unit, over: volume, to: description.name) { error in
                 if let error { fail("\(error)") }
+                completed()
             }
         }
     }
@@ -61,6 +75,7 @@ import TestVolumes
         guard kind != "null" else { return NullVolume(environment: reactor, size: size) }
         let memory = MemoryVolume(environment: reactor, size: size, pageBytes: Geometry.blockBytes)
         memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
+        memory.writeBytesPerSecond = Int(options["write-rate"] ?? "")
         return memory
     }
     static func authentication(_ options: Options) -> Authentication {
