@@ -124,6 +124,13 @@ let package = Package(
             "ISCSIServer", in: "ISCSITarget",
             ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"]),
 
+        program(
+            "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor",
+                "SCSICommands", "ToolSupport", arguments,
+            ]),
+
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
         testSupport("StoreCrashModel", ["BlockTypes", "ChunkStore", "Environment"]),

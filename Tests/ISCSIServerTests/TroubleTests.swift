@@ -224,6 +224,19 @@ import Testing
     func addresses(text: String, bytes: [UInt8]) {
         #expect(PeerAddress.bytes(of: text) == bytes)
     }
+    @Test("volumes of one cluster, and of two, are told apart")
+    func identities() {
+        let (one, two) = (UniqueID(high: 0x1122_3344_5566_7788, low: 9), UniqueID(high: 7, low: 9))
+        let identity = UnitIdentity(cluster: one, volume: VolumeID(rawValue: 0x2a))
+        #expect(identity.serial == "6024356112233445" + "599de2000000002a")
+        #expect(identity.identifier.count == 16 && identity.identifier[0] >> 4 == 6)
+        let others = [
+            UnitIdentity(cluster: one, volume: VolumeID(rawValue: VolumeID.max)),
+            UnitIdentity(cluster: two, volume: VolumeID(rawValue: 0x2a)),
+            UnitIdentity(cluster: nil, volume: VolumeID(rawValue: 0x2a)),
+        ]
+        #expect(Set(others + [identity]).count == 4)
+    }
     @Test("wildcards are no addresses to tell")
     func wildcards() {
         #expect(PeerAddress.isWildcard("0.0.0.0") && PeerAddress.isWildcard("::"))

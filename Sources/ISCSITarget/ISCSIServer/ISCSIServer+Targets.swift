@@ -44,7 +44,7 @@ extension ISCSIServer {
         return targets.count < limits.targetsMax ? nil : .tooManyTargets(limits.targetsMax)
     }
     /// RFC 7143, section 4.2.7: three forms, of letters, digits, dots, colons and hyphens.
-    static func isTargetName(_ name: String) -> Bool {
+    public static func isTargetName(_ name: String) -> Bool {
         guard ["iqn.", "eui.", "naa."].contains(where: { name.hasPrefix($0) && name != $0 }),
             name.utf8.count <= ISCSILimits.nameBytesMax
         else { return false }

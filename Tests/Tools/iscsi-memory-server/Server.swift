@@ -71,7 +71,7 @@ import TestVolumes
         }
     }
     static func makeVolume(_ kind: String, _ reactor: Reactor, _ options: Options) -> any BlockVolume {
-        let size = ByteCount(bytes: UInt64(options["size"] ?? "") ?? 256 << 20)
+        let size = ByteCount(bytes: UInt64(options["size"] ?? "") ?? 128 << 20)
         guard kind != "null" else { return NullVolume(environment: reactor, size: size) }
         let memory = MemoryVolume(environment: reactor, size: size, pageBytes: Geometry.blockBytes)
         memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
