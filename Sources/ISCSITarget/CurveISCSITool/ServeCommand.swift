@@ -59,7 +59,8 @@ struct ServeCommand: ParsableCommand {
         }
         let plans = try plannedUnits(mds: try metadata.servers().addresses)
         let reactor = try daemon.reactor(name: "curve-iscsi")
-        let gateway = TargetGateway(reactor: reactor, target: description, listen: addresses)
+        let gateway = TargetGateway(
+            reactor: reactor, target: description, listen: addresses, chap: access.digests)
         gateway.server.portals = announce
         try gateway.run(plans)
     }
@@ -109,10 +110,13 @@ struct AccessOptions: ParsableArguments {
     @Option(help: "Name that initiators log in with (CHAP).") var user: String?
     @Option(help: "File with that user's secret, 12 to 255 bytes, for its owner's eyes only.")
     var secretFile: String?
+    @Flag(help: "Take MD5 for CHAP too, for initiators that know nothing better.") var allowMd5 = false
     @Option(help: "Name that the target answers with when an initiator wants proof (mutual CHAP).")
     var mutualUser: String?
     @Option(help: "File with the target's own secret, different from the user's.") var mutualSecretFile:
         String?
+
+    var digests: CHAPDigests { .openSSL(allowsMD5: allowMd5) }
 
     func describe(target: String) throws -> TargetDescription {
         guard ISCSIServer.isTargetName(target) else {

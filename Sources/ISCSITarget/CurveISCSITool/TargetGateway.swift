@@ -32,10 +32,12 @@ final class TargetGateway {
     private var failure: ToolError?
     private var isStopping = false
 
-    init(reactor: Reactor, target: TargetDescription, listen: [SocketAddress]) {
+    init(
+        reactor: Reactor, target: TargetDescription, listen: [SocketAddress], chap: CHAPDigests
+    ) {
         (self.reactor, self.target, addresses) = (reactor, target, listen)
         server = ISCSIServer(
-            environment: reactor, coordinator: LocalCoordinator(environment: reactor))
+            environment: reactor, coordinator: LocalCoordinator(environment: reactor), chap: chap)
         server.discoveryAuthentication = target.authentication
     }
 
