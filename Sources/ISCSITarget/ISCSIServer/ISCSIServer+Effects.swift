@@ -16,15 +16,14 @@ extension ISCSIServer {
         goOnStopping()
     }
     private func flush() {
-        let links = unflushed
-        unflushed.removeAll(keepingCapacity: true)
-        for link in links {
+        for link in unflushed {
             link.flush()
             // The group counts what it sent, and learns here what was taken at once.
             guard !link.isOver, group.waitsForDrain(link.id) else { continue }
             group.drained(link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
             if group.waitsForDrain(link.id) { link.watchDrain() }
         }
+        unflushed.removeAll(keepingCapacity: true)
     }
     private func carryOut(_ effect: PortalGroup.Effect) {
         switch effect {
