@@ -120,6 +120,16 @@ let package = Package(
         room("SCSIBoundary", in: "ISCSITarget", ["BlockTypes"]),
         room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
         room("SCSICommands", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
+        room(
+            "ISCSIServer", in: "ISCSITarget",
+            ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"]),
+
+        program(
+            "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor",
+                "SCSICommands", "ToolSupport", arguments,
+            ]),
 
         testSupport("Checkers", []),
         testSupport("GoldenText", []),
@@ -133,6 +143,7 @@ let package = Package(
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),
+        testSupport("ISCSIInitiator", []),
         testProgram("curve-crashfuzz", ["BlockTypes", "ChunkStore", "StoreCrashModel"]),
         testProgram("curve-raftfuzz", ["RaftModel"]),
         testProgram(
@@ -140,6 +151,12 @@ let package = Package(
             exclude: ["README.md"]),
         testProgram(
             "nbd-memory-server", ["BlockTypes", "DeviceMapping", "NBDServer", "Reactor", "TestVolumes"]),
+        testProgram(
+            "iscsi-memory-server",
+            [
+                "BlockTypes", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor", "SCSICommands",
+                "TestVolumes",
+            ]),
         testProgram(
             "volume-latency", ["BlockTypes", "ControlMessages", "CurveClient", "Environment", "Reactor"]),
 
@@ -175,8 +192,14 @@ let package = Package(
             ]),
         tests("DeviceMappingTests", ["BlockTypes", "DeviceMapping"]),
         tests("NBDProtocolTests", ["BlockTypes", "NBDProtocol"]),
-        tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIProtocol"]),
+        tests("ISCSIProtocolTests", ["BlockTypes", "ISCSIInitiator", "ISCSIProtocol"]),
         tests("SCSICommandsTests", ["BlockTypes", "SCSIBoundary", "SCSICommands"]),
+        tests(
+            "ISCSIServerTests",
+            [
+                "BlockTypes", "Environment", "ISCSIInitiator", "ISCSIProtocol", "ISCSIServer",
+                "MemoryEnvironment", "SCSICommands", "TestVolumes",
+            ]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",

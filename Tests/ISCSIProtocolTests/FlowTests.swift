@@ -1,4 +1,5 @@
 import BlockTypes
+import ISCSIInitiator
 import Testing
 
 @testable import ISCSIProtocol
@@ -76,6 +77,14 @@ import Testing
                 length: 512, read: true, answer: SCSIAnswer(status: 2, sense: [0x70, 0, 5]), flags: 0x82,
                 residual: 512),
             Case(length: 0xffff_ffff, read: true, answer: SCSIAnswer(), flags: 0x82, residual: 0xffff_ffff),
+            // That nothing is wanted from the initiator says nothing of what goes to it.
+            Case(
+                length: 10000, read: true, answer: SCSIAnswer(dataIn: [bytes], wantedOutBytes: 0),
+                flags: 0x83, residual: 9488),
+            Case(
+                length: 255, read: true,
+                answer: SCSIAnswer(status: 2, sense: [0x70, 0, 5], wantedOutBytes: 0),
+                flags: 0x82, residual: 255),
             Case(length: 0, answer: SCSIAnswer(), flags: 0x80, residual: 0),
         ]
         for one in table {

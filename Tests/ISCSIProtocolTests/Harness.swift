@@ -1,4 +1,5 @@
 import BlockTypes
+import ISCSIInitiator
 import Testing
 
 @testable import ISCSIProtocol
@@ -43,7 +44,7 @@ func makeConfiguration() -> PortalGroupConfiguration {
 /// A portal group whose effects are collected; the test plays initiators and logical units.
 final class Harness {
     let group: PortalGroup
-    var listeners: [UInt64: Listener] = [:]
+    var listeners: [UInt64: PDUListener] = [:]
     var closed: [UInt64: ISCSIEndReason] = [:]
     var paused: Set<UInt64> = []
     var executed: [(id: TaskID, command: SCSICommand)] = []
@@ -67,7 +68,7 @@ final class Harness {
         answerAll()
     }
     func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9]) {
-        listeners[id] = Listener()
+        listeners[id] = PDUListener()
         var effects: [PortalGroup.Effect] = []
         let randomness = (0..<33).map { UInt8(truncatingIfNeeded: Int(id) + $0 * 7) }
         group.opened(ConnectionID(rawValue: id), from: address, randomness: randomness, effects: &effects)

@@ -1,4 +1,5 @@
 import BlockTypes
+import ISCSIInitiator
 import Testing
 
 @testable import ISCSIProtocol

@@ -1,4 +1,5 @@
 import BlockTypes
+import ISCSIInitiator
 
 /// One command as its initiator knows it.
 final class ModelCommand {
@@ -48,7 +49,7 @@ final class ModelInitiator {
     struct Link {
         let id: UInt64
         let cid: UInt16
-        var listener = Listener()
+        var listener = PDUListener()
         var expStatSN: UInt32?
         var isReady = false
         var output: [UInt8] = []

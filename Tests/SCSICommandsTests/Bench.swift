@@ -127,6 +127,7 @@ final class Bench {
     var answers: [TaskID: SCSIAnswer] = [:]
     var aborted: Set<TaskID> = []
     var outcomes: [ManagementID: ManagementOutcome] = [:]
+    var goneUnits: [UnitNumber] = []
     /// Requests wait here instead of being done at once.
     var holds = false
     var held: [(token: VolumeToken, request: VolumeRequest)] = []
@@ -202,6 +203,7 @@ final class Bench {
             precondition(answers[task] == nil && !aborted.contains(task), "two answers")
             aborted.insert(task)
         case .managed(let id, let outcome): outcomes[id] = outcome
+        case .unitGone(let unit): goneUnits.append(unit)
         case .storeReservations(let unit, let replacing, let table):
             if holdsKeeper {
                 heldTables.append((unit, replacing, table))

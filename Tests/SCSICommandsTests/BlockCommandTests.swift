@@ -195,6 +195,8 @@ import Testing
                 bench.run(Make.compare(0, count), out: bench.pattern(0, blocks: 4)).code == Self.invalidField)
         }
         #expect(bench.run(Make.compare(0, 0), out: []).status == 0)
+        // 512 blocks of data, for a count of 256 that does not fit its byte.
+        #expect(bench.run(Make.compare(0, 0), out: bench.pattern(0, blocks: 512)).code == Self.invalidField)
         #expect(bench.volume.requests.isEmpty)
     }
 
@@ -204,12 +206,17 @@ import Testing
         let bench = Bench { $0.atomicBytes = 64 << 10 }
         let page = bench.run(Make.inquiry(page: 0xb0)).data
         #expect(page.word(at: 44) == 128)
-        #expect(page.word(at: 48) == 128)
-        for (start, count) in [(0, 1), (0, 128), (bench.blocks - 128, 128), (bench.blocks - 1, 1)] {
+        #expect(page.word(at: 48) == 8 && page.word(at: 52) == 8)
+        for (start, count) in [(0, 8), (0, 128), (bench.blocks - 128, 128), (bench.blocks - 8, 8)] {
             #expect(bench.run(Make.atomic(start, count), out: bench.pattern(4, blocks: count)).status == 0)
         }
-        #expect(bench.run(Make.atomic(0, 129), out: bench.pattern(4, blocks: 129)).code == Self.invalidField)
-        #expect(bench.run(Make.atomic(127, 2), out: bench.pattern(4, blocks: 2)).code == Self.invalidField)
+        for (start, count) in [(0, 136), (120, 16), (1, 8), (0, 1), (8, 12)] {
+            let reply = bench.run(Make.atomic(start, count), out: bench.pattern(4, blocks: count))
+            #expect(reply.code == Self.invalidField)
+        }
+        let large = Bench { ($0.blockBytes, $0.atomicBytes) = (4096, 64 << 10) }
+        #expect(large.run(Make.inquiry(page: 0xb0)).data.word(at: 48) == 0)
+        #expect(large.run(Make.atomic(3, 1), out: large.pattern(4)).status == 0)
         #expect(
             bench.run(Make.atomic(0, 2, boundary: 1), out: bench.pattern(4, blocks: 2)).code
                 == Self.invalidField)

@@ -71,7 +71,7 @@ import Testing
     @Test("WRITE SAME: bounds, no data, anchors")
     func sameRefused() {
         var limits = SCSILimits()
-        limits.sameBlocksMax = 64
+        limits.sameBytesMax = 64 * 512
         let bench = Bench(limits: limits)
         let block = bench.pattern(1)
         let refused = BlockCommandTests.invalidField

@@ -154,6 +154,9 @@ import Testing
         #expect(
             bench.run(Self.sanitize(0x1f, bytes: 8), out: [UInt8](repeating: 0, count: 8)).code == 0x05_2400)
         #expect(bench.run(Self.sanitize(0x1f)).status == 0)
+        // ZNR is about zones, of which there are none.
+        #expect(bench.run(Self.sanitize(2, flags: 0x40)).code == 0x05_2400)
+        #expect(bench.run(Self.sanitize(1, flags: 0x40, bytes: list.count), out: list).code == 0x05_2400)
         for byte in 2...6 {
             var bad = Self.sanitize(2)
             bad[byte] = 1

@@ -258,13 +258,18 @@ import Testing
         }
         _ = bench.run(Self.ready)
         #expect(bench.run([0x1b, 0, 0, 0, 2, 0]).status == 0)
+        // What is locked is not loaded either.
+        #expect(bench.run([0x1e, 0, 0, 0, 1, 0]).status == 0)
+        #expect(bench.run([0x1b, 0, 0, 0, 3, 0]).code == 0x05_5302)
+        #expect(bench.run([0x1e, 0, 0, 0, 0, 0]).status == 0)
+        #expect(bench.run([0x1b, 0, 0, 0, 3, 0]).status == 0)
     }
     @Test("a unit that is not removable: nothing to eject, nothing to prevent, and it never stops")
     func fixed() {
         let bench = Bench()
         #expect(bench.run([0x1b, 0, 0, 0, 2, 0]).code == 0x05_2400)
         #expect(bench.run([0x1e, 0, 0, 0, 1, 0]).code == 0x05_2000)
-        for flags: UInt8 in [0x00, 0x01, 0x10, 0x20, 0x30] {
+        for flags: UInt8 in [0x00, 0x01, 0x10, 0x20, 0x30, 0x42, 0xf2] {
             #expect(bench.run([0x1b, 0, 0, 0, flags, 0]).status == 0)
             #expect(bench.run(Self.ready).status == 0)
         }

@@ -15,6 +15,10 @@ final class Playground: @unchecked Sendable {
     static let storeBytesMax: UInt64 = 8 << 40
     /// The port that NBD clients try by default; another one is chosen when it is taken.
     static let preferredPort: UInt16 = 10809
+    /// The same for iSCSI, which has a volume of its own: one program at a time serves a volume.
+    static let preferredISCSIPort: UInt16 = 3260
+    static let iscsiVolumeName = "demo-iscsi"
+    static let iscsiTarget = "iqn.2026-11.io.curve:demo"
 
     let folder: PlaygroundFolder
     /// What the user asked for; `nil` when nothing.
@@ -23,6 +27,7 @@ final class Playground: @unchecked Sendable {
     var isThrowAway: Bool { sweeper != nil }
     private let sweeper: Sweeper?
     let isPrewritten: Bool
+    private let servesISCSI: Bool
     let supervisor: Supervisor
     private(set) var state: PlaygroundState?
     private let metadataServers: [Member]
@@ -32,7 +37,7 @@ final class Playground: @unchecked Sendable {
     /// - Parameter sweeper: clears up behind a playground that is thrown away at its end.
     init(folder: PlaygroundFolder, options: PlaygroundOptions, sweeper: Sweeper? = nil) throws {
         (self.folder, wantedBytes, self.sweeper) = (folder, options.size?.bytes, sweeper)
-        isPrewritten = options.prewritten
+        (isPrewritten, servesISCSI) = (options.prewritten, options.iscsi)
         // Room for the volume written in full, its journal and metadata, and a second volume to try things
         // with; as much as one file may have.
         storeBytes = min(max(2 * (wantedBytes ?? Self.volumeBytesDefault), 4 << 30), Self.storeBytesMax)
@@ -132,21 +137,22 @@ final class Playground: @unchecked Sendable {
             request.failureDomain = .device
             _ = try call(.createPool(request))
         }
+        let names = [Self.volumeName] + (servesISCSI ? [Self.iscsiVolumeName] : [])
+        for name in names { try makeVolume(name, call) }
+    }
+    private func makeVolume(_ name: String, _ call: MetadataCall) throws {
         var question = ControlGetVolumeRequest()
-        question.path = "/" + Self.volumeName
+        question.path = "/" + name
         do {
             let volume = try call(.getVolume(question)).volume.volume
             if let wantedBytes, wantedBytes != volume.sizeBytes {
-                let name = Self.volumeName
                 ToolExit.say(
                     "the volume '\(name)' is there already, with \(Text.size(volume.sizeBytes)); change it "
                         + "by 'curve volume resize \(name) --size \(ByteSize(bytes: wantedBytes))'")
             }
         } catch let error as ToolError where error.status == 1 {
             var request = ControlCreateVolumeRequest()
-            (request.path, request.sizeBytes) = (
-                "/" + Self.volumeName, wantedBytes ?? Self.volumeBytesDefault
-            )
+            (request.path, request.sizeBytes) = ("/" + name, wantedBytes ?? Self.volumeBytesDefault)
             _ = try call(.createVolume(request))
         }
     }
@@ -174,17 +180,39 @@ final class Playground: @unchecked Sendable {
                 nbd = member
                 let found = addresses.split(separator: " ").map(String.init)
                 let uris = found.compactMap { Self.uri(for: $0) }
-                let state = PlaygroundState(
+                state = PlaygroundState(
                     pid: getpid(), metadataAddress: mds, nbdSocket: socket, nbdURIs: uris,
-                    volume: Self.volumeName,
-                    members: supervisor.members.map {
-                        .init(name: $0.name, pid: $0.process?.processIdentifier ?? 0)
-                    })
-                self.state = state
-                writeState()
-                done(.success(state))
+                    volume: Self.volumeName, members: [])
+                guard servesISCSI else { return finish(done) }
+                startISCSI(mds: mds, port: isThrowAway ? 0 : Self.preferredISCSIPort, done: done)
             }
         }
+    }
+    private func startISCSI(
+        mds: String, port: UInt16, done: @escaping (Result<PlaygroundState, ToolError>) -> Void
+    ) {
+        let key = "playground \(folder.path)"
+        let member = Member(name: "curve-iscsi", program: "curve-iscsi") { member in
+            [
+                "serve", "--target", Self.iscsiTarget, "--lun", "0=\(Self.iscsiVolumeName)", "--mds", mds,
+                "--portal", member.address ?? "127.0.0.1:\(port)", "--holder-key", key,
+            ]
+        }
+        supervisor.start(member) { [self] result in
+            switch result {
+            case .failure where port != 0:
+                supervisor.forget(member)
+                startISCSI(mds: mds, port: 0, done: done)
+            case .failure(let error): done(.failure(error))
+            case .success(let address):
+                state?.iscsiURL = "iscsi://\(address)/\(Self.iscsiTarget)/0"
+                finish(done)
+            }
+        }
+    }
+    private func finish(_ done: @escaping (Result<PlaygroundState, ToolError>) -> Void) {
+        writeState()
+        if let state { done(.success(state)) }
     }
 
     static func uri(for address: String) -> String? {

@@ -30,6 +30,7 @@ struct PlaygroundOptions: ParsableArguments {
     @Option(help: "Metadata servers: one leads, the others stand by.") var mdsCount = 1
     @Flag(help: "Write the stores in full instead of letting them grow, as a bench wants.") var prewritten =
         false
+    @Flag(help: "Serve a volume 'demo-iscsi' over iSCSI too.") var iscsi = false
     @Flag(help: "Throw the data of an earlier playground away first.") var fresh = false
     @Flag(help: "Do not ask before throwing data away.") var yes = false
 
@@ -67,8 +68,8 @@ struct PlaygroundRun: ParsableCommand {
         abstract: "Run a playground in the foreground until Ctrl-C, or around one command.",
         discussion: """
             With a command after '--': a throw-away playground, the command with CURVE_NBD_URI, \
-            CURVE_NBD_SOCKET and CURVE_MDS in its environment, everything stopped and removed, \
-            the command's exit status.
+            CURVE_NBD_SOCKET and CURVE_MDS (with --iscsi: CURVE_ISCSI_URL) in its environment, \
+            everything stopped and removed, the command's exit status.
             Examples:
               curve playground run
               curve playground run -- sh -c 'nbdinfo "$CURVE_NBD_URI"'
@@ -192,6 +193,7 @@ final class PlaygroundSession: @unchecked Sendable {
         var environment = ProcessInfo.processInfo.environment
         environment["CURVE_NBD_SOCKET"] = state.nbdSocket
         environment["CURVE_NBD_URI"] = state.nbdURIs.first ?? ""
+        environment["CURVE_ISCSI_URL"] = state.iscsiURL
         environment["CURVE_MDS"] = state.metadataAddress
         environment["CURVE_PLAYGROUND"] = playground.folder.path
         process.environment = environment

@@ -12,10 +12,13 @@ enum PlaygroundText {
     }
     static func welcome(_ state: PlaygroundState, folder: PlaygroundFolder) {
         let uri = state.nbdURIs.first ?? ""
+        let iscsi = state.iscsiURL.map {
+            "\nThe volume '\(Playground.iscsiVolumeName)' is served over iSCSI at\n  \($0)"
+        }
         print(
             """
             The volume '\(state.volume)' is served over NBD at
-            \(uris(state))
+            \(uris(state))\(iscsi ?? "")
             MDS \(state.metadataAddress), data and log in \(folder.path). Try:
               nbdinfo '\(uri)'
               nbdcopy disk.img '\(uri)'

@@ -112,6 +112,8 @@ package struct PlaygroundState: Codable {
     package var metadataAddress: String
     package var nbdSocket: String
     package var nbdURIs: [String]
+    /// Where a volume is served over iSCSI, if one is.
+    package var iscsiURL: String?
     package var volume: String
     package var members: [Member]
     package init(

@@ -31,6 +31,8 @@ extension PortalGroup {
             task.session.fence.held.append((task, answer))
             return
         }
+        // Who asked for it back too late is told so (section 11.6.1).
+        for waiter in task.waiters where waiter.function == .abortTask { waiter.code = .noSuchTask }
         // First the window opens, so that the answer can tell.
         forget(task)
         if !task.connection.isClosed { write(answer, of: task, effects: &effects) }
@@ -150,7 +152,9 @@ struct Residuals {
             flags |= Self.flag(read, Flag.bidirectionalOverflow, Flag.bidirectionalUnderflow)
             (count, bidirectionalRead) = (Self.magnitude(written), Self.magnitude(read))
         } else {
-            let difference = task.isWrite ? written : answer.wantedOutBytes.map { max($0, read) } ?? read
+            // A command that wants data from an initiator that offered none overflows by all of it.
+            let missed = task.isWrite ? 0 : answer.wantedOutBytes ?? 0
+            let difference = task.isWrite ? written : missed > 0 ? max(missed, read) : read
             flags = Self.flag(difference, Flag.overflow, Flag.underflow)
             count = Self.magnitude(difference)
         }

@@ -131,7 +131,7 @@ extension PortalGroup {
     /// The tasks have ended: hands the function on, or answers it.
     func goOn(_ function: TaskManagement, effects: inout [Effect]) {
         guard function.stage == .ending, function.waitsFor == 0 else { return }
-        if function.function == .abortTask { return answer(function, .complete, effects: &effects) }
+        if function.function == .abortTask { return answer(function, effects: &effects) }
         function.stage = .propagated
         managements[function.id] = function
         let isForTarget =

@@ -175,7 +175,7 @@ extension CommandTable {
     .map { action, name in
         CommandRow(
             operation: .sanitize, opcode: 0x48, serviceAction: action, name: "SANITIZE \(name)",
-            usage: [0x48, 0xff, 0, 0, 0, 0, 0, all, all, control],
+            usage: [0x48, 0xbf, 0, 0, 0, 0, 0, all, all, control],
             transfer: .parameters(at: 7, bytes: 2), reservations: .writes, needsMedium: action != 0x1f,
             writes: action != 0x1f, isStrict: true, timeouts: (600, 86_400))
     }

@@ -108,10 +108,12 @@ extension LogicalUnit {
             bytes.put(UInt32(blocksPerStored), at: 24)
             bytes.put(UInt32(0x8000_0000), at: 28)  // UGAVALID, alignment 0.
         }
-        bytes.put(UInt64(limits.sameBlocksMax), at: 32)
-        // As long as an aligned run, and inside of one.
+        bytes.put(UInt64(limits.sameBytesMax / blockBytes), at: 32)
         bytes.put(UInt32(configuration.atomicBytes / blockBytes), at: 40)
-        bytes.put(UInt32(configuration.atomicBytes / blockBytes), at: 44)
+        if configuration.atomicBytes > 0, blocksPerStored > 1 {
+            bytes.put(UInt32(blocksPerStored), at: 44)
+            bytes.put(UInt32(blocksPerStored), at: 48)
+        }
         return bytes
     }
     /// LBPU, LBPWS, LBPWS10, LBPRZ: given-up blocks read as zeroes. No anchors, no thresholds.

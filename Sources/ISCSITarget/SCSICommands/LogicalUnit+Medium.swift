@@ -50,20 +50,16 @@ extension LogicalUnit {
     mutating func startStop(_ request: Request, effects: inout [Effect]) throws(Sense) {
         let flags = request.cdb[4]
         let (condition, loads, starts) = (flags >> 4, flags & 0x02 != 0, flags & 0x01 != 0)
-        // With a power condition, LOEJ and START do not matter (SBC-4, section 5.31).
-        switch condition {
-        case 0: break
-        case 1, 2, 3, 7, 0xa, 0xb: return answer(request, effects: &effects)
-        default: throw .invalidField(4, bit: 7)
-        }
-        // A volume has nothing that turns, so it is never stopped.
-        guard loads else { return answer(request, effects: &effects) }
+        // With a power condition, LOEJ and START do not matter (SBC-4, section 5.31). A volume has nothing
+        // that turns, so it is never stopped, and no condition means anything to it.
+        guard condition == 0, loads else { return answer(request, effects: &effects) }
         guard configuration.isRemovable else { throw .invalidField(4, bit: 1) }
+        // A lock holds what moves the medium, in either direction.
+        guard !isRemovalPrevented else { throw Sense(.illegalRequest, .removalPrevented) }
         if starts {
             if !hasMedium { attend(.mediumMayHaveChanged, except: request.party.nexus) }
             hasMedium = true
         } else {
-            guard !isRemovalPrevented else { throw Sense(.illegalRequest, .removalPrevented) }
             hasMedium = false
         }
         answer(request, effects: &effects)

@@ -64,7 +64,6 @@ extension LogicalUnit {
     mutating func startSanitize(_ request: Request, effects: inout [Effect]) throws(Sense) {
         switch request.cdb.serviceAction {
         case 0x01:
-            try checkEmptyBits(request)
             let (pattern, passes, inverts) = try overwritePattern(request)
             // The last pass leaves the pattern itself.
             let first = inverts && passes % 2 == 0 ? pattern.map { ~$0 } : pattern
@@ -80,10 +79,6 @@ extension LogicalUnit {
             }
             answer(request, effects: &effects)
         }
-    }
-    /// ZNR is about zones, of which there are none.
-    private func checkEmptyBits(_ request: Request) throws(Sense) {
-        if request.has(0x40, at: 1) { throw .invalidField(1, bit: 6) }
     }
     /// The parameter list of OVERWRITE: how often, and what (SBC-4, section 5.30.2.2).
     private func overwritePattern(

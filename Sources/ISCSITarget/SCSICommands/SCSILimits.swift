@@ -1,13 +1,13 @@
 /// The bounds of a logical unit. The Block Limits page (VPD B0h) tells the same numbers.
 public struct SCSILimits: Hashable, Sendable {
     /// Longest transfer of one command.
-    public var transferBytesMax = 16 << 20
+    public var transferBytesMax = 32 << 20
     /// Transfers of this length go best.
     public var transferBytesBest = 1 << 20
     /// Blocks that COMPARE AND WRITE compares: its CDB has one byte for them.
     public var compareBlocksMax = 255
-    /// Blocks that one WRITE SAME changes.
-    public var sameBlocksMax = 1 << 20
+    /// Bytes that one WRITE SAME changes.
+    public var sameBytesMax = 128 << 20
     /// Blocks that one descriptor of UNMAP gives up, and all of a command together.
     public var unmapBlocksMax = 1 << 20
     /// Descriptors of one UNMAP.

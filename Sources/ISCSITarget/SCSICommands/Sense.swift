@@ -39,7 +39,6 @@ struct AdditionalSense: Hashable, Sendable {
     static let targetPortTransition = AdditionalSense(0x04, 0x0a)
     static let unreachableCopyTarget = AdditionalSense(0x08, 0x04)
     static let copyTargetNotReachable = AdditionalSense(0x0d, 0x02)
-    static let copyTargetOverrun = AdditionalSense(0x0d, 0x05)
     static let thirdPartyDeviceFailure = AdditionalSense(0x0d, 0x01)
     static let unrecoveredReadError = AdditionalSense(0x11, 0x00)
     static let writeError = AdditionalSense(0x0c, 0x00)

@@ -96,7 +96,7 @@ extension Target {
         for at in stride(from: 16, to: 16 + bytes, by: 32) {
             // E4h: by identification descriptor.
             guard list[at] == 0xe4 else { throw Sense(.illegalRequest, .unsupportedTargetDescriptor) }
-            guard list[at + 1] >> 6 == 0 else { throw .invalidParameter(at + 1, bit: 7) }
+            // LU ID TYPE is about a LU IDENTIFIER, which this descriptor has none of.
             guard list[at + 1] & 0x1f == 0 else { throw .invalidParameter(at + 1, bit: 4) }
             let count = Int(list[at + 7])
             guard count <= 20 else { throw .invalidParameter(at + 7) }
@@ -137,7 +137,7 @@ extension Target {
             guard count <= UInt64(limits.copySegmentBytesMax) else { throw .invalidParameter(at + 10) }
             guard let sourceRun = source.copyRun(list.long(at: at + 12), count),
                 let targetRun = target.copyRun(list.long(at: at + 20), count)
-            else { throw Sense(.copyAborted, .copyTargetOverrun) }
+            else { throw Sense(.copyAborted, .none) }
             segments.append(
                 CopySegment(
                     source: source.number, sourceRun: sourceRun, target: target.number,

@@ -52,6 +52,8 @@ public struct Target: Sendable {
         case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
         /// An initiator wants port groups to change their state; do so for all gateways and report.
         case setGroups(TaskID, [PortGroup])
+        /// A removed unit has ended what it had begun: nothing more is asked of its volume.
+        case unitGone(UnitNumber)
     }
 
     let limits: SCSILimits
@@ -76,17 +78,17 @@ public struct Target: Sendable {
             allowsSetting: configuration.allowsSettingGroups)
     }
 
-    /// What a CDB for a LUN wants to move, for the transport. LUNs that are not there have 512-byte blocks.
+    /// What a CDB for a LUN wants to move, for the transport.
     public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
-        let blockBytes: Int =
-            if case .unit(let number)? = Address(lun),
-                let unit = units.first(where: { $0.configuration.lun == number })
-            {
-                unit.blockBytes
-            } else {
-                512
-            }
-        return CommandTable.transferSizes(cdb: cdb, blockBytes: blockBytes)
+        transferTable.transferSizes(lun, cdb: cdb)
+    }
+    /// The same for the units that are here now, as a value to be handed on.
+    public var transferTable: TransferTable {
+        var table = TransferTable()
+        for unit in units where unit.blockBytes != TransferTable.usualBlockBytes {
+            table.blockBytes[unit.configuration.lun] = unit.blockBytes
+        }
+        return table
     }
 
     /// Takes what happened and says what to do.
@@ -119,7 +121,9 @@ public struct Target: Sendable {
         case .groupsSet(let task, let isDone): groupsSet(task, isDone, effects: &effects)
         }
         goOnCopying(effects: &effects)
-        leaving.removeAll { $0.isIdle }
+        while let index = leaving.firstIndex(where: \.isIdle) {
+            effects.append(.unitGone(leaving.remove(at: index).number))
+        }
     }
 
     func index(_ number: UnitNumber) -> Int? { units.firstIndex { $0.number == number } }
@@ -227,6 +231,24 @@ public struct Target: Sendable {
             guard let index = unitIndex(lun, for: nexus) else { return .noSuchLUN }
             return units[index].manage(function, nexus, effects: &effects)
         }
+    }
+}
+
+/// What CDBs want to move, by the block sizes of a target's units. LUNs without a unit have 512-byte blocks.
+public struct TransferTable: Hashable, Sendable {
+    /// By LUN, where it is not the usual one. Looked up, never iterated.
+    var blockBytes: [UInt16: Int] = [:]
+    static let usualBlockBytes = 512
+
+    /// All blocks have 512 bytes.
+    public init() {}
+    /// What `cdb` for `lun` wants to move.
+    public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
+        var bytes = Self.usualBlockBytes
+        if !blockBytes.isEmpty, case .unit(let number)? = Target.Address(lun) {
+            bytes = blockBytes[number] ?? bytes
+        }
+        return CommandTable.transferSizes(cdb: cdb, blockBytes: bytes)
     }
 }
 

@@ -14,6 +14,8 @@ public final class MemoryVolume: BlockVolume {
     public var failures: [VolumeError] = []
     /// How long each answer takes.
     public var delay = Duration.zero
+    /// How fast bytes are written, one request at a time; `nil`: at once.
+    public var writeBytesPerSecond: Int?
     /// While true, answers wait for ``release()``.
     public var isHolding = false
     /// What was asked, in order, without payload.
@@ -26,11 +28,14 @@ public final class MemoryVolume: BlockVolume {
     private var pages: [UInt64: BlockBuffer] = [:]
     private var ready: [() -> Void] = []
     private var isScheduled = false
-    private static let pageBytes = 64 << 10
+    private let pageBytes: Int
 
-    /// A volume of zeroes.
-    public init(environment: any Environment, size: ByteCount, isReadOnly: Bool = false) {
+    /// A volume of zeroes, whose map knows pages of `pageBytes`.
+    public init(
+        environment: any Environment, size: ByteCount, isReadOnly: Bool = false, pageBytes: Int = 64 << 10
+    ) {
         (self.environment, self.size, self.isReadOnly) = (environment, size, isReadOnly)
+        self.pageBytes = pageBytes
     }
     /// Requests whose answers wait.
     public var heldCount: Int { ready.count }
@@ -52,6 +57,7 @@ public final class MemoryVolume: BlockVolume {
         let result = failures.isEmpty ? carryOut(request) : .failure(failures.removeFirst())
         ready.append { completed(result) }
         guard !isHolding else { return }
+        let delay = delay + writingTime(request)
         if delay > .zero {
             let answers = ready
             ready = []
@@ -63,6 +69,11 @@ public final class MemoryVolume: BlockVolume {
                 if !isHolding { release() }
             }
         }
+    }
+    private func writingTime(_ request: VolumeRequest) -> Duration {
+        guard let writeBytesPerSecond, case .write(_, let payloads) = request else { return .zero }
+        let bytes = payloads.reduce(0) { $0 + $1.byteCount }
+        return .seconds(1) * (Double(bytes) / Double(writeBytesPerSecond))
     }
     private static func describe(_ request: VolumeRequest) -> String {
         switch request {
@@ -104,12 +115,12 @@ public final class MemoryVolume: BlockVolume {
     }
     /// Calls `body` for each part of the run that lies in one page.
     private func eachPage(_ start: UInt64, _ count: UInt64, _ body: (UInt64, Int, Int) -> Void) {
-        let pageBytes = UInt64(Self.pageBytes)
+        let wide = UInt64(pageBytes)
         var offset = start
         while offset < start + count {
-            let inPage = offset % pageBytes
-            let step = min(pageBytes - inPage, start + count - offset)
-            body(offset / pageBytes, Int(inPage), Int(step))
+            let inPage = offset % wide
+            let step = min(wide - inPage, start + count - offset)
+            body(offset / wide, Int(inPage), Int(step))
             offset += step
         }
     }
@@ -154,7 +165,7 @@ public final class MemoryVolume: BlockVolume {
         }
     }
     private func freshPage(_ page: UInt64) -> BlockBuffer {
-        let buffer = pool.take(byteCount: Self.pageBytes)
+        let buffer = pool.take(byteCount: pageBytes)
         buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
         pages[page] = buffer
         return buffer
@@ -162,7 +173,7 @@ public final class MemoryVolume: BlockVolume {
     private func zero(_ start: UInt64, _ count: UInt64) {
         eachPage(start, count) { page, offset, step in
             guard let buffer = pages[page] else { return }
-            if step == Self.pageBytes {
+            if step == pageBytes {
                 pages[page] = nil
             } else {
                 UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[offset..<(offset + step)])

@@ -1,0 +1,186 @@
+import ArgumentParser
+import BlockTypes
+import CurveClient
+import Environment
+import Foundation
+import ISCSIProtocol
+import ISCSIServer
+import Reactor
+import SCSICommands
+import ToolSupport
+
+struct ServeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Serve volumes as LUNs of one target until Ctrl-C.",
+        discussion: """
+            One program at a time serves a volume. --takeover ends the other one's access for good.
+            Initiators need no password unless --user is given; the target then lets nobody in without.
+            Examples:
+              curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db
+              curve-iscsi serve --target iqn.2026-11.example.com:vm --lun 0=vm/root --lun 1=vm/data \\
+                --portal 10.0.0.5:3260 --user vm --secret-file /etc/curve/vm.secret \\
+                --allow iqn.1994-05.com.example:host7
+            """)
+    @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String
+    @Option(help: "NUMBER=VOLUME: a volume's path under the number that initiators use; once for each.")
+    var lun: [String]
+    @Option(
+        help: """
+            Address to listen on, host:port or unix:/path; may be given several times (default: \
+            127.0.0.1:3260).
+            """)
+    var portal: [String] = []
+    @Option(
+        help: """
+            Address:port that initiators are told when they look for targets; may be given several times \
+            (default: the portals, but for wildcards).
+            """)
+    var announce: [String] = []
+    @Option(help: "Bytes in a block: 512 or 4096.") var blockSize = 512
+    @Flag(help: "Refuse writes.") var readOnly = false
+    @OptionGroup var access: AccessOptions
+    @Flag(help: "Take the volumes from whoever holds them; the holder can never write to them again.")
+    var takeover = false
+    @Option(help: "Fail requests after this many seconds without a majority (default: wait).")
+    var errorAfter: Int?
+    @Option(help: "Stable name of this gateway: started again under it, it need not wait for the old lease.")
+    var holderKey: String?
+    @OptionGroup var metadata: MetadataOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let addresses = try portals()
+        let description = try access.describe(target: target)
+        guard blockSize == 512 || blockSize == 4096 else {
+            throw ToolError.failed("--block-size \(blockSize) is not possible; write 512 or 4096")
+        }
+        if let errorAfter, errorAfter <= 0 {
+            throw ToolError.failed("--error-after is a number of seconds from 1")
+        }
+        let plans = try plannedUnits(mds: try metadata.servers().addresses)
+        let reactor = try daemon.reactor(name: "curve-iscsi")
+        let gateway = TargetGateway(
+            reactor: reactor, target: description, listen: addresses, chap: access.digests)
+        gateway.server.portals = announce
+        try gateway.run(plans)
+    }
+
+    private func portals() throws -> [SocketAddress] {
+        try (portal.isEmpty ? ["127.0.0.1:3260"] : portal).map { text in
+            switch SocketAddress(text) {
+            case .tcp(let host, let port)?: return .tcp(host: host, port: port)
+            case .unix(let path)?: return .unix(path: path)
+            default:
+                throw ToolError.failed(
+                    "--portal '\(text)' is not an address; write HOST:PORT, [v6]:PORT or unix:/PATH")
+            }
+        }
+    }
+    private func plannedUnits(mds: [SocketAddress]) throws -> [UnitPlan] {
+        let here = ProcessInfo.processInfo
+        let place = "\(here.hostName) pid \(here.processIdentifier)"
+        var plans: [UnitPlan] = []
+        for text in lun {
+            let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+            guard parts.count == 2, let number = UInt16(parts[0]), number < UnitPlan.lunsMax else {
+                throw ToolError.failed(
+                    "--lun '\(text)' is not NUMBER=VOLUME; numbers go from 0 to \(UnitPlan.lunsMax - 1)")
+            }
+            let path = parts[1].hasPrefix("/") ? parts[1] : "/" + parts[1]
+            guard !plans.contains(where: { $0.lun == number }) else {
+                throw ToolError.failed("--lun \(number) is given twice; each number is one volume")
+            }
+            guard !plans.contains(where: { $0.attach.path == path }) else {
+                throw ToolError.failed("\(path) is given twice; one volume has one number")
+            }
+            let options = AttachOptions(
+                path: path, metadataServers: mds, holder: "curve-iscsi serve on \(place)",
+                holderKey: holderKey ?? place, takeOver: takeover, isReadOnly: readOnly,
+                policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue)
+            plans.append(UnitPlan(lun: number, blockBytes: blockSize, attach: options))
+        }
+        return plans
+    }
+}
+
+/// Who may log in to a target, and how.
+struct AccessOptions: ParsableArguments {
+    @Option(help: "Name of an initiator that may log in; may be given several times (default: any).")
+    var allow: [String] = []
+    @Option(help: "Name that initiators log in with (CHAP).") var user: String?
+    @Option(help: "File with that user's secret, 12 to 255 bytes, for its owner's eyes only.")
+    var secretFile: String?
+    @Flag(help: "Take MD5 for CHAP too, for initiators that know nothing better.") var allowMd5 = false
+    @Option(help: "Name that the target answers with when an initiator wants proof (mutual CHAP).")
+    var mutualUser: String?
+    @Option(help: "File with the target's own secret, different from the user's.") var mutualSecretFile:
+        String?
+
+    var digests: CHAPDigests { .openSSL(allowsMD5: allowMd5) }
+
+    func describe(target: String) throws -> TargetDescription {
+        guard ISCSIServer.isTargetName(target) else {
+            throw ToolError.failed("--target: \(ISCSIServerError.badName(target))")
+        }
+        var description = TargetDescription(name: target)
+        if !allow.isEmpty {
+            for name in allow where !ISCSIServer.isTargetName(name) {
+                throw ToolError.failed("--allow: \(ISCSIServerError.badName(name))")
+            }
+            description.initiators = allow.map { InitiatorRule(initiatorName: $0) }
+        }
+        let login = try Self.credential(user, secretFile, "--user", "--secret-file")
+        let mutual = try Self.credential(
+            mutualUser, mutualSecretFile, "--mutual-user", "--mutual-secret-file")
+        guard let login else {
+            guard mutual == nil else { throw ToolError.failed("--mutual-user needs --user") }
+            return description
+        }
+        guard login.secret != mutual?.secret else {
+            throw ToolError.failed("both secrets are the same; the target needs one of its own")
+        }
+        description.authentication = .chap(users: [login], mutual: mutual)
+        return description
+    }
+    private static func credential(
+        _ name: String?, _ path: String?, _ nameOption: String, _ pathOption: String
+    ) throws -> CHAPCredential? {
+        guard let name, let path else {
+            if name != nil { throw ToolError.failed("\(nameOption) needs \(pathOption)") }
+            if path != nil { throw ToolError.failed("\(pathOption) needs \(nameOption)") }
+            return nil
+        }
+        guard !name.isEmpty, name.utf8.count <= 255 else {
+            throw ToolError.failed("\(nameOption) has 1 to 255 bytes")
+        }
+        return CHAPCredential(name: name, secret: try SecretFile.read(path))
+    }
+}
+
+/// Secrets come from files that nobody else can read.
+enum SecretFile {
+    /// RFC 7143, section 12.1.3: shorter ones fall to who tries them all.
+    static let bytesMin = 12
+    static let bytesMax = 255
+
+    /// The file's bytes, without the end of its line.
+    static func read(_ path: String) throws -> [UInt8] {
+        var status = stat()
+        guard stat(path, &status) == 0 else {
+            throw ToolError.failed("the secret file \(path): \(systemWords(errno)); correct the path")
+        }
+        guard status.st_mode & 0o077 == 0 else {
+            throw ToolError.failed("the secret file \(path) can be read by others; chmod 600 it")
+        }
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ToolError.failed("the secret file \(path) cannot be read; check its owner")
+        }
+        var bytes = [UInt8](data.prefix(bytesMax + 3))
+        while let last = bytes.last, last == 0x0a || last == 0x0d { bytes.removeLast() }
+        guard (bytesMin...bytesMax).contains(bytes.count) else {
+            throw ToolError.failed(
+                "the secret in \(path) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
+        }
+        return bytes
+    }
+}

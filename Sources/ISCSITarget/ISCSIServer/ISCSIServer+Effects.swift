@@ -1,0 +1,169 @@
+import BlockTypes
+import Environment
+import ISCSIProtocol
+import SCSICommands
+
+/// Carrying out what the portal group and the targets decide.
+extension ISCSIServer {
+    /// Does what is to be done until there is no more of it. Replies of a whole turn leave together.
+    func perform() {
+        while !effects.isEmpty || !unflushed.isEmpty {
+            swap(&batch, &effects)
+            for effect in batch { carryOut(effect) }
+            batch.removeAll(keepingCapacity: true)
+            if effects.isEmpty { flush() }
+        }
+        goOnStopping()
+    }
+    private func flush() {
+        for link in unflushed {
+            link.flush()
+            // The group counts what it sent, and learns here what was taken at once.
+            guard !link.isOver, group.waitsForDrain(link.id) else { continue }
+            group.drained(link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
+            if group.waitsForDrain(link.id) { link.watchDrain() }
+        }
+        unflushed.removeAll(keepingCapacity: true)
+    }
+    private func carryOut(_ effect: PortalGroup.Effect) {
+        switch effect {
+        case .send(let id, let bytes): queue(.bytes(bytes), on: id)
+        case .sendPayload(let id, let payload): queue(.payload(payload), on: id)
+        case .pauseReceiving(let id): link(id)?.pause()
+        case .resumeReceiving(let id): if !isQuiescing { link(id)?.resume() }
+        case .close(let id, let reason): close(id, reason)
+        case .nexusBegan(let nexus, let names): begin(nexus, names)
+        case .execute(let id, let command): execute(id, command)
+        case .abort(let id): abort(id)
+        case .manage(let id, let function, let nexus, let lun):
+            if let target = nexuses[nexus]?.target {
+                step(target, .manage(id, function, nexus, lun))
+            } else {
+                group.managed(id, .rejected, effects: &effects)
+            }
+        case .nexusEnded(let nexus):
+            guard let ended = nexuses.removeValue(forKey: nexus) else { return }
+            step(ended.target, .nexusEnded(nexus))
+        }
+    }
+    private func queue(_ piece: SendPiece, on id: ConnectionID) {
+        if let link = link(id), link.queue(piece) { unflushed.append(link) }
+    }
+    private func close(_ id: ConnectionID, _ reason: ISCSIEndReason) {
+        guard let link = link(id) else { return }
+        var level = LogLevel.debug
+        switch reason {
+        case .loggedOut, .reinstated, .dropped: break
+        case .loginTooLong, .crowded: level = .info
+        case .loginRefused:
+            counters.refusedLogins += 1
+            level = .notice
+        case .silent:
+            counters.silent += 1
+            level = .notice
+        case .violation:
+            counters.violations += 1
+            level = .notice
+        }
+        environment.log(level, "iscsi: \(link.peer): \(reason)")
+        link.close()
+    }
+
+    // MARK: Commands
+
+    /// SAM-5, section 5.3.1: nothing here can take the command now.
+    private static let busy: UInt8 = 0x08
+
+    private func begin(_ nexus: NexusID, _ names: Nexus) {
+        guard let target = target(named: names.targetName) else {
+            // The target was removed while the login waited for an older session.
+            return group.dropSessions(ofTarget: names.targetName, seconds: 0, effects: &effects)
+        }
+        nexuses[nexus] = (target, names)
+        step(target, .nexusBegan(nexus, names))
+    }
+    private func execute(_ id: TaskID, _ command: SCSICommand) {
+        guard let target = nexuses[command.nexus]?.target else {
+            return group.answered(id, SCSIAnswer(status: Self.busy), effects: &effects)
+        }
+        counters.commands += 1
+        inFlightCommands += 1
+        while taskTargets.count <= id.slot { taskTargets.append(nil) }
+        taskTargets[id.slot] = target
+        step(target, .execute(id, command))
+    }
+    private func abort(_ id: TaskID) {
+        guard !isAbandoned else { return group.aborted(id, effects: &effects) }
+        guard taskTargets.indices.contains(id.slot), let target = taskTargets[id.slot] else {
+            return invariant(false, "an abort of a command that was not given out")
+        }
+        step(target, .abort(id))
+    }
+    private func ended(_ id: TaskID) {
+        inFlightCommands -= 1
+        taskTargets[id.slot] = nil
+    }
+
+    /// Lets a target know of something, and does what it says but for replies.
+    func step(_ target: ServedTarget, _ event: Target.Event) {
+        target.logic.step(event, effects: &targetEffects)
+        // Nothing that a target says is answered from inside.
+        for effect in targetEffects { carryOut(effect, of: target) }
+        targetEffects.removeAll(keepingCapacity: true)
+    }
+    private func carryOut(_ effect: Target.Effect, of target: ServedTarget) {
+        switch effect {
+        case .submit(let token, let request): submit(token, request, of: target)
+        case .answer(let id, let answer):
+            ended(id)
+            group.answered(id, answer, effects: &effects)
+        case .aborted(let id):
+            ended(id)
+            group.aborted(id, effects: &effects)
+        case .managed(let id, let outcome): group.managed(id, outcome, effects: &effects)
+        case .storeReservations(let number, let version, let table):
+            store(table, of: number, replacing: version, of: target)
+        case .setGroups(let task, let groups):
+            inFlightChanges += 1
+            coordinator.set(groups, of: target.name) { [self] isDone in
+                inFlightChanges -= 1
+                if !isAbandoned { act(target, .groupsSet(task, isDone: isDone)) }
+            }
+        case .unitGone(let number): gone(number, of: target)
+        }
+    }
+    private func store(
+        _ table: ReservationTable, of number: UnitNumber, replacing version: UInt64, of target: ServedTarget
+    ) {
+        guard let unit = target.unit(number) else {
+            return invariant(false, "reservations of a unit that is not there")
+        }
+        inFlightChanges += 1
+        coordinator.store(table, of: unit.key, replacing: version) { [self] storing in
+            inFlightChanges -= 1
+            if !isAbandoned { act(target, .reservationsStored(number, storing)) }
+        }
+    }
+
+    // MARK: Volumes
+
+    private func submit(_ token: VolumeToken, _ request: VolumeRequest, of target: ServedTarget) {
+        guard let unit = target.unit(token.unit) else {
+            return invariant(false, "a request to the volume of a unit that is not there")
+        }
+        counters.volumeRequests += 1
+        unit.volume.submit(request) { [self] result in
+            guard !isAbandoned else { return }
+            if case .failure(let error) = result { note(error, unit, target) }
+            act(target, .volumeCompleted(token, result))
+        }
+    }
+    private func note(_ error: VolumeError, _ unit: ServedUnit, _ target: ServedTarget) {
+        counters.failedRequests += 1
+        guard unit.loggedErrors.insert(error).inserted else { return }
+        environment.log(
+            .warning,
+            "iscsi: \(target.name) LUN \(unit.configuration.lun): a request failed: \(error); later ones of "
+                + "this kind on this LUN are not logged")
+    }
+}

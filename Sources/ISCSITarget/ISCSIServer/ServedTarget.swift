@@ -1,0 +1,42 @@
+import BlockTypes
+import Environment
+import SCSICommands
+
+/// One target: its logic, and the volumes below its units.
+final class ServedTarget {
+    let name: String
+    var logic: Target
+    /// In the order in which they were added.
+    var units: [ServedUnit] = []
+    /// Its sessions are being ended, and no more begin.
+    var isRemoved = false
+
+    init(_ configuration: TargetConfiguration) {
+        (name, logic) = (configuration.name, Target(configuration))
+    }
+    func unit(_ number: UnitNumber) -> ServedUnit? { units.first { $0.number == number } }
+    /// The unit that initiators know by `lun`, or soon will.
+    func unit(lun: UInt16) -> ServedUnit? {
+        units.first { $0.configuration.lun == lun && !$0.isLeaving }
+    }
+}
+
+/// One volume as a logical unit.
+final class ServedUnit {
+    let number: UnitNumber
+    let configuration: UnitConfiguration
+    let volume: any BlockVolume
+    /// The target knows it: its reservations have come.
+    var isPresent = false
+    /// It was removed, and ends what it has begun.
+    var isLeaving = false
+    /// Who wants to know when nothing is asked of the volume any more.
+    var gone: [() -> Void] = []
+    /// One line for each kind of error.
+    var loggedErrors: Set<VolumeError> = []
+
+    init(_ number: UnitNumber, _ configuration: UnitConfiguration, _ volume: any BlockVolume) {
+        (self.number, self.configuration, self.volume) = (number, configuration, volume)
+    }
+    var key: UnitKey { UnitKey(identifier: configuration.identifier) }
+}

@@ -1,0 +1,109 @@
+import BlockTypes
+import Environment
+import Glibc
+import ISCSIProtocol
+import ISCSIServer
+import Reactor
+import SCSICommands
+import TestVolumes
+
+/// Our iSCSI rooms over volumes without a cluster, for other people's initiators to judge:
+///
+///     iscsi-memory-server --listen HOST:PORT [--size BYTES] [--null] [--delay-ms N]
+///                         [--write-rate BYTES-PER-SECOND]
+///                         [--user NAME --secret TEXT [--mutual-user NAME --mutual-secret TEXT]]
+///
+/// Targets `iqn.2026-11.io.curve.test:KIND`, each with LUN 0; KIND is thin512, thin4096, readonly or
+/// removable, or with `--null` null alone, which keeps nothing.
+@main struct ISCSIMemoryServer {
+    static let prefix = "iqn.2026-11.io.curve.test:"
+
+    static func main() {
+        do {
+            try serve(Options(CommandLine.arguments.dropFirst()))
+        } catch { fail("\(error)") }
+    }
+    static func serve(_ options: Options) throws {
+        let reactor = try Reactor()
+        guard let address = options["listen"].flatMap({ SocketAddress($0) }) else {
+            fail("--listen is missing, or is no address")
+        }
+        let server = ISCSIServer(
+            environment: reactor, coordinator: LocalCoordinator(environment: reactor),
+            chap: .openSSL(allowsMD5: true))
+        let kinds = options["null"] != nil ? ["null"] : ["thin512", "thin4096", "readonly", "removable"]
+        var missing = kinds.count
+        for (index, kind) in kinds.enumerated() {
+            offer(kind, index, server, reactor, options) {
+                missing -= 1
+                if missing == 0 { listen(server, address) }
+            }
+        }
+        try reactor.onTerminationSignals { _ in server.stop { reactor.stop() } }
+        reactor.run()
+    }
+    /// Whoever sees that somebody listens finds every target.
+    static func listen(_ server: ISCSIServer, _ address: SocketAddress) {
+        do {
+            print("listening on \(try server.listen(on: address))")
+            fflush(nil)
+        } catch { fail("\(error)") }
+    }
+    static func offer(
+        _ kind: String, _ index: Int, _ server: ISCSIServer, _ reactor: Reactor, _ options: Options,
+        completed: @escaping () -> Void
+    ) {
+        var description = TargetDescription(name: prefix + kind)
+        description.authentication = authentication(options)
+        let identifier: [UInt8] = [0x60] + [UInt8](repeating: 0xc5, count: 14) + [UInt8(index + 1)]
+        var unit = UnitConfiguration(
+            lun: 0, blockBytes: kind == "thin4096" ? 4096 : 512, identifier: identifier,
+            serial: "test-\(kind)")
+        (unit.isReadOnly, unit.isRemovable) = (kind == "readonly", kind == "removable")
+        unit.atomicBytes = 1 << 20
+        let volume = makeVolume(kind, reactor, options)
+        server.addTarget(description) { error in
+            if let error { fail("\(error)") }
+            server.addUnit(unit, over: volume, to: description.name) { error in
+                if let error { fail("\(error)") }
+                completed()
+            }
+        }
+    }
+    static func makeVolume(_ kind: String, _ reactor: Reactor, _ options: Options) -> any BlockVolume {
+        let size = ByteCount(bytes: UInt64(options["size"] ?? "") ?? 128 << 20)
+        guard kind != "null" else { return NullVolume(environment: reactor, size: size) }
+        let memory = MemoryVolume(environment: reactor, size: size, pageBytes: Geometry.blockBytes)
+        memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
+        memory.writeBytesPerSecond = Int(options["write-rate"] ?? "")
+        return memory
+    }
+    static func authentication(_ options: Options) -> Authentication {
+        guard let user = options["user"], let secret = options["secret"] else { return .none }
+        var mutual: CHAPCredential?
+        if let name = options["mutual-user"], let secret = options["mutual-secret"] {
+            mutual = CHAPCredential(name: name, secret: Array(secret.utf8))
+        }
+        return .chap(users: [CHAPCredential(name: user, secret: Array(secret.utf8))], mutual: mutual)
+    }
+    static func fail(_ text: String) -> Never {
+        let line = "iscsi-memory-server: \(text)\n"
+        _ = line.utf8.withContiguousStorageIfAvailable { write(2, $0.baseAddress, $0.count) }
+        exit(1)
+    }
+}
+
+/// `--name value`, or `--name` before another option.
+struct Options {
+    private var values: [String: String] = [:]
+
+    init(_ words: ArraySlice<String>) {
+        var rest = words
+        while let word = rest.popFirst() {
+            guard word.hasPrefix("--") else { ISCSIMemoryServer.fail("'\(word)' is not an option") }
+            let isFlag = rest.first?.hasPrefix("--") ?? true
+            values[String(word.dropFirst(2))] = isFlag ? "" : rest.removeFirst()
+        }
+    }
+    subscript(name: String) -> String? { values[name] }
+}
