@@ -192,7 +192,7 @@ final class FakeStore {
         guard leader == server else { return BlockReply(status: .notLeader, leader: leader) }
         if case .fence(_, let fence) = request.kind {
             var record = records[request.copyset] ?? VolumeRecord(fence: fence)
-            guard fence.epoch >= record.fence.epoch else {
+            guard record.fence.accepts(request.epoch) || fence.isNewer(than: record.fence) else {
                 return BlockReply(status: .staleEpoch, fence: record.fence)
             }
             record.apply(fence)
@@ -202,7 +202,7 @@ final class FakeStore {
         guard var record = records[request.copyset], request.epoch <= record.fence.epoch else {
             return BlockReply(status: .needsFence)
         }
-        guard request.epoch == record.fence.epoch else {
+        guard record.fence.accepts(request.epoch) else {
             return BlockReply(status: .staleEpoch, fence: record.fence)
         }
         switch request.kind {
@@ -226,12 +226,38 @@ final class FakeStore {
             for (index, block) in run.blocks.enumerated() {
                 blocks[Self.key(run, block)] = (payload[0].slice(index * 4096, 4096), checksums[index])
             }
+        case .amend(let amendment): return amend(amendment, &record, of: request.copyset)
         case .trim(let run, _, let tag), .zero(let run, _, let tag):
             guard record.admission(of: tag) == .fresh else { return BlockReply(status: .ok) }
             record.apply(tag)
             for block in run.blocks { blocks[Self.key(run, block)] = nil }
         }
         records[request.copyset] = record
+        return BlockReply(status: .ok)
+    }
+    private func amend(
+        _ amendment: Amendment, _ record: inout VolumeRecord, of copyset: CopysetID
+    ) -> BlockReply {
+        guard record.admission(of: amendment.tag) == .fresh else { return BlockReply(status: .ok) }
+        let run = amendment.run
+        var whole = run.blocks.flatMap {
+            blocks[Self.key(run, $0)]?.0.array ?? [UInt8](repeating: 0, count: 4096)
+        }
+        let payload = amendment.payload[0].array
+        if amendment.compares,
+            let byte = amendment.bytes.first(where: { whole[$0] != payload[run.byteCount + $0] })
+        {
+            var reply = BlockReply(status: .miscompare)
+            reply.differsAtByte = byte
+            return reply
+        }
+        record.apply(amendment.tag)
+        records[copyset] = record
+        whole.replaceSubrange(amendment.bytes, with: payload[amendment.bytes])
+        for (index, block) in run.blocks.enumerated() {
+            let bytes = Payload(copying: Array(whole[(index * 4096)..<(index * 4096 + 4096)]))
+            blocks[Self.key(run, block)] = (bytes, CRC32C(of: bytes))
+        }
         return BlockReply(status: .ok)
     }
     private func read(_ run: BlockRun) -> BlockReply {

@@ -327,6 +327,8 @@ extension LogicalUnit {
         case .checksumMismatch: Sense(.mediumError, .unrecoveredReadError)
         case .fenced, .deleted, .shuttingDown, .replicasUnavailable:
             Sense(.notReady, .notReadyManualIntervention)
+        case .miscompare(let byte):
+            Sense(.miscompare, .miscompareDuringVerify, information: UInt64(byte))
         }
     }
 }
