@@ -28,6 +28,9 @@ final class FakeCell {
     var stripeUnit: UInt32 = 65536, stripeCount: UInt32 = 4
     var epoch: UInt32 = 0
     var holderKey = ""
+    /// Those who hold the volume together.
+    var members: [(epoch: UInt32, holder: String)] = []
+    var values: [String: ControlValueResponse] = [:]
     var bookVersion: UInt64 = 1
     var renewals = 0, detachments = 0
     var refusesEverything = false
@@ -72,14 +75,15 @@ final class FakeCell {
 
     func attach(
         policy: UnavailablePolicy = .queue, readOnly: Bool = false, key: String = "test",
-        takeOver: Bool = false,
+        takeOver: Bool = false, group: String = "",
         in environment: MemoryEnvironment? = nil
     ) -> Result<RemoteVolume, AttachError>? {
         var outcome: Result<RemoteVolume, AttachError>?
-        let options = AttachOptions(
+        var options = AttachOptions(
             path: "/demo", metadataServers: [Self.mdsAddress], holder: "a test", holderKey: key,
             takeOver: takeOver,
             isReadOnly: readOnly, policy: policy)
+        options.group = group
         RemoteVolume.attach(environment: environment ?? world.environment("client"), options: options) {
             outcome = $0
         }
@@ -99,20 +103,40 @@ final class FakeCell {
             }
             var answer = ControlVolumeResponse()
             answer.volume.epoch = epoch
+            answer.volume.members = members.map {
+                var member = ControlGroupMember()
+                (member.epoch, member.holder) = ($0.epoch, $0.holder)
+                return member
+            }
             return ControlResponse(.volume(answer))
+        case .removeMember(let request):
+            epoch += 1
+            members.removeAll { $0.epoch == request.member }
+            var answer = ControlRemoveMemberResponse()
+            (answer.epoch, answer.change, answer.group) = (epoch, change + 1, members.map(\.epoch))
+            return ControlResponse(.removeMember(answer))
+        case .getValue(let request):
+            return ControlResponse(.value(values[request.name] ?? ControlValueResponse()))
+        case .swapValue(let request):
+            var answer = values[request.name] ?? ControlValueResponse()
+            answer.swapped = answer.version == request.expectedVersion
+            if answer.swapped { (answer.version, answer.value) = (answer.version + 1, request.value) }
+            values[request.name] = answer
+            return ControlResponse(.value(answer))
         case .attachVolume(let request): return attach(request)
         case .renewLease(let request):
             renewals += 1
             if hasOldDatabase { return ControlResponse(refusing: ControlFailure(.databaseWentBack, "old")) }
-            guard request.epoch == epoch else {
+            guard request.epoch == epoch || members.contains(where: { $0.epoch == request.epoch }) else {
                 return ControlResponse(refusing: ControlFailure(.fenced, "over"))
             }
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (size, change)
             if request.addressBookVersion != bookVersion { answer.addressBook = book() }
             return ControlResponse(.renewLease(answer))
-        case .detachVolume:
+        case .detachVolume(let request):
             detachments += 1
+            members.removeAll { $0.epoch == request.epoch }
             holderKey = ""
             return ControlResponse(.empty(ControlEmptyResponse()))
         case .resizeVolume(let request):
@@ -142,7 +166,8 @@ final class FakeCell {
         guard request.path == "/demo" else {
             return ControlResponse(refusing: ControlFailure(.notFound, "there is no \(request.path)"))
         }
-        guard holderKey.isEmpty || holderKey == request.holderKey || request.takeOver else {
+        let isFree = holderKey.isEmpty || holderKey == request.holderKey || !request.group.isEmpty
+        guard isFree || request.takeOver else {
             return ControlResponse(refusing: ControlFailure(.held, "held by \(holderKey)", holder: holderKey))
         }
         (holderKey, epoch, change) = (request.holderKey, epoch + 1, change + 1)
@@ -151,6 +176,8 @@ final class FakeCell {
         answer.volume.change = change
         (answer.volume.stripeUnitBytes, answer.volume.stripeCount) = (stripeUnit, stripeCount)
         (answer.epoch, answer.leaseMilliseconds) = (epoch, 9000)
+        if !request.group.isEmpty { members.append((epoch, request.holder)) }
+        answer.group = request.group.isEmpty ? [] : members.map(\.epoch)
         for number in 0..<copysetCount {
             var copyset = ControlCopyset()
             copyset.id = 100 + number

@@ -68,6 +68,22 @@ extension RemoteVolume {
             }
         }
     }
+    /// Removes a member for somebody who is none: joins the group for a moment, and leaves it again.
+    public static func removeMember(
+        _ member: Epoch, force: Bool, environment: any Environment, options: AttachOptions,
+        completed: @escaping (Result<Void, AttachError>) -> Void
+    ) {
+        attach(environment: environment, options: options) { result in
+            switch result {
+            case .failure(let error): completed(.failure(error))
+            case .success(let volume):
+                volume.removeMember(member, force: force) { result in
+                    volume.detach { completed(result) }
+                }
+            }
+        }
+    }
+
     func serveRemovals() {
         let announced = core.announcedEpoch
         let waiting = removalWaiters

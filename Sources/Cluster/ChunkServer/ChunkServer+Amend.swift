@@ -124,6 +124,10 @@ extension ChunkServer {
         if let byte = amendment.firstDifference(from: found.segments) {
             var answer = BlockReply(status: .miscompare)
             answer.differsAtByte = byte
+            if isPlanted(.missUnrecorded) {
+                for responder in pending.responders { reply(answer, to: responder) }
+                return release(place, replica, judgedAnew: false)
+            }
             let missName = VolumeTag(volume: pending.name.volume, tag: amendment.missTag)
             refusal = enter(
                 .void(amendment.run, amendment.missTag), missName, pending.responders, replica,

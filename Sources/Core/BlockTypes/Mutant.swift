@@ -74,6 +74,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case dedupShared = "dedup-shared"
     /// Blocks that are being compared or patched may be changed meanwhile.
     case amendUnordered = "amend-unordered"
+    /// A comparison that found a difference leaves no trace: a late copy of it may find none.
+    case missUnrecorded = "miss-unrecorded"
     /// A member that was removed by force stays among those that copysets accept.
     case removalUnfenced = "removal-unfenced"
 

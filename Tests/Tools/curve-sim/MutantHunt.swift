@@ -75,7 +75,7 @@ enum MutantHunt {
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
-        case .dedupShared, .amendUnordered, .removalUnfenced: [.shared]
+        case .dedupShared, .amendUnordered, .missUnrecorded, .removalUnfenced: [.shared]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,
             .databaseUnheld:
             [.world]

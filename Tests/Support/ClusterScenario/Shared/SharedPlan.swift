@@ -33,7 +33,7 @@ public struct SharedPlan: Sendable {
     public init(seed: UInt64) {
         base = ScenarioPlan(seed: seed)
         var random = SeededRandom(seed: seed ^ 0x5AFE_C0DE_0000_0000)
-        base.nemesis.deeds.removeAll { [.clientDies, .takeOver, .strand].contains($0) }
+        base.nemesis.deeds.removeAll { [.clientDies, .takeOver].contains($0) }
         base.load.operations = Int.random(in: 200...1500, using: &random)
         // Many writers of a block that can also write zeroes make histories that nobody can judge in time.
         if random.oneIn(2) { (base.load.trims, base.load.zeroes) = (0, 0) }

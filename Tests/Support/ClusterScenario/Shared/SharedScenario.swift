@@ -168,8 +168,23 @@ public final class SharedScenario {
         case .directoryDown:
             cluster.stopDirectory()
             world.after(dice.time(upTo: 4000)) { [weak self] in self?.cluster.startDirectory() }
-        case .strand, .clientDies, .takeOver: break
+        case .strand: strand(victim)
+        case .clientDies, .takeOver: break
         }
+    }
+    private func strand(_ victim: Int) {
+        let usable = members.filter(\.isUsable)
+        guard !usable.isEmpty else { return }
+        let client = dice.pick(usable).machine
+        dice.note(client)
+        let others = (0..<SimCluster.serverCount).filter { $0 != victim }
+        StrandedRequests(&dice).begin(
+            in: world, client: client, server: SimCluster.machine(victim),
+            pause: { [weak self] in self?.cluster.pause(victim, for: $0) },
+            dethrone: { [weak self] in
+                guard let self, isStriking else { return }
+                for other in others { cluster.kill(other, thenStartAfter: $0) }
+            })
     }
     private func anyMachine() -> String {
         let choice = dice.pick(0..<(SimCluster.serverCount + 2))
