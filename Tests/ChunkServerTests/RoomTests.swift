@@ -27,7 +27,7 @@ private let (one, two, three) = (ServerID(1), ServerID(2), ServerID(3))
         ledger.add(95, of: one)
         #expect(ledger.room(for: 5, on: [one], at: .zero) == .enough)
         #expect(ledger.room(for: 6, on: [one], at: .zero) == .later)
-        ledger.remove(95, of: one)
+        ledger.add(-95, of: one)
         ledger.heard(from: one, shareBlocks: 5, at: .zero)
         #expect(ledger.room(for: 6, on: [one], at: .zero) == .none)
     }
@@ -76,10 +76,48 @@ private let (one, two, three) = (ServerID(1), ServerID(2), ServerID(3))
     @Test("a follower far behind is believed to have less, never more")
     func bounded() {
         var log = GrowthLog(followers: 1)
-        let count = UInt64(GrowthLog.marksMax) * 3
-        for index in 1...count { log.placed(1, at: LogIndex(index)) }
+        let count = GrowthLog.marksMax * 3
+        for index in 1...count { log.placed(1, at: LogIndex(UInt64(index))) }
         #expect(log.durable(through: LogIndex(10), follower: 0) <= 10)
-        let most = log.durable(through: LogIndex(count), follower: 0)
+        let most = log.durable(through: LogIndex(UInt64(count)), follower: 0)
         #expect(most == count, "the newest mark settles everything")
+    }
+
+    @Test("a follower that lags needs room for what is left, not for all that came and went")
+    func trims() {
+        var (log, ledger) = (GrowthLog(followers: 1), ledger([two: 100]))
+        for index in UInt64(1)...1000 {
+            let blocks = index % 2 == 1 ? 60 : -60
+            #expect(ledger.room(for: max(blocks, 0), on: [two], at: .zero) == .enough)
+            log.placed(blocks, at: LogIndex(index))
+            ledger.add(blocks, of: two)
+        }
+        log.placed(60, at: LogIndex(1001))
+        ledger.add(60, of: two)
+        #expect(ledger.room(for: 41, on: [two], at: .zero) == .later)
+        // It comes to a place where it has most, then to one where it has least.
+        ledger.add(-log.durable(through: LogIndex(501), follower: 0), of: two)
+        #expect(ledger.room(for: 100, on: [two], at: .zero) == .enough)
+        ledger.add(-log.durable(through: LogIndex(502), follower: 0), of: two)
+        #expect(ledger.room(for: 41, on: [two], at: .zero) == .later)
+        #expect(log.reset() == [60])
+    }
+
+    @Test("room that trims will make counts when the member says so")
+    func trimmedLater() {
+        var ledger = ledger([two: 100])
+        ledger.add(-50, of: two)
+        #expect(ledger.room(for: 100, on: [two], at: .zero) == .enough)
+        #expect(ledger.room(for: 101, on: [two], at: .zero) == .none)
+    }
+
+    @Test("a member whose store cannot grow stops nobody and gets no lead")
+    func below() {
+        var ledger = ledger([one: .max, two: 0, three: 1])
+        #expect(ledger.room(for: 1 << 30, on: [one], at: .zero) == .enough)
+        #expect([one, two, three].map { ledger.canGrow($0, at: .zero) } == [false, false, true])
+        #expect(!ledger.canGrow(three, at: RoomLedger.wordLifetime + .milliseconds(1)))
+        ledger.lost(three)
+        #expect(!ledger.canGrow(three, at: .zero))
     }
 }

@@ -25,22 +25,6 @@ def throttled(pid, device, writes_per_second):
         os.rmdir(group)
 
 
-def slow_disk(seed):
-    """the disk of a chunkserver that leads nothing does 40 writes a second (cgroup blkio) for 15 s"""
-    if not os.access(BLKIO, os.W_OK) or not os.path.exists(BLKIO + "/blkio.throttle.write_iops_device"):
-        raise Skipped("no blkio controller (cgroup v1) that may be written")
-    with Scene(seed) as scene:
-        server = scene.follower()
-        number = os.stat(scene.cluster.stores[server]).st_dev
-        device = f"{os.major(number)}:{os.minor(number)}"
-        try:
-            with throttled(scene.chunkserver(server).process.pid, device, 40):
-                time.sleep(15)
-        except OSError as error:
-            raise Skipped(f"the blkio controller refuses device {device}: {error}")
-        return scene.finish()
-
-
 @contextlib.contextmanager
 def small_disk(mib):
     """A file system of its own on a loop device, in a folder."""
@@ -62,22 +46,62 @@ def small_disk(mib):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def full_disk(seed):
-    """the file system below a lazily grown store is filled by somebody else, then has room again"""
+def slow_disk(seed):
+    """the disk of a chunkserver that leads nothing does 40 writes a second (cgroup blkio) for 15 s"""
+    if not os.access(BLKIO, os.W_OK) or not os.path.exists(BLKIO + "/blkio.throttle.write_iops_device"):
+        raise Skipped("no blkio controller (cgroup v1) that may be written")
     if os.geteuid() != 0:
         raise Skipped("mounting needs root")
-    with small_disk(3072) as disk, tempfile.TemporaryDirectory() as other:
-        with Scene(seed, store_folders=[other, disk, other]) as scene:
+    with contextlib.ExitStack() as disks:
+        # File systems of their own. Stores that share one wait for each other inside of it: inodes that lie in one block of
+        # the disk are written together, and who syncs its inode waits until the throttled writes before it are done.
+        folders = [disks.enter_context(small_disk(3072)) for _ in range(3)]
+        with Scene(seed, store_folders=folders) as scene:
+            server = scene.follower()
+            number = os.stat(scene.cluster.stores[server]).st_dev
+            device = f"{os.major(number)}:{os.minor(number)}"
+            try:
+                with throttled(scene.chunkserver(server).process.pid, device, 40):
+                    time.sleep(15)
+            except OSError as error:
+                raise Skipped(f"the blkio controller refuses device {device}: {error}")
+            return scene.finish()
+
+
+def filled(seed, whose):
+    """The file system below one lazily grown store is filled by somebody else, then has room again."""
+    if os.geteuid() != 0:
+        raise Skipped("mounting needs root")
+    with contextlib.ExitStack() as disks:
+        folders = [disks.enter_context(small_disk(3072)) for _ in range(3)]
+        with Scene(seed, store_folders=folders) as scene:
+            server = whose(scene)
+            disk = folders[server]
             free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
             with open(disk + "/somebody-else", "wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free - 2 * MIB)
-            time.sleep(10)
-            if not scene.chunkserver(1).alive():
+            # Without new data on it the store would not notice.
+            written = scene.grow(FULL_SECONDS)
+            scene.note(f"{written} MiB of new data meanwhile")
+            if not scene.chunkserver(server).alive():
                 scene.note("the chunkserver whose file system is full ended")
             os.unlink(disk + "/somebody-else")
-            if not scene.chunkserver(1).alive():
-                scene.start([scene.chunkserver(1)])
+            if not scene.chunkserver(server).alive():
+                scene.start([scene.chunkserver(server)])
             return scene.finish()
+
+
+FULL_SECONDS = 10
+
+
+def full_disk(seed):
+    """the file system below the lazily grown store of the leader is full for 10 s"""
+    return filled(seed, Scene.leader)
+
+
+def full_disk_follower(seed):
+    """the same for a store that leads nothing"""
+    return filled(seed, Scene.follower)
 
 
 def find_block(path, content):

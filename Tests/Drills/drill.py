@@ -12,6 +12,7 @@ from scene import Skipped
 
 # Longest stall that we want, in milliseconds; it is shown, not judged, since machines are noisy.
 FOLLOWER, LEADER_DEAD, LEADER_SILENT = 50, 1000, 2000
+ALL_BACK = 1000 * networks.CUT_ALL_SECONDS + 3000
 DRILLS = [
     ("follower-kill", processes.follower_kill, FOLLOWER), ("follower-stop", processes.follower_stop, FOLLOWER),
     ("follower-hang", processes.follower_hang, FOLLOWER), ("leader-kill", processes.leader_kill, LEADER_DEAD),
@@ -21,9 +22,10 @@ DRILLS = [
     ("gateway-stop", processes.gateway_stop, None), ("gateway-hang", processes.gateway_hang, None),
     ("all-kill", processes.all_kill, None), ("all-stop", processes.all_stop, None),
     ("all-hang", processes.all_hang, None), ("cut-follower", networks.cut_follower, FOLLOWER),
-    ("cut-leader", networks.cut_leader, LEADER_SILENT), ("mute-leader", networks.mute_leader, LEADER_SILENT),
+    ("cut-leader", networks.cut_leader, LEADER_SILENT), ("cut-all", networks.cut_all, ALL_BACK), ("mute-leader", networks.mute_leader, LEADER_SILENT),
     ("deaf-leader", networks.deaf_leader, LEADER_SILENT), ("loss", networks.loss, None),
-    ("delay", networks.delay, None), ("slow-disk", disks.slow_disk, None), ("full-disk", disks.full_disk, None),
+    ("delay", networks.delay, None), ("slow-disk", disks.slow_disk, FOLLOWER), ("full-disk", disks.full_disk, None),
+    ("full-disk-follower", disks.full_disk_follower, None),
     ("bit-flip", disks.bit_flip, FOLLOWER), ("mds-restore", disks.mds_restore, FOLLOWER),
     ("power-cut", powercut.power_cut, None), ("power-cut-short", powercut.power_cut_short, None),
 ]
@@ -35,8 +37,12 @@ def perform(name, drill, goal, seed):
     result = {"name": name, "ok": False, "stallMilliseconds": None, "ioErrors": 0, "lostBytes": 0, "note": ""}
     try:
         result.update(drill(seed))
+        machine, moment, starved = (result.pop(key, 0) for key in (
+            "machineMilliseconds", "stallSeconds", "starvedMilliseconds"))
         if goal and result["stallMilliseconds"] > goal:
-            result["note"] = "; ".join(filter(None, [f"goal {goal} ms", result["note"]]))
+            missed = (f"goal {goal} ms; stalled {moment:.1f} s after the start, {starved} ms of it for want of a CPU for the "
+                      f"load; a lone program's 4 KiB write took up to {machine} ms")
+            result["note"] = "; ".join(filter(None, [missed, result["note"]]))
     except Skipped as why:
         result.update(ok=True, note=f"skipped: {why}")
     except Exception as error:
@@ -54,7 +60,7 @@ def main():
     known = {name: (drill, goal) for name, drill, goal in DRILLS}
     if options.names == ["list"]:
         for name, drill, _ in DRILLS:
-            print(f"{name:14} {drill.__doc__}")
+            print(f"{name:18} {drill.__doc__}")
         return
     names = {"all": [name for name in known if name != "power-cut-short"], "short": SHORT}.get(options.names[0], options.names)
     unknown = [name for name in names if name not in known]
@@ -70,7 +76,7 @@ def main():
         else:
             stall = "-" if result["stallMilliseconds"] is None else f"{result['stallMilliseconds']} ms"
             verdict = "ok" if result["ok"] else "NOT OK"
-            print(f"{verdict:6} {name:14} stall {stall:>8}, {result['ioErrors']} I/O errors, "
+            print(f"{verdict:6} {name:18} stall {stall:>8}, {result['ioErrors']} I/O errors, "
                   f"{result['lostBytes']} lost bytes, {seconds:.0f} s  {result['note']}", flush=True)
     if not options.json:
         print(f"{len(names) - bad} of {len(names)} ok, seed {options.seed}")

@@ -18,7 +18,8 @@ def main():
         print(json.dumps({
             "acknowledged": ledger.acknowledged, "reads": ledger.reads, "ioErrors": ledger.io_errors,
             "errors": {str(key): count for key, count in ledger.errors.items()}, "reconnects": ledger.reconnects,
-            "gapSeconds": ledger.longest_gap, "lost": lost}), flush=True)
+            "gapSeconds": ledger.longest_gap, "gapEnded": ledger.longest_gap_ended,
+            "gapStarved": ledger.longest_gap_starved, "lost": lost}), flush=True)
 
     def step():
         if not select.select([sys.stdin], [], [], 0)[0]:

@@ -4,6 +4,7 @@ import wires
 from scene import Scene, Skipped
 
 CUT_SECONDS = 10
+CUT_ALL_SECONDS = 20
 AFTERMATH_SECONDS = 4
 
 
@@ -32,6 +33,19 @@ def cut_leader(seed):
     """the network of the chunkserver that leads every copyset is gone for 10 s"""
     with wired(seed) as scene:
         return cut(scene, scene.leader())
+
+
+def cut_all(seed):
+    """the network of all chunkservers is gone for 20 s"""
+    with wired(seed) as scene:
+        servers = range(len(scene.wires.machines))
+        for server in servers:
+            scene.wires.cut(server)
+        time.sleep(CUT_ALL_SECONDS)
+        for server in servers:
+            scene.wires.join(server)
+        time.sleep(AFTERMATH_SECONDS)
+        return scene.finish()
 
 
 def mute_leader(seed):

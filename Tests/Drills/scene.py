@@ -1,11 +1,12 @@
 """One drill: a cluster of real processes, a verifying load beside it, and what was measured."""
 import json, os, signal, subprocess, time
-from cluster import Cluster, eventually
+from cluster import MIB, Cluster, connect, eventually
 from wires import Wires
 
 WARM_SECONDS = 2.0
 REJOIN_SECONDS_MAX = 90
 HOLDER_KEY = "drill"
+GROWTH_OFFSET_MIB, GROWTH_MIB = 128, 256
 
 
 class Skipped(Exception):
@@ -35,6 +36,24 @@ class Load:
         self.process.wait()
 
 
+class Probe:
+    """A program that does nothing but write a little: what it waits for is the machine's, not ours."""
+
+    def __init__(self, path):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")
+        self.process = subprocess.Popen(["/usr/bin/python3", script, path], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def longest_milliseconds(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline() or 0)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class Scene:
     """`with Scene(...) as scene:` gives a cluster whose volume `v` is served and under load."""
 
@@ -42,7 +61,7 @@ class Scene:
         self.seed, self.needs_wires, self.notes = seed, wires, []
         self.options = {"store_folders": store_folders, "copysets": copysets, "store_mib": store_mib,
                         "mds_count": mds_count}
-        self.wires = self.cluster = self.load = None
+        self.wires = self.cluster = self.load = self.probe = None
         self.before = None
 
     def __enter__(self):
@@ -57,15 +76,17 @@ class Scene:
             self.uri = f"nbd+unix:///v?socket={self.cluster.folder}/current.sock"
             eventually(REJOIN_SECONDS_MAX, self.is_whole, "the cluster was never whole")
             self.load = Load(self.uri, self.seed)
+            self.probe = Probe(self.cluster.folder + "/probe")
             time.sleep(WARM_SECONDS)
-            self.before = self.load.say("mark")
+            self.probe.longest_milliseconds()
+            self.before, self.began = self.load.say("mark"), time.monotonic()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
-        for part in (self.load, self.cluster, self.wires):
+        for part in (self.load, self.probe, self.cluster, self.wires):
             if part:
                 part.close()
 
@@ -113,6 +134,16 @@ class Scene:
         for daemon in daemons:
             daemon.ready()
 
+    def grow(self, seconds):
+        """Writes where nothing was, beyond the load's blocks, in turns of 1 MiB. Returns how many MiB."""
+        handle, written, end = connect(self.uri), 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            handle.pwrite(b"g" * MIB, (GROWTH_OFFSET_MIB + written % GROWTH_MIB) * MIB)
+            written += 1
+            time.sleep(seconds / GROWTH_MIB)
+        handle.shutdown()
+        return written
+
     def note(self, text):
         self.notes.append(text)
 
@@ -121,6 +152,7 @@ class Scene:
         - Returns: what `tools/drill --json` prints, but for the name."""
         eventually(REJOIN_SECONDS_MAX, self.is_whole, "not every replica is back in step")
         time.sleep(1)
+        paused = self.probe.longest_milliseconds()
         result = self.load.say("stop")
         if result["acknowledged"] <= self.before["acknowledged"]:
             raise Failed("the load got nothing done")
@@ -130,4 +162,7 @@ class Scene:
             self.note(f"errors {result['errors']}")
         return {"ok": not result["lost"] and not result["ioErrors"],
                 "stallMilliseconds": round(1000 * result["gapSeconds"]), "ioErrors": result["ioErrors"],
-                "lostBytes": 4096 if result["lost"] else 0, "note": "; ".join(self.notes)}
+                "lostBytes": 4096 if result["lost"] else 0, "machineMilliseconds": paused,
+                "stallSeconds": result["gapEnded"] - self.began,
+                "starvedMilliseconds": round(1000 * result["gapStarved"]),
+                "note": "; ".join(self.notes)}

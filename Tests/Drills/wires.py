@@ -40,7 +40,9 @@ class Wires:
         self.hub = Namespace()
         self.machines = [Namespace() for _ in range(servers)]
         self.cables = {}
-        self.hub.ip("link add br0 type bridge")
+        # An address of its own: a bridge that is not told one takes a port's, and changes it when that port leaves,
+        # which nobody notices for a second or so.
+        self.hub.ip("link add br0 address 02:00:00:00:00:01 type bridge")
         self.hub.ip(f"addr add {self.hub_address}/24 dev br0")
         self.hub.ip("link set br0 up")
         for index, machine in enumerate(self.machines):

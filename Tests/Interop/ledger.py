@@ -16,6 +16,18 @@ class Lost(Exception):
     """The volume returned something that no acknowledged or open write explains."""
 
 
+SAMPLE_SECONDS = 0.005
+
+
+def waited_for_cpu():
+    """Seconds that this thread was ready to run and did not."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 class Ledger:
     def __init__(self, uri, blocks, seed, depth=16):
         self.uri, self.depth, self.random = uri, depth, random.Random(seed)
@@ -25,6 +37,8 @@ class Ledger:
         self.acknowledged = self.reads = self.reconnects = self.io_errors = 0
         # A stall ends with an answer; a gap may also span a lost connection and its replacement.
         self.longest_stall, self.longest_gap, self.last_completion, self.last_answer = 0.0, 0.0, None, None
+        self.longest_gap_ended = self.longest_gap_starved = 0.0
+        self.waited, self.sampled = waited_for_cpu(), 0.0
         self.failure, self.handle, self.errors = None, None, collections.Counter()
 
     def connect(self):
@@ -58,7 +72,11 @@ class Ledger:
         now = time.monotonic()
         if self.last_completion is not None:
             self.longest_stall = max(self.longest_stall, now - self.last_completion)
-            self.longest_gap = max(self.longest_gap, now - self.last_answer)
+            if now - self.last_answer > self.longest_gap:
+                self.longest_gap, self.longest_gap_ended = now - self.last_answer, now
+                self.longest_gap_starved = waited_for_cpu() - self.waited
+        if self.last_answer is None or now - self.sampled > SAMPLE_SECONDS:
+            self.waited, self.sampled = waited_for_cpu(), now
         self.last_completion = self.last_answer = now
         self.in_flight -= 1
         for block in range(first, first + count):

@@ -4,29 +4,47 @@ import CurveWire
 
 // Room for new data, on all members of a copyset.
 extension ChunkServer {
-    /// Whether a change may enter the log, and how many blocks of growth it is counted as.
+    /// Whether a change may enter the log, and how many blocks it adds to what its replicas store.
     func room(for operation: Operation, _ replica: CopysetReplica) -> (StoreRoom, growthBlocks: Int) {
-        let own = store.room(for: operation, in: replica.id)
-        guard own == .enough, case .write(let run, _, _, _, _) = operation else { return (own, 0) }
-        // Counting overwrites as growth costs nothing while there is plenty.
-        let most = run.blockCount + ChunkStore.mapBlocksPerRun
-        if rooms.room(for: most, on: replica.members, at: environment.now) == .enough {
-            return (.enough, most)
+        if case .trim(let run, _, _) = operation {
+            return (store.room(for: operation, in: replica.id), -store.storedBlocks(of: run, in: replica.id))
+        }
+        guard case .write(let run, _, _, _, _) = operation else {
+            return (store.room(for: operation, in: replica.id), 0)
+        }
+        switch store.room(for: operation, in: replica.id) {
+        case .enough: break
+        case .later: return (.later, 0)
+        case .none: return (handsOver(replica) ? .later : .none, 0)
         }
         let growth = store.growthBlocks(of: run, in: replica.id)
         guard growth > 0 else { return (.enough, 0) }
         return (rooms.room(for: growth, on: replica.members, at: environment.now), growth)
     }
 
-    /// A change goes to the log: its growth is somebody's room until it is stored.
-    func reserveGrowth(_ blocks: Int, _ replica: CopysetReplica) {
-        guard blocks > 0 else { return }
-        for server in replica.members { rooms.add(UInt64(blocks), of: server) }
+    /// The file system below this store is full, which is not what a pool is full of: a follower whose store
+    /// can grow takes the lead, and this replica falls behind like any that fails.
+    private func handsOver(_ replica: CopysetReplica) -> Bool {
+        guard store.isOutOfSpaceBelow,
+            let heir = replica.followers.first(where: { rooms.canGrow($0, at: environment.now) })
+        else { return false }
+        post(.transferLeadership(to: heir), to: replica)
+        return true
     }
 
-    func releaseGrowth(_ blocks: Int, _ replica: CopysetReplica) {
-        guard blocks > 0 else { return }
-        for server in replica.members { rooms.remove(UInt64(blocks), of: server) }
+    /// A change goes to the log: its growth is somebody's room until it is stored.
+    func reserveGrowth(_ blocks: Int, _ replica: CopysetReplica) {
+        guard blocks != 0 else { return }
+        for server in replica.members { rooms.add(blocks, of: server) }
+    }
+
+    func releaseGrowth(_ blocks: Int, _ replica: CopysetReplica) { reserveGrowth(-blocks, replica) }
+
+    /// A full copy brings all through `base`, and the offer says how much that is: from its next word on, the
+    /// follower counts it by itself.
+    func settleGrowth(_ replica: CopysetReplica, of server: ServerID, through base: LogIndex) {
+        guard let follower = replica.followers.firstIndex(of: server) else { return }
+        rooms.add(-replica.growth.durable(through: base, follower: follower), of: server)
     }
 
     /// The heartbeats' answers of one follower: how far it has come, and the room it has after that.
@@ -34,10 +52,8 @@ extension ChunkServer {
         of server: ServerID, _ shareBlocks: UInt64, _ replies: [(CopysetID, ReplicaMessage.HeartbeatReply)]
     ) {
         for (id, reply) in replies {
-            guard let replica = replicas[id], reply.term == replica.raft.term, !reply.syncing,
-                let follower = replica.followers.firstIndex(of: server)
-            else { continue }
-            rooms.remove(replica.growth.durable(through: reply.durable, follower: follower), of: server)
+            guard let replica = replicas[id], reply.term == replica.raft.term else { continue }
+            settleGrowth(replica, of: server, through: reply.durable)
         }
         rooms.heard(from: server, shareBlocks: shareBlocks, at: environment.now)
     }
@@ -45,7 +61,7 @@ extension ChunkServer {
     /// Forgets what this leader has let in: the next one counts for itself.
     func resetGrowth(_ replica: CopysetReplica) {
         for (server, blocks) in zip(replica.followers, replica.growth.reset()) {
-            rooms.remove(blocks, of: server)
+            rooms.add(-blocks, of: server)
         }
     }
 
@@ -65,7 +81,7 @@ extension ChunkServer {
 
     /// Blocks of growth that each leader with copysets here may let in until it hears from this store again.
     func shareOfRoom() -> UInt64 {
-        // One that is closing or has failed is not full.
+        // One that is closing or has failed is not full: it falls behind, and the others go on.
         guard let blocks = store.growthRoomBlocks else { return .max }
         let now = environment.now
         let leaders = beatsHeardAt.values.count { now <= $0 + RoomLedger.wordLifetime }

@@ -28,6 +28,7 @@ extension ChunkServer {
         else { return }
         environment.log(
             .info, "copyset \(replica.id): chunkserver \(server) is far behind; full copy from \(base)")
+        settleGrowth(replica, of: server, through: base.index)
         post(.syncOffered(to: server, base: base), to: replica)
     }
 

@@ -21,8 +21,9 @@ struct RoomLedger {
         var share: UInt64 = 0
         var heardAt: Duration?
         var expectedUntil: Duration?
-        /// Blocks let into logs led here that this member has not said to have stored.
-        var outstanding: UInt64 = 0
+        /// What it will store more than now when it has all that is in logs led here. Below zero when these
+        /// end with trims: that room counts when it says so.
+        var outstanding = 0
     }
     private var members: [ServerID: Member] = [:]
 
@@ -47,12 +48,15 @@ struct RoomLedger {
     /// The connection is gone: what was said does not hold any more.
     mutating func lost(_ server: ServerID) { members[server]?.heardAt = nil }
 
-    mutating func add(_ blocks: UInt64, of server: ServerID) {
+    mutating func add(_ blocks: Int, of server: ServerID) {
         members[server, default: Member()].outstanding += blocks
     }
-    mutating func remove(_ blocks: UInt64, of server: ServerID) {
-        guard let outstanding = members[server]?.outstanding else { return }
-        members[server]?.outstanding = outstanding - min(outstanding, blocks)
+
+    /// True when the member has said that its store can grow.
+    func canGrow(_ server: ServerID, at now: Duration) -> Bool {
+        guard let member = members[server], let heardAt = member.heardAt, now <= heardAt + Self.wordLifetime
+        else { return false }
+        return member.share > 0 && member.share < .max
     }
 
     /// Whether all `servers` that are heard of can take `blocks` more. `later`: not before they have said
@@ -63,17 +67,21 @@ struct RoomLedger {
             guard let member = members[server] else { continue }
             if let heardAt = member.heardAt, now <= heardAt + Self.wordLifetime {
                 if member.share < UInt64(blocks) { return .none }
-                if member.share - UInt64(blocks) < member.outstanding { room = .later }
+                if member.share - UInt64(blocks) < UInt64(max(0, member.outstanding)) { room = .later }
             } else if let until = member.expectedUntil, now <= until {
                 let share = UInt64(ChunkStore.growthReserveBlocksMin / Self.sharesBeforeFirstWord)
-                if member.outstanding + UInt64(blocks) > share { room = .later }
+                if UInt64(max(0, member.outstanding) + blocks) > share { room = .later }
             }
         }
         return room
     }
 }
 
-/// The growth that one leader has let into one copyset's log, and how much of it each follower has.
+/// What one leader has let one copyset grow by, entry by entry, and how much of it each follower has.
+///
+/// What a copyset stores is decided by the position in its log alone, so a follower that lags needs no more
+/// room than what lies between: trims count against writes. Were they not, a slow follower would soon seem
+/// to need all the room there is, and everybody would wait for it.
 struct GrowthLog {
     /// Positions remembered. When there are more, the older half is forgotten: a follower that is so far
     /// behind is then believed to have less than it has.
@@ -81,35 +89,39 @@ struct GrowthLog {
 
     private struct Mark {
         let index: LogIndex
-        /// Blocks up to and including this entry.
-        let total: UInt64
+        /// Growth in blocks up to and including this entry.
+        let total: Int
     }
     private var marks: [Mark] = []
-    private var total: UInt64 = 0
-    private var stored: [UInt64]
+    private var total = 0
+    /// The newest mark that each follower has said to have.
+    private var stored: [Mark]
 
-    init(followers: Int) { stored = Array(repeating: 0, count: followers) }
+    init(followers: Int) {
+        stored = Array(repeating: Mark(index: LogIndex(0), total: 0), count: followers)
+    }
 
     mutating func placed(_ blocks: Int, at index: LogIndex) {
-        guard blocks > 0 else { return }
-        total += UInt64(blocks)
+        guard blocks != 0 else { return }
+        total += blocks
         if marks.count == Self.marksMax { marks.removeFirst(Self.marksMax / 2) }
         marks.append(Mark(index: index, total: total))
     }
 
-    /// A follower's log is durable through `index`: the blocks that this adds to what it has.
-    mutating func durable(through index: LogIndex, follower: Int) -> UInt64 {
+    /// A follower's log is durable through `index`.
+    /// - Returns: the blocks that this adds to what it has; below zero, what it has less.
+    mutating func durable(through index: LogIndex, follower: Int) -> Int {
         let next = marks.partitioningIndex { $0.index > index }
-        guard next > 0, marks[next - 1].total > stored[follower] else { return 0 }
-        let news = marks[next - 1].total - stored[follower]
-        stored[follower] = marks[next - 1].total
+        guard next > 0, marks[next - 1].index > stored[follower].index else { return 0 }
+        let news = marks[next - 1].total - stored[follower].total
+        stored[follower] = marks[next - 1]
         return news
     }
 
     /// The lead is lost, or begins: what each follower has not said to have, which is forgotten.
-    mutating func reset() -> [UInt64] {
+    mutating func reset() -> [Int] {
         defer { self = GrowthLog(followers: stored.count) }
-        return stored.map { total - $0 }
+        return stored.map { total - $0.total }
     }
 }
 

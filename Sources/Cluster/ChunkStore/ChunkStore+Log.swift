@@ -77,6 +77,7 @@ extension ChunkStore {
 
     /// Whether a leader may propose `operation`. Growth stops below 5 % of free space, overwrites stop
     /// below 2 %, trims and deletes never do (ENGINE 4.8). A device that is merely behind is not full.
+    /// `none` while ``isOutOfSpaceBelow``: another member may have room.
     public func room(for operation: Operation, in id: CopysetID) -> StoreRoom {
         // A store that has just failed or is closing is not full: the client must go on to the next leader.
         guard phase == .open, let copyset = copysetsByID[id] else { return .later }
@@ -101,11 +102,15 @@ extension ChunkStore {
 
     /// Blocks that a write of `run` needs for good: for what holds nothing yet, and for its part of the map.
     public func growthBlocks(of run: BlockRun, in id: CopysetID) -> Int {
-        guard let chunk = copysetsByID[id]?.volumes[run.chunk.volume]?.chunks[run.chunk.index] else {
-            return run.blockCount + Self.mapBlocksPerRun
-        }
-        let absent = run.blocks.count { chunk.entry($0).isAbsent }
+        let absent = run.blockCount - storedBlocks(of: run, in: id)
         return absent == 0 ? 0 : absent + Self.mapBlocksPerRun
+    }
+    /// How many blocks of `run` hold something: what a trim of it gives back.
+    public func storedBlocks(of run: BlockRun, in id: CopysetID) -> Int {
+        guard let chunk = copysetsByID[id]?.volumes[run.chunk.volume]?.chunks[run.chunk.index] else {
+            return 0
+        }
+        return run.blocks.count { !chunk.entry($0).isAbsent }
     }
     /// A run lies in at most two leaves; the page of its chunk's record may be new too.
     public static let mapBlocksPerRun = 3
@@ -117,10 +122,11 @@ extension ChunkStore {
     }
     /// Leaders try again more often than that.
     private static let lackOfRoomLifetime: Duration = .seconds(2)
-    /// Blocks of new data that still fit before growth stops; `nil` when the store is closing or has failed.
+    /// Blocks of new data that still fit before growth stops; `nil` when the store is closing or has failed,
+    /// or cannot take what it has room for, since the file system below it is full.
     public var growthRoomBlocks: Int? {
-        guard phase == .open else { return nil }
-        return isOutOfSpaceBelow ? 0 : max(0, spareBlocks - growthReserveBlocks - blocksToCome)
+        guard phase == .open, !isOutOfSpaceBelow else { return nil }
+        return max(0, spareBlocks - growthReserveBlocks - blocksToCome)
     }
     /// What is free, or will be as soon as the store has let it go.
     private var spareBlocks: Int {

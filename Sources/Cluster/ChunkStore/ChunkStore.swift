@@ -28,7 +28,8 @@ public final class ChunkStore {
     /// Bad blocks, and blocks of failed writes that do not tell which one was bad: nobody gets them again.
     var unusable: Set<UInt32> = []
     var quarantinedBlockCount = 0
-    var isOutOfSpaceBelow = false
+    /// The file system below had no room for what this store has room for.
+    public internal(set) var isOutOfSpaceBelow = false
     /// When a write last found no room below.
     var outOfSpaceAt = Duration.zero
 

@@ -102,7 +102,10 @@ import Glibc
             lastError = .system(address, errno: -descriptor, call: "socket")
             return tryNext()
         }
-        if case .tcp = address { tuneTCP(descriptor) }
+        if case .tcp = address {
+            tuneTCP(descriptor)
+            boundUnacknowledgedTime(descriptor)
+        }
         unsafe name.copy(to: target)
         isConnecting = true
         unsafe reactor.submit(.connect, self, Kind.connect) { entry, _ in
