@@ -247,6 +247,50 @@ import StoreCrashModel
         #expect(harness.store.volumes(after: VolumeID(9), countMax: 3).isEmpty)
     }
 
+    @Test("what each member of a group has done outlives a root and a crash, and goes when the member does")
+    func groups() throws {
+        let harness = try StoreHarness()
+        harness.prepare()
+        let size = ByteCount(bytes: 1 << 30)
+        func fence(_ epoch: UInt32, _ group: [UInt32]) -> VolumeFence {
+            VolumeFence(epoch: Epoch(epoch), size: size, change: epoch, group: group.map { Epoch($0) })
+        }
+        func write(_ session: UInt32, _ sequence: UInt64, id: UInt64) throws {
+            let (payload, checksums) = ModelBytes.payload([id])
+            harness.append(
+                .write(
+                    try harness.run(0, 0, 1), SnapshotNumber(0),
+                    RequestTag(session: Epoch(session), sequence: sequence), checksums: checksums,
+                    payload: payload))
+            harness.commitAll()
+        }
+        harness.append(.fence(harness.volume, fence(3, [2, 3])))
+        try write(2, 1, id: 21)
+        try write(3, 1, id: 31)
+        // The same request again, and a comparison that failed: both change nothing.
+        try write(2, 1, id: 21)
+        harness.append(.void(try harness.run(0, 0, 1), RequestTag(session: Epoch(3), sequence: 2)))
+        harness.commitAll()
+        try write(3, 2, id: 99)
+        #expect(try harness.read(harness.run(0, 0, 1)) == [31])
+        for round in 0..<4 {
+            // A crash with a root that holds all of it, and one without.
+            if round % 2 == 0 { harness.tick(.seconds(100 * (round + 1))) }
+            let before = try #require(harness.store.volumeRecord(harness.copyset, harness.volume))
+            harness.crash()
+            let record = try #require(harness.store.volumeRecord(harness.copyset, harness.volume))
+            #expect(record == before && record.fence.group.count == (round < 2 ? 2 : 1))
+            #expect(try harness.read(harness.run(0, 0, 1)) == [31])
+            #expect(harness.store.audit() == nil)
+            guard round == 1 else { continue }
+            harness.append(.fence(harness.volume, fence(4, [3])))
+            try write(2, 2, id: 22)
+        }
+        let last = try #require(harness.store.volumeRecord(harness.copyset, harness.volume))
+        #expect(last.admission(of: RequestTag(session: Epoch(3), sequence: 2)) == .repeated)
+        #expect(last.admission(of: RequestTag(session: Epoch(2), sequence: 2)) == .stale)
+    }
+
     @Test("a copyset comes back with its votes, members and uncommitted entries")
     func restart() throws {
         let harness = try StoreHarness()
