@@ -38,6 +38,30 @@ import Testing
         record.apply(VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 1 << 20), change: 1))
         #expect(record.fence.epoch == Epoch(4) && record.fence.size == fence.size)
     }
+    @Test("a group's attachments have a window each, which others' coming and going leaves alone")
+    func groups() {
+        var record = VolumeRecord(fence: fence)
+        record.apply(tag(1))
+        var shared = VolumeFence(epoch: Epoch(5), size: fence.size, change: 2, group: [Epoch(4), Epoch(5)])
+        record.apply(shared)
+        #expect(record.admission(of: tag(2)) == .stale)
+        record.apply(tag(1, epoch: 4))
+        record.apply(tag(9, epoch: 5))
+        #expect(record.admission(of: tag(1, epoch: 5)) == .fresh)
+        (shared.epoch, shared.group) = (Epoch(6), [Epoch(4), Epoch(6)])
+        record.apply(shared)
+        #expect(record.admission(of: tag(1, epoch: 4)) == .repeated)
+        #expect(record.admission(of: tag(10, epoch: 5)) == .stale)
+        #expect(record.admission(of: tag(1, epoch: 6)) == .fresh)
+        // A member that was removed by the one that stays.
+        (shared.epoch, shared.group) = (Epoch(7), [Epoch(4)])
+        record.apply(shared)
+        #expect(record.fence.accepts(Epoch(4)) && !record.fence.accepts(Epoch(7)))
+        #expect(record.admission(of: tag(1, epoch: 6)) == .stale)
+        record.apply(VolumeFence(epoch: Epoch(8), size: fence.size, change: 4))
+        #expect(record.admission(of: tag(2, epoch: 4)) == .stale)
+        #expect(record.admission(of: tag(1, epoch: 8)) == .fresh)
+    }
     @Test("a late copy of an older size under the same epoch changes nothing")
     func changes() {
         var record = VolumeRecord(fence: fence)

@@ -126,12 +126,22 @@ import Testing
         var fence = LogSlot(term: Term(3), kind: .fence)
         fence.extra = .fence(
             VolumeID(1), VolumeFence(epoch: Epoch(2), size: ByteCount(bytes: 3 << 20), change: 1))
+        var shared = fence
+        shared.extra = .fence(
+            VolumeID(1),
+            VolumeFence(
+                epoch: Epoch(9), size: ByteCount(bytes: 3 << 20), change: 2,
+                group: [Epoch(2), Epoch(8), Epoch(9)]))
+        var void = trim
+        (void.kind, void.blockCount, void.sn) = (.void, 2, SnapshotNumber(0))
+        void.tag = RequestTag(session: Epoch(7), sequence: 9)
         var delete = LogSlot(term: Term(3), kind: .deleteVolume)
         delete.extra = .deleteVolume(VolumeID(9))
         var members = LogSlot(term: Term(3), kind: .configuration)
         members.extra = .configuration([ServerID(1), ServerID(2)])
         return [
             .entry(write, LogIndex(50)), .entry(trim, LogIndex(51)), .entry(fence, LogIndex(52)),
+            .entry(shared, LogIndex(52)), .entry(void, LogIndex(52)),
             .entry(delete, LogIndex(53)), .entry(members, LogIndex(54)),
             .entry(LogSlot(term: Term(3), kind: .noop), LogIndex(55)), .truncate(from: LogIndex(56)),
             .vote(Term(4), votedFor: nil), .vote(Term(4), votedFor: ServerID(2)),

@@ -28,6 +28,9 @@ final class FakeCell {
     var stripeUnit: UInt32 = 65536, stripeCount: UInt32 = 4
     var epoch: UInt32 = 0
     var holderKey = ""
+    /// Those who hold the volume together.
+    var members: [(epoch: UInt32, holder: String)] = []
+    var values: [String: ControlValueResponse] = [:]
     var bookVersion: UInt64 = 1
     var renewals = 0, detachments = 0
     var refusesEverything = false
@@ -72,14 +75,15 @@ final class FakeCell {
 
     func attach(
         policy: UnavailablePolicy = .queue, readOnly: Bool = false, key: String = "test",
-        takeOver: Bool = false,
+        takeOver: Bool = false, group: String = "",
         in environment: MemoryEnvironment? = nil
     ) -> Result<RemoteVolume, AttachError>? {
         var outcome: Result<RemoteVolume, AttachError>?
-        let options = AttachOptions(
+        var options = AttachOptions(
             path: "/demo", metadataServers: [Self.mdsAddress], holder: "a test", holderKey: key,
             takeOver: takeOver,
             isReadOnly: readOnly, policy: policy)
+        options.group = group
         RemoteVolume.attach(environment: environment ?? world.environment("client"), options: options) {
             outcome = $0
         }
@@ -99,20 +103,40 @@ final class FakeCell {
             }
             var answer = ControlVolumeResponse()
             answer.volume.epoch = epoch
+            answer.volume.members = members.map {
+                var member = ControlGroupMember()
+                (member.epoch, member.holder) = ($0.epoch, $0.holder)
+                return member
+            }
             return ControlResponse(.volume(answer))
+        case .removeMember(let request):
+            epoch += 1
+            members.removeAll { $0.epoch == request.member }
+            var answer = ControlRemoveMemberResponse()
+            (answer.epoch, answer.change, answer.group) = (epoch, change + 1, members.map(\.epoch))
+            return ControlResponse(.removeMember(answer))
+        case .getValue(let request):
+            return ControlResponse(.value(values[request.name] ?? ControlValueResponse()))
+        case .swapValue(let request):
+            var answer = values[request.name] ?? ControlValueResponse()
+            answer.swapped = answer.version == request.expectedVersion
+            if answer.swapped { (answer.version, answer.value) = (answer.version + 1, request.value) }
+            values[request.name] = answer
+            return ControlResponse(.value(answer))
         case .attachVolume(let request): return attach(request)
         case .renewLease(let request):
             renewals += 1
             if hasOldDatabase { return ControlResponse(refusing: ControlFailure(.databaseWentBack, "old")) }
-            guard request.epoch == epoch else {
+            guard request.epoch == epoch || members.contains(where: { $0.epoch == request.epoch }) else {
                 return ControlResponse(refusing: ControlFailure(.fenced, "over"))
             }
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (size, change)
             if request.addressBookVersion != bookVersion { answer.addressBook = book() }
             return ControlResponse(.renewLease(answer))
-        case .detachVolume:
+        case .detachVolume(let request):
             detachments += 1
+            members.removeAll { $0.epoch == request.epoch }
             holderKey = ""
             return ControlResponse(.empty(ControlEmptyResponse()))
         case .resizeVolume(let request):
@@ -142,7 +166,8 @@ final class FakeCell {
         guard request.path == "/demo" else {
             return ControlResponse(refusing: ControlFailure(.notFound, "there is no \(request.path)"))
         }
-        guard holderKey.isEmpty || holderKey == request.holderKey || request.takeOver else {
+        let isFree = holderKey.isEmpty || holderKey == request.holderKey || !request.group.isEmpty
+        guard isFree || request.takeOver else {
             return ControlResponse(refusing: ControlFailure(.held, "held by \(holderKey)", holder: holderKey))
         }
         (holderKey, epoch, change) = (request.holderKey, epoch + 1, change + 1)
@@ -151,6 +176,8 @@ final class FakeCell {
         answer.volume.change = change
         (answer.volume.stripeUnitBytes, answer.volume.stripeCount) = (stripeUnit, stripeCount)
         (answer.epoch, answer.leaseMilliseconds) = (epoch, 9000)
+        if !request.group.isEmpty { members.append((epoch, request.holder)) }
+        answer.group = request.group.isEmpty ? [] : members.map(\.epoch)
         for number in 0..<copysetCount {
             var copyset = ControlCopyset()
             copyset.id = 100 + number
@@ -192,7 +219,7 @@ final class FakeStore {
         guard leader == server else { return BlockReply(status: .notLeader, leader: leader) }
         if case .fence(_, let fence) = request.kind {
             var record = records[request.copyset] ?? VolumeRecord(fence: fence)
-            guard fence.epoch >= record.fence.epoch else {
+            guard record.fence.accepts(request.epoch) || fence.isNewer(than: record.fence) else {
                 return BlockReply(status: .staleEpoch, fence: record.fence)
             }
             record.apply(fence)
@@ -202,7 +229,7 @@ final class FakeStore {
         guard var record = records[request.copyset], request.epoch <= record.fence.epoch else {
             return BlockReply(status: .needsFence)
         }
-        guard request.epoch == record.fence.epoch else {
+        guard record.fence.accepts(request.epoch) else {
             return BlockReply(status: .staleEpoch, fence: record.fence)
         }
         switch request.kind {
@@ -226,12 +253,38 @@ final class FakeStore {
             for (index, block) in run.blocks.enumerated() {
                 blocks[Self.key(run, block)] = (payload[0].slice(index * 4096, 4096), checksums[index])
             }
+        case .amend(let amendment): return amend(amendment, &record, of: request.copyset)
         case .trim(let run, _, let tag), .zero(let run, _, let tag):
             guard record.admission(of: tag) == .fresh else { return BlockReply(status: .ok) }
             record.apply(tag)
             for block in run.blocks { blocks[Self.key(run, block)] = nil }
         }
         records[request.copyset] = record
+        return BlockReply(status: .ok)
+    }
+    private func amend(
+        _ amendment: Amendment, _ record: inout VolumeRecord, of copyset: CopysetID
+    ) -> BlockReply {
+        guard record.admission(of: amendment.tag) == .fresh else { return BlockReply(status: .ok) }
+        let run = amendment.run
+        var whole = run.blocks.flatMap {
+            blocks[Self.key(run, $0)]?.0.array ?? [UInt8](repeating: 0, count: 4096)
+        }
+        let payload = amendment.payload[0].array
+        if amendment.compares,
+            let byte = amendment.bytes.first(where: { whole[$0] != payload[run.byteCount + $0] })
+        {
+            var reply = BlockReply(status: .miscompare)
+            reply.differsAtByte = byte
+            return reply
+        }
+        record.apply(amendment.tag)
+        records[copyset] = record
+        whole.replaceSubrange(amendment.bytes, with: payload[amendment.bytes])
+        for (index, block) in run.blocks.enumerated() {
+            let bytes = Payload(copying: Array(whole[(index * 4096)..<(index * 4096 + 4096)]))
+            blocks[Self.key(run, block)] = (bytes, CRC32C(of: bytes))
+        }
         return BlockReply(status: .ok)
     }
     private func read(_ run: BlockRun) -> BlockReply {

@@ -167,10 +167,11 @@ import Testing
     @Test("an offer holds many busy volumes and very many deleted ones, and says when it is too long")
     func offers() throws {
         let fence = VolumeFence(epoch: Epoch(1), size: ByteCount(bytes: 1 << 30), change: 1)
-        let busy = try #require(
-            VolumeRecord(
-                fence: fence, isDeleted: false, highestSequence: 1 << 20,
-                window: Array(repeating: .max, count: VolumeRecord.windowWords)))
+        let window = try #require(
+            RequestWindow(
+                session: Epoch(1), highestSequence: 1 << 20,
+                words: Array(repeating: .max, count: RequestWindow.wordCount)))
+        let busy = try #require(VolumeRecord(fence: fence, isDeleted: false, windows: [window]))
         var gone = busy
         gone.delete()
         func bytes(_ volumes: [(VolumeID, VolumeRecord)]) -> Int {

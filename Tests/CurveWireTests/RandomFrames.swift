@@ -7,7 +7,7 @@ struct RandomFrames {
     var random: SeededRandom
     init(seed: UInt64) { random = SeededRandom(seed: seed) }
 
-    static let caseCount = 24
+    static let caseCount = 25
 
     /// A frame of case `number`, 0..<``caseCount``.
     mutating func frame(_ number: Int) -> Frame {
@@ -26,8 +26,11 @@ struct RandomFrames {
                 id: any(), request(.write(run(blocks), sn(), tag(), checksums: sums, payload: parts)))
         case 4: return .request(id: any(), request(.trim(run(), sn(), tag())))
         case 5: return .request(id: any(), request(.zero(run(), sn(), tag())))
-        case 6: return .request(id: any(), request(.fence(volume(), fence())))
-        case 7: return .reply(id: any(), reply(withStored: flip()))
+        case 6: return .request(id: any(), request(.fence(volume(), fence(shared: flip()))))
+        case 7:
+            var reply = reply(withStored: flip())
+            if reply.status == .miscompare, reply.fence == nil, flip() { reply.differsAtByte = below(9000) }
+            return .reply(id: any(), reply)
         case 8: return .replica(copyset(), .append(append()))
         case 9:
             return .replica(
@@ -57,6 +60,7 @@ struct RandomFrames {
         case 21: return .fetch(id: any(), copyset(), run(below(512) + 1))
         case 22: return .fetched(id: any(), copyset(), reply())
         case 23: return .request(id: any(), request(.blockStatus(run())))
+        case 24: return .request(id: any(), request(.amend(amendment())))
         default: return flip() ? .control(id: any(), body: bytes()) : .controlReply(id: any(), body: bytes())
         }
     }
@@ -79,10 +83,25 @@ struct RandomFrames {
     mutating func epoch() -> Epoch { Epoch(UInt32(truncatingIfNeeded: any())) }
     mutating func tag() -> RequestTag { RequestTag(session: epoch(), sequence: small() + 1) }
     mutating func bytes() -> [UInt8] { (0..<below(200)).map { _ in UInt8(truncatingIfNeeded: any()) } }
-    mutating func fence() -> VolumeFence {
-        VolumeFence(
+    mutating func fence(shared: Bool = false) -> VolumeFence {
+        var fence = VolumeFence(
             epoch: epoch(), size: ByteCount(bytes: any() % WireLimits.fenceBytesMax), change: epoch().rawValue
         )
+        guard shared else { return fence }
+        let sessions = Set(
+            (0...below(16)).map { _ in UInt32.random(in: 0...fence.epoch.rawValue, using: &random) })
+        fence.group = sessions.sorted().map { Epoch($0) }
+        return fence
+    }
+    mutating func amendment() -> Amendment {
+        let blocks = pick([1, 1, 2, WireLimits.amendBlocksMax])
+        let compares = flip()
+        let (sums, payload) = data(compares ? 2 * blocks : blocks)
+        let first = below(4096)
+        let end = (blocks - 1) * 4096 + 1 + below(4096)
+        return Amendment(
+            run: run(blocks), bytes: min(first, end - 1)..<end, snapshot: sn(),
+            tag: RequestTag(session: epoch(), sequence: small() + 2), checksums: sums, payload: [payload])
     }
     mutating func run(_ blocks: Int? = nil) -> BlockRun {
         let count = blocks ?? pick([1, below(4096) + 1, 4096])
@@ -139,7 +158,7 @@ struct RandomFrames {
             entries: entries)
     }
     mutating func operation() -> Operation {
-        switch below(7) {
+        switch below(8) {
         case 0: return .noop
         case 1:
             let blocks = below(3) + 1
@@ -147,7 +166,8 @@ struct RandomFrames {
             return .write(run(blocks), sn(), tag(), checksums: sums, payload: payload)
         case 2: return .trim(run(), sn(), tag())
         case 3: return .zero(run(), sn(), tag())
-        case 4: return .fence(volume(), fence())
+        case 4: return .fence(volume(), fence(shared: flip()))
+        case 6: return .void(run(), tag())
         case 5: return .deleteVolume(volume())
         default: return .configuration((0..<below(8)).map { _ in ServerID(any()) })
         }
@@ -159,11 +179,14 @@ struct RandomFrames {
         .init(term: term(), syncing: flip(), durable: index(), echo: clock())
     }
     mutating func record() -> VolumeRecord {
-        let window = (0..<VolumeRecord.windowWords).map { _ in pick([0, 0, 1, any()]) }
-        guard
-            let record = VolumeRecord(
-                fence: fence(), isDeleted: flip(), highestSequence: small(), window: window)
-        else { preconditionFailure("a window of \(window.count) words") }
+        let fence = fence(shared: flip())
+        let windows = fence.sessions.compactMap { session in
+            let words = (0..<RequestWindow.wordCount).map { _ in pick([0, 0, 1, any()]) }
+            return RequestWindow(session: session, highestSequence: small(), words: words)
+        }
+        guard let record = VolumeRecord(fence: fence, isDeleted: flip(), windows: windows) else {
+            preconditionFailure("\(windows.count) windows")
+        }
         return record
     }
     mutating func cursor() -> SyncCursorWire {

@@ -7,7 +7,7 @@ import Testing
 final class Bench {
     enum Slot: Hashable {
         case cluster, server(ServerID), pool(PoolID), copyset(CopysetID), directory(DirectoryID)
-        case volume(VolumeID), task(TaskID)
+        case volume(VolumeID), task(TaskID), value(UInt64)
     }
     var core: MetadataCore
     var rows: [Slot: Record] = [:]
@@ -43,6 +43,7 @@ final class Bench {
             case .delete(.directory(let id)): rows[.directory(id)] = nil
             case .delete(.volume(let id)): rows[.volume(id)] = nil
             case .delete(.task(let id)): rows[.task(id)] = nil
+            case .delete(.value(let id, let slot)): rows[.value(id.rawValue << 8 | UInt64(slot))] = nil
             }
         }
     }
@@ -55,6 +56,7 @@ final class Bench {
         case .directory(let row): .directory(row.id)
         case .volume(let row): .volume(row.id)
         case .task(let row): .task(row.id)
+        case .value(let row): .value(row.number)
         }
     }
 

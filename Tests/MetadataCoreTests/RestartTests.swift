@@ -52,7 +52,10 @@ import Testing
         let volume = volumes.randomElement(using: &random) ?? VolumeID(1)
         let size = UInt64.random(in: 1...64, using: &random) << 24
         let server = UInt64.random(in: 1...4, using: &random)
-        switch Int.random(in: 0..<18, using: &random) {
+        let row = bench.core.state.volumes[volume]
+        let members = row?.group?.members.map(\.epoch) ?? []
+        let epoch = members.randomElement(using: &random) ?? row?.epoch ?? Epoch(1)
+        switch Int.random(in: 0..<21, using: &random) {
         case 0: return .allocateServer(device: Bench.device(server), host: "h\(server)")
         case 1, 2:
             let device = bench.core.state.servers[ServerID(server)]?.device ?? Bench.device(server)
@@ -70,14 +73,23 @@ import Testing
         case 10: return .deleteVolume(path: path(), purgeNow: random.oneIn(2))
         case 11: return .restore(.volume(volume), to: random.oneIn(2) ? "" : path())
         case 12: return .purge(random.oneIn(2) ? .volume(volume) : .path(path()))
-        case 13: return .detach(volume: volume, epoch: bench.core.state.volumes[volume]?.epoch ?? Epoch(1))
-        case 14:
-            return .renewLease(
-                volume: volume, epoch: bench.core.state.volumes[volume]?.epoch ?? Epoch(1),
-                addressBookVersion: 0)
+        case 13: return .detach(volume: volume, epoch: epoch)
+        case 14: return .renewLease(volume: volume, epoch: epoch, addressBookVersion: 0)
+        case 15:
+            let member = members.randomElement(using: &random) ?? Epoch(1)
+            return .removeMember(volume: volume, epoch: epoch, member: member, force: random.oneIn(2))
+        case 16, 17:
+            let value = name()
+            let version = bench.core.state.value(volume, value)?.version ?? 0
+            return .swapValue(
+                ValueSwap(
+                    volume: volume, epoch: epoch, name: value,
+                    expectedVersion: random.oneIn(4) ? 1 : version, bytes: [UInt8(size >> 24)]))
         default:
             return .attach(
-                AttachRequest(path: path(), holder: "h", holderKey: name(), takeOver: random.oneIn(3)))
+                AttachRequest(
+                    path: path(), holder: "h", holderKey: name(), takeOver: random.oneIn(3),
+                    group: random.oneIn(2) ? "" : "g"))
         }
     }
 

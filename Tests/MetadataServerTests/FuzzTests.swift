@@ -1,5 +1,6 @@
 import BlockTypes
 import ControlMessages
+import Foundation
 import Testing
 
 @testable import MetadataCore
@@ -49,11 +50,20 @@ import Testing
         (renew.volume, renew.epoch) = (1, 1)
         var detach = ControlDetachVolumeRequest()
         (detach.volume, detach.epoch) = (1, 1)
+        var join = attach
+        (join.holderKey, join.group) = ("m", "g")
+        var expel = ControlRemoveMemberRequest()
+        (expel.volume, expel.epoch, expel.member, expel.force) = (1, 2, 1, true)
+        var swap = ControlSwapValueRequest()
+        (swap.volume, swap.epoch, swap.name, swap.value) = (1, 1, "pr", Data([1, 2]))
+        var watch = ControlGetValueRequest()
+        (watch.volume, watch.name, watch.waitMilliseconds) = (1, "pr", 0)
         return [
             .allocateServer(allocate), .registerServer(register), .serverHeartbeat(beat), .createPool(pool),
             .createVolume(create), .getVolume(get), .listDirectory(list), .resizeVolume(resize),
             .rename(rename), .deleteVolume(delete), .restoreVolume(restore), .purgeVolume(purge),
             .createDirectory(make), .deleteDirectory(remove), .attachVolume(attach), .renewLease(renew),
+            .swapValue(swap), .getValue(watch), .attachVolume(join), .removeMember(expel),
             .detachVolume(detach), .getStatus(ControlGetStatusRequest()),
             .getCluster(ControlGetClusterRequest()),
             .listRecycled(ControlListRecycledRequest()), .getAddressBook(ControlGetAddressBookRequest()),

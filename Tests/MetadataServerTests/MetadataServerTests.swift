@@ -2,12 +2,49 @@ import BlockTypes
 import ControlMessages
 import CurveWire
 import Environment
+import Foundation
 import MemoryEnvironment
 import MetadataCore
 import MetadataServer
 import Testing
 
 @Suite struct MetadataServerTests {
+    @Test("a group holds a volume and agrees on a value, over the wire and over a restart")
+    func groups() throws {
+        let bench = try ServerBench()
+        try bench.makePool()
+        _ = try bench.create("/v")
+        func join(_ key: String) throws -> ControlAttachVolumeResponse {
+            var request = bench.attach("/v", key: key)
+            request.group = "g"
+            return try bench.ask(.attachVolume(request), from: key).attachVolume
+        }
+        #expect(try join("a").group == [1])
+        #expect(try join("b").group == [1, 2])
+        let volume = try bench.volume("/v")
+        #expect(volume.group == "g" && volume.members.map(\.epoch) == [1, 2])
+        #expect(volume.members.map(\.holder) == ["holder a", "holder b"])
+        var swap = ControlSwapValueRequest()
+        (swap.volume, swap.epoch, swap.name, swap.value) = (1, 2, "pr", Data([0, 255, 16]))
+        let swapped = try bench.ask(.swapValue(swap), from: "b").value
+        #expect(swapped.swapped && swapped.version == 1)
+        try bench.restart()
+        for server in UInt64(1)...3 {
+            _ = try bench.ask(.registerServer(bench.registration(server)), from: "cs\(server)")
+        }
+        var question = ControlGetValueRequest()
+        (question.volume, question.name) = (1, "pr")
+        #expect(try bench.ask(.getValue(question)).value.value == Data([0, 255, 16]))
+        var removal = ControlRemoveMemberRequest()
+        (removal.volume, removal.epoch, removal.member) = (1, 1, 2)
+        #expect(bench.failure(.removeMember(removal), from: "a")?.code == .held)
+        removal.force = true
+        let removed = try bench.ask(.removeMember(removal), from: "a").removeMember
+        #expect(removed.group == [1] && removed.epoch == 3)
+        swap.expectedVersion = 1
+        #expect(bench.failure(.swapValue(swap), from: "b")?.code == .fenced)
+    }
+
     @Test("a volume's whole life over the wire")
     func volumeLife() throws {
         let bench = try ServerBench()

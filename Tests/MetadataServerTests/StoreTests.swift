@@ -47,7 +47,20 @@ final class TemporaryFolder {
                 id: TaskID(1), copyset: CopysetID(1), volume: VolumeID(2),
                 fence: TaskRow.Fence(epoch: Epoch(2), sizeBytes: 4096, change: 7))),
         .task(TaskRow(id: TaskID(2), copyset: CopysetID(1), volume: VolumeID(2), fence: nil)),
+        .value(
+            ValueRow(
+                volume: VolumeID(2), slot: 3, name: "reservations", version: 4, hex: "00ff7f", attempt: 9)),
+        .volume(shared),
     ]
+    private static let shared: VolumeRow = {
+        let holder = HolderRow(name: "n", key: "k", since: 8, readOnly: false)
+        var row = VolumeRow(
+            id: VolumeID(4), place: .named(parent: .root, name: "s"), sizeBytes: 1 << 20,
+            stripeUnitBytes: 1 << 24, stripeCount: 1, pool: PoolID(1), generation: 1, epoch: Epoch(3),
+            createdAt: 9, holder: holder)
+        row.group = GroupRow(name: "g", members: [MemberRow(epoch: Epoch(2), holder: holder)])
+        return row
+    }()
 
     @Test("every kind of row is read as it was written")
     func roundTrip() throws {
@@ -60,7 +73,7 @@ final class TemporaryFolder {
         let keys: [String] = rows.map { $0.key.description }
         let wanted: [String] = [
             "cluster 0", "server 3", "pool 1", "copyset 1", "directory 7", "volume 274877906943", "volume 2",
-            "task 1", "task 2",
+            "task 1", "task 2", "value 515", "volume 4",
         ]
         #expect(keys == wanted)
         let server = """
@@ -81,6 +94,18 @@ final class TemporaryFolder {
             "stripeCount":4,"stripeUnitBytes":65536},"version":1}
             """
         #expect(rows[5].value == volume)
+        let value = """
+            {"row":{"attempt":9,"hex":"00ff7f","name":"reservations","slot":3,"version":4,"volume":2},"version":1}
+            """
+        #expect(rows[9].value == value)
+        let holder = #"{"key":"k","name":"n","readOnly":false,"since":8}"#
+        let shared = """
+            {"row":{"createdAt":9,"epoch":3,"generation":1,\
+            "group":{"members":[{"epoch":2,"holder":\(holder)}],"name":"g"},"holder":\(holder),"id":4,\
+            "place":{"named":{"name":"s","parent":0}},"pool":1,"sizeBytes":1048576,"stripeCount":1,\
+            "stripeUnitBytes":16777216},"version":1}
+            """
+        #expect(rows[10].value == shared)
     }
 
     @Test(

@@ -18,7 +18,7 @@ import Testing
             switch submitted.request {
             case .write(let start, let payloads): "write \(start) \(payloads.map { CRC32C(of: $0) })"
             case .read(let start, let count): "read \(start) \(count)"
-            case .trim, .writeZeroes, .blockStatus: "other"
+            case .compareAndWrite, .trim, .writeZeroes, .blockStatus: "other"
             case .flush: "flush"
             }
         } + Heard.replies(harness.sent).map { "reply \($0.cookie) \($0.errno)" }

@@ -43,6 +43,18 @@ final class ModelVolume {
             requests.append("flush")
             if let failure { return .failure(failure) }
             return .success([])
+        case .compareAndWrite(let start, let expected, let new):
+            let (wanted, data) = (expected.flatMap(\.array), new.flatMap(\.array))
+            requests.append("compare and write \(start.bytes)+\(data.count)")
+            if let failure { return .failure(failure) }
+            let run = Int(start.bytes)..<(Int(start.bytes) + data.count)
+            guard run.upperBound <= bytes.count else { return .failure(.outOfRange) }
+            if let byte = zip(bytes[run], wanted).enumerated().first(where: { $1.0 != $1.1 })?.offset {
+                return .failure(.miscompare(atByte: byte))
+            }
+            bytes.replaceSubrange(run, with: data)
+            for block in blocks(Int(start.bytes), data.count) { stored[block] = true }
+            return .success([])
         case .blockStatus(let start, let length):
             return .success(status(Int(start.bytes), Int(length.bytes)))
         }

@@ -183,6 +183,37 @@ import Testing
         #expect(bench.run(Make.sixteen(0x88, 0, count)).data == b)
         #expect(bench.run(Make.compare(bench.blocks, count), out: b + a).code == Self.outOfRange)
     }
+    @Test(
+        "where the volume compares, COMPARE AND WRITE is one request, inside one of its units",
+        arguments: [512, 4096])
+    func compareInVolume(blockBytes: Int) {
+        let bench = Bench {
+            $0.compareUnitBytes = 65536
+            $0.blockBytes = blockBytes
+        }
+        let inUnit = 65536 / blockBytes
+        func pattern(_ byte: UInt8, blocks: Int = 2) -> [UInt8] {
+            [UInt8](repeating: byte, count: blocks * blockBytes)
+        }
+        bench.volume.requests = []
+        #expect(bench.run(Make.compare(inUnit, 2), out: pattern(0) + pattern(7)).status == 0)
+        #expect(bench.volume.requests == ["compare and write 65536+\(2 * blockBytes)"])
+        var expected = pattern(7)
+        expected[blockBytes + 3] = 0
+        let reply = bench.run(Make.compare(inUnit, 2), out: expected + pattern(8))
+        #expect(reply.code == Self.miscompare && reply.information == blockBytes + 3)
+        #expect(bench.run(Make.sixteen(0x88, inUnit, 2)).data == pattern(7))
+        // FUA: durable before the answer.
+        bench.volume.requests = []
+        #expect(bench.run(Make.compare(inUnit, 2, flags: 8), out: pattern(7) + pattern(9)).status == 0)
+        #expect(bench.volume.requests.count <= 2 && bench.volume.requests.first?.hasPrefix("compare") == true)
+        #expect(
+            bench.run(Make.compare(inUnit - 1, 2), out: pattern(0) + pattern(1)).code == Self.invalidField)
+        let most = min(255, VolumeRequest.compareBytesMax / blockBytes, inUnit)
+        #expect(bench.run(Make.inquiry(page: 0xb0)).data[5] == UInt8(most))
+        let long = pattern(0, blocks: 2 * (most + 1))
+        if most < 255 { #expect(bench.run(Make.compare(0, most + 1), out: long).code == Self.invalidField) }
+    }
     @Test("COMPARE AND WRITE wants exactly twice its blocks, and no more blocks than VPD B0h says")
     func compareBounds() {
         var limits = SCSILimits()

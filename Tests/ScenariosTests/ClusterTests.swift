@@ -27,6 +27,21 @@ import Testing
     }
 }
 
+@Suite("a volume that a group of clients holds together, in a seeded world") struct SharedVolumeTests {
+    @Test("members agree on every sector and every counter, and a removed one is gone", arguments: 0..<8)
+    func clean(seed: UInt64) {
+        let outcome = SharedScenario(SharedPlan(seed: seed)).run()
+        #expect(outcome.cause == nil, "tools/sim --scenario shared --replay \(seed) --trace")
+        #expect(outcome.answered > 0)
+    }
+    @Test("the same seed gives the same run", arguments: [1, 5])
+    func sameSeed(seed: UInt64) {
+        let first = SharedScenario(SharedPlan(seed: seed)).run()
+        let second = SharedScenario(SharedPlan(seed: seed)).run()
+        #expect(first.traceHash == second.traceHash && first.steps == second.steps)
+    }
+}
+
 @Suite("shrinking a failure") struct ShrinkTests {
     @Test("of a failing run only what it needs to fail is left")
     func canary() throws {

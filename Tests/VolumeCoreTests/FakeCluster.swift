@@ -54,11 +54,14 @@ struct FakeCluster {
     /// Servers that answer nothing, for tests that want a dead majority.
     var silent: Set<ServerID> = []
     var epochAccepted: Epoch?
+    /// The attachment whose requests these are.
+    let session: Epoch
     var commands = 0
     /// So many requests for the map are answered with bytes.
     var sendsBytesForMaps = 0
 
-    init(table: [CopysetMembers], seed: UInt64) {
+    init(table: [CopysetMembers], session: Epoch, seed: UInt64) {
+        self.session = session
         random = SeededRandom(seed: seed)
         for copyset in table { copysets[copyset.id] = Copyset(members: copyset.members) }
     }
@@ -106,7 +109,7 @@ struct FakeCluster {
             push(.linkLost(server), after: delay())
         }
         switch command {
-        case .write, .trim, .zero:
+        case .write, .trim, .zero, .amend:
             if chance(faults.lateCopy) {
                 let late = Duration.milliseconds(Int.random(in: 1..<6000, using: &random))
                 push(.arrives(id, server, copyset, command, link: -1), after: late)
@@ -165,18 +168,19 @@ struct FakeCluster {
             let bytes = Payload(BlockBuffer(byteCount: run.byteCount), byteCount: run.byteCount)
             return .done([.data(bytes)])
         }
-        return copyset.perform(command, damaged: chance(faults.damages))
+        return copyset.perform(command, of: session, damaged: chance(faults.damages))
     }
 }
 
 extension FakeCluster.Copyset {
-    mutating func perform(_ command: BlockCommand, damaged: Bool) -> BlockAnswer {
+    /// - Parameter session: of the attachment that asks.
+    mutating func perform(_ command: BlockCommand, of session: Epoch, damaged: Bool) -> BlockAnswer {
         if case .fence(_, let fence) = command {
             guard var record else {
                 self.record = VolumeRecord(fence: fence)
                 return .done([])
             }
-            if fence.epoch < record.fence.epoch { return .staleEpoch }
+            if !record.fence.accepts(session), !fence.isNewer(than: record.fence) { return .staleEpoch }
             if fence.isNewer(than: record.fence), fence.size < record.fence.size {
                 for key in blocks.keys where Self.end(of: key) > fence.size.bytes { blocks[key] = nil }
             }
@@ -195,6 +199,9 @@ extension FakeCluster.Copyset {
         case .write(let run, _, let tag, let checksums, let payload):
             if damaged { return .damaged }
             return change(run, tag) { $0.store(run, checksums, payload) }
+        case .amend(let run, let bytes, _, let tag, let checksums, let payload):
+            if damaged { return .damaged }
+            return amend(run, bytes, tag, checksums, payload)
         case .trim(let run, _, let tag), .zero(let run, _, let tag):
             return change(run, tag) { copyset in
                 for block in run.blocks { copyset.blocks[Self.key(run, block)] = nil }
@@ -212,9 +219,11 @@ extension FakeCluster.Copyset {
         -> BlockAnswer
     {
         guard var record else { return .needsFence }
-        if tag.session > record.fence.epoch { return .needsFence }
+        guard record.fence.accepts(tag.session) else {
+            return tag.session > record.fence.epoch ? .needsFence : .staleEpoch
+        }
         switch record.admission(of: tag) {
-        case .stale: return tag.session < record.fence.epoch ? .staleEpoch : .forgotten
+        case .stale: return .forgotten
         case .repeated: return .done([])
         case .fresh: break
         }
@@ -225,6 +234,34 @@ extension FakeCluster.Copyset {
         self.record = record
         body(&self)
         return .done([])
+    }
+    /// What a leader does in one step; where a difference was is forgotten at once.
+    private mutating func amend(
+        _ run: BlockRun, _ bytes: Range<Int>, _ tag: RequestTag, _ checksums: [CRC32C], _ payload: Payload
+    ) -> BlockAnswer {
+        precondition(CRC32C.perBlock(of: payload) == checksums, "a torn amendment")
+        let expected = payload.byteCount == run.byteCount ? nil : payload.slice(run.byteCount, run.byteCount)
+        let missTag = RequestTag(session: tag.session, sequence: tag.sequence - 1)
+        if let record, expected != nil, record.fence.accepts(tag.session),
+            record.admission(of: missTag) == .repeated
+        {
+            return .miscompare(atByte: nil)
+        }
+        var whole: [UInt8] = []
+        for block in run.blocks {
+            whole += blocks[Self.key(run, block)]?.array ?? [UInt8](repeating: 0, count: 4096)
+        }
+        let isDone = record?.admission(of: tag) == .repeated
+        if let wanted = expected?.array, !isDone,
+            let byte = bytes.first(where: { whole[$0] != wanted[$0] })
+        {
+            let answer = change(run, missTag) { _ in }
+            if case .done = answer { return .miscompare(atByte: byte) }
+            return answer
+        }
+        whole.replaceSubrange(bytes, with: payload.slice(0, run.byteCount).array[bytes])
+        let block = Payload(copying: whole)
+        return change(run, tag) { $0.store(run, CRC32C.perBlock(of: block), [block]) }
     }
     private mutating func store(_ run: BlockRun, _ checksums: [CRC32C], _ pieces: [Payload]) {
         let whole = BlockBuffer(byteCount: run.byteCount)

@@ -6,14 +6,16 @@ import Testing
 /// Random load over faulty links, by seed; `VolumeModel` says what is right.
 @Suite struct VolumeCoreModelTests {
     private static func model(
-        _ seed: UInt64, policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits()
+        _ seed: UInt64, policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits(),
+        group: [Epoch] = []
     ) throws -> VolumeModel {
         var random = SeededRandom(seed: seed)
         let shapes: [(Int, Int)] = [(0, 1), (4096, 3), (65536, 4), (1 << 20, 2), (16384, 7)]
         let (unit, count) = shapes[Int(seed % UInt64(shapes.count))]
         let size = UInt64.random(in: 256..<12_000, using: &random) * 4096
         let stripes = try #require(StripeMap(stripeUnitBytes: unit, stripeCount: count))
-        return try VolumeModel(seed: seed, size: size, stripes: stripes, policy: policy, limits: limits)
+        return try VolumeModel(
+            seed: seed, size: size, stripes: stripes, policy: policy, limits: limits, group: group)
     }
 
     /// A run near one of a few places, so that requests meet; lengths small, sometimes large.
@@ -55,6 +57,31 @@ import Testing
         #expect(model.hasAttached)
         let errors = model.outcomes.filter { $0.key != .checksumMismatch }
         #expect(errors.isEmpty, "seed \(seed): \(errors)")
+    }
+
+    @Test(
+        "a group's member compares and patches exactly, whatever is lost, late or repeated",
+        arguments: 101...124)
+    func comparisons(_ number: Int) throws {
+        let seed = UInt64(number)
+        // Alone a volume has its edges patched at the client, comparisons come in between all the same.
+        var model = try Self.model(seed, group: seed % 3 == 0 ? [] : [Epoch(2), Epoch(4)])
+        var faults = SeededRandom(seed: seed &* 77)
+        model.cluster.faults = Faults.random(&faults)
+        model.cluster.faults.damages = 0
+        model.feed(.start)
+        let depth = Int.random(in: 1...40, using: &model.random)
+        for _ in 0..<400 {
+            if model.random.oneIn(3) {
+                let isRight = !model.random.oneIn(3)
+                model.compare(Self.run(in: &model), isRight: isRight)
+            } else {
+                Self.submitOne(to: &model)
+            }
+            while model.pending.count >= depth, model.turn() {}
+        }
+        model.expectNewestEverywhere()
+        #expect(model.hasAttached && model.outcomes.isEmpty, "seed \(seed): \(model.outcomes)")
     }
 
     @Test(arguments: 41...52)

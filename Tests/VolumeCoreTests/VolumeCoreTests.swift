@@ -13,14 +13,16 @@ private struct Bench {
         var run: BlockRun? {
             switch command {
             case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _),
-                .blockStatus(let run):
+                .blockStatus(let run), .amend(let run, _, _, _, _, _):
                 run
             case .fence: nil
             }
         }
         var tag: RequestTag? {
             switch command {
-            case .write(_, _, let tag, _, _), .trim(_, _, let tag), .zero(_, _, let tag): tag
+            case .write(_, _, let tag, _, _), .trim(_, _, let tag), .zero(_, _, let tag),
+                .amend(_, _, _, let tag, _, _):
+                tag
             case .read, .fence, .blockStatus: nil
             }
         }
@@ -70,6 +72,7 @@ private struct Bench {
             case .wakeAfter(let delay): wakes.append(now + delay)
             case .attached: news.append("attached")
             case .resized(let size): news.append("resized \(size)")
+            case .regrouped(let epoch): news.append("regrouped \(epoch)")
             case .lost(let error): news.append("lost \(error)")
             case .closed: news.append("closed")
             }

@@ -22,6 +22,8 @@ struct VolumeModel {
         var isZeroing: Bool
         /// For reads: by sector, the newest change answered when the read began.
         var floor: [UInt64]
+        /// For comparisons that must find a difference: which.
+        var difference: VolumeError?
     }
     var pending: [Int: Pending] = [:]
     var nextToken = 0
@@ -43,7 +45,7 @@ struct VolumeModel {
     init(
         seed: UInt64, size: UInt64, stripes: StripeMap, copysetCount: Int = 5,
         policy: UnavailablePolicy = .queue,
-        limits: VolumeLimits = VolumeLimits(), isReadOnly: Bool = false
+        limits: VolumeLimits = VolumeLimits(), isReadOnly: Bool = false, group: [Epoch] = []
     ) throws {
         self.seed = seed
         random = SeededRandom(seed: seed)
@@ -53,10 +55,10 @@ struct VolumeModel {
             }
             table.append(CopysetMembers(id: CopysetID(UInt32(number + 10)), members: members))
         }
-        cluster = FakeCluster(table: table, seed: seed ^ 0xFEED)
+        cluster = FakeCluster(table: table, session: Epoch(4), seed: seed ^ 0xFEED)
         let configuration = VolumeCore.Configuration(
             volume: VolumeID(77), size: ByteCount(bytes: size), stripes: stripes, copysets: table,
-            epoch: Epoch(4), change: 1,
+            epoch: Epoch(4), change: 1, group: group,
             isReadOnly: isReadOnly, policy: policy, limits: limits, seed: seed)
         core = try VolumeCore(configuration, pool: BufferPool())
         let sectors = Int(size) / 512
@@ -77,6 +79,7 @@ struct VolumeModel {
             case .complete(let token, let result): complete(token, result)
             case .attached: hasAttached = true
             case .resized(let size): resized(size)
+            case .regrouped: break
             case .lost(let error): lost = error
             case .closed: hasClosed = true
             }
@@ -112,12 +115,7 @@ struct VolumeModel {
     }
     mutating func write(_ sectors: Range<Int>, cuts: [Int] = []) {
         let change = beginChange(sectors, isZeroing: false)
-        let whole = BlockBuffer(byteCount: max(sectors.count * 512, 1))
-        for (index, sector) in sectors.enumerated() {
-            whole.bytes.storeBytes(of: change, toByteOffset: index * 512, as: UInt64.self)
-            whole.bytes.storeBytes(of: UInt64(sector), toByteOffset: index * 512 + 8, as: UInt64.self)
-            whole.bytes.storeBytes(of: change, toByteOffset: index * 512 + 504, as: UInt64.self)
-        }
+        let whole = Self.buffer(sectors) { _ in change }
         var payloads: [Payload] = []
         var start = 0
         for cut in cuts.sorted() + [sectors.count] {
@@ -128,6 +126,44 @@ struct VolumeModel {
             .submit(
                 token: nextToken - 1,
                 .write(start: ByteOffset(bytes: UInt64(sectors.lowerBound) * 512), payloads: payloads)))
+    }
+    /// What sectors hold after the changes that `change` names; 0 is none.
+    private static func buffer(_ sectors: Range<Int>, _ change: (Int) -> UInt64) -> BlockBuffer {
+        let whole = BlockBuffer(byteCount: max(sectors.count * 512, 1))
+        whole.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+        for (index, sector) in sectors.enumerated() where change(sector) > 0 {
+            whole.bytes.storeBytes(of: change(sector), toByteOffset: index * 512, as: UInt64.self)
+            whole.bytes.storeBytes(of: UInt64(sector), toByteOffset: index * 512 + 8, as: UInt64.self)
+            whole.bytes.storeBytes(of: change(sector), toByteOffset: index * 512 + 504, as: UInt64.self)
+        }
+        return whole
+    }
+    /// Compares with what all earlier changes leave behind, or with that and one wrong byte.
+    mutating func compare(_ wanted: Range<Int>, isRight: Bool) {
+        let unit = core.configuration.stripes.stripeUnitBytes / 512
+        let end = min(wanted.upperBound, (wanted.lowerBound / unit + 1) * unit, wanted.lowerBound + 255)
+        let sectors = wanted.lowerBound..<end
+        let count = sectors.count * 512
+        let old = Self.buffer(sectors) { newest[$0] == newestZero[$0] ? 0 : newest[$0] }
+        var difference: VolumeError?
+        if isRight {
+            _ = beginChange(sectors, isZeroing: false)
+        } else {
+            let byte = Int.random(in: 0..<count, using: &random)
+            old.bytes[byte] ^= 0x40
+            difference = .miscompare(atByte: byte)
+            _ = begin(sectors, change: 0, isZeroing: false, floor: [])
+        }
+        let token = nextToken - 1
+        pending[token]?.difference = difference
+        let change = lastChange
+        let new = Self.buffer(sectors) { _ in change }
+        feed(
+            .submit(
+                token: token,
+                .compareAndWrite(
+                    start: ByteOffset(bytes: UInt64(sectors.lowerBound) * 512),
+                    expected: [Payload(old, byteCount: count)], new: [Payload(new, byteCount: count)])))
     }
     mutating func clear(_ sectors: Range<Int>, trim: Bool) {
         _ = beginChange(sectors, isZeroing: true)
@@ -169,6 +205,9 @@ struct VolumeModel {
         }
         switch result {
         case _ where byHand.contains(token): break
+        case .failure(let error) where request.difference == error: break
+        case .success where request.difference != nil:
+            Issue.record("seed \(seed): \(request.sectors) were compared, and a difference was missed")
         case .failure(let error): outcomes[error, default: 0] += 1
         case .success where request.change > 0:
             for sector in request.sectors { answered[sector] = max(answered[sector], request.change) }

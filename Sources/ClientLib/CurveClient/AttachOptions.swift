@@ -15,7 +15,10 @@ public struct AttachOptions: Sendable {
     public var holderKey: String
     /// Takes the volume from another holder, who is fenced.
     public var takeOver: Bool
-    /// Refuses writes. The attachment is exclusive all the same.
+    /// The group to hold the volume with: all who say the same name write to it at the same time. Empty:
+    /// the volume is held alone.
+    public var group = ""
+    /// Refuses writes. Without a group the attachment is exclusive all the same.
     public var isReadOnly: Bool
     /// What to do when replicas are out of reach.
     public var policy: UnavailablePolicy
@@ -33,7 +36,7 @@ public struct AttachOptions: Sendable {
     }
 }
 
-/// Why a volume could not be attached or resized.
+/// Why a volume could not be attached or resized, or its group's members or values not changed.
 public enum AttachError: Error, Sendable, CustomStringConvertible {
     /// The metadata server refused or could not be asked.
     case control(ControlError)

@@ -53,6 +53,7 @@ final class Attaching {
         (request.path, request.holder, request.holderKey) = (options.path, options.holder, options.holderKey)
         (request.takeOver, request.readOnly) = (options.takeOver, options.isReadOnly)
         (request.expectedEpoch, request.attempt) = (epoch, max(1, environment.random()))
+        request.group = options.group
         ask(.attachVolume(request)) { attaching, body in
             guard case .attachVolume(let answer) = body else { return attaching.endInNonsense() }
             attaching.letGo()

@@ -9,6 +9,8 @@ struct Attachment {
     let epoch: Epoch
     let change: UInt32
     let trimsTail: Bool
+    /// Attachments of the group that it belongs to; empty: it has the volume alone.
+    let group: [Epoch]
     let size: ByteCount
     let stripes: StripeMap
     let lease: Duration
@@ -40,6 +42,10 @@ struct Attachment {
             copysets.append(
                 CopysetMembers(id: CopysetID(copyset.id), members: copyset.members.map { ServerID($0) }))
         }
+        group = answer.group.map { Epoch($0) }
+        guard VolumeFence.isGroup(group, at: Epoch(answer.epoch)),
+            group.isEmpty || group.contains(Epoch(answer.epoch))
+        else { throw .badAnswer("a group of the attachments \(answer.group)") }
         self.volume = VolumeID(volume.id)
         (epoch, change, trimsTail) = (Epoch(answer.epoch), volume.change, answer.trimTail)
         size = ByteCount(bytes: volume.sizeBytes)

@@ -7,7 +7,7 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         private enum Kind: String, Hashable, Sendable {
             case invalidArgument, notFound, held, refused, unreachable, outOfRange, readOnly, noSpace, fenced
-            case replicasUnavailable, checksumMismatch, deleted, closed, system
+            case replicasUnavailable, checksumMismatch, miscompare, deleted, closed, system
         }
         private let kind: Kind
         private init(_ kind: Kind) { self.kind = kind }
@@ -33,6 +33,8 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let replicasUnavailable = Code(.replicasUnavailable)
         /// No replica holds an intact copy.
         public static let checksumMismatch = Code(.checksumMismatch)
+        /// What is stored is not what was expected; nothing was written.
+        public static let miscompare = Code(.miscompare)
         /// The volume was deleted.
         public static let deleted = Code(.deleted)
         /// The volume or the cluster was closed on this side.
@@ -65,6 +67,8 @@ public struct CurveError: Error, Hashable, Sendable, CustomStringConvertible {
             self.init(.checksumMismatch, "no replica holds an intact copy of these blocks")
         case .deleted: self.init(.deleted, "the volume was deleted")
         case .shuttingDown: self.init(.closed, "the volume is closed")
+        case .miscompare(let byte):
+            self.init(.miscompare, "what is stored differs from what was expected, first at byte \(byte)")
         }
     }
 

@@ -60,7 +60,10 @@ extension RemoteVolume {
             renewalFailure = nil
             metadataRevision = max(metadataRevision, answer.revision)
             if answer.hasAddressBook { learn(answer.addressBook) }
-            feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
+            // While a group holds it the size stays, and each change is somebody's coming or going.
+            if attachment.group.isEmpty {
+                feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
+            }
             serveSizeWaiters()
         case .failure(.refused(let failure)) where failure.code == .fenced: return feed(.fenced)
         case .failure(let error):

@@ -16,6 +16,8 @@ public final class RemoteVolume: BlockVolume {
     public let isReadOnly: Bool
     /// Called after the size has changed.
     public var resized: ((ByteCount) -> Void)?
+    /// See ``BlockVolume``.
+    public var compareUnitBytes: Int { attachment.stripes.stripeUnitBytes }
     /// Called once when the attachment is over for good; ``lossReason`` says why. Every request has failed.
     public var lost: (() -> Void)?
     /// Called when ``canAccept`` has become true again.
@@ -72,6 +74,8 @@ public final class RemoteVolume: BlockVolume {
     private var detached: [() -> Void] = []
     private var isDetaching = false
     private var isDetached = false
+    /// Who waits for every copyset to know a generation of the group.
+    var removalWaiters: [(epoch: Epoch, completed: (Result<Void, AttachError>) -> Void)] = []
     var sizeWaiters: [(target: ByteCount, completed: (Result<Void, AttachError>) -> Void)] = []
 
     init(
@@ -83,7 +87,8 @@ public final class RemoteVolume: BlockVolume {
                 VolumeCore.Configuration(
                     volume: attachment.volume, size: attachment.size, stripes: attachment.stripes,
                     copysets: attachment.copysets, epoch: attachment.epoch, change: attachment.change,
-                    trimsTail: attachment.trimsTail, isReadOnly: options.isReadOnly, policy: options.policy,
+                    group: attachment.group, trimsTail: attachment.trimsTail, isReadOnly: options.isReadOnly,
+                    policy: options.policy,
                     seed: environment.random()),
                 pool: pool)
         } catch {
@@ -169,6 +174,7 @@ public final class RemoteVolume: BlockVolume {
         case .wakeAfter(let delay): after(delay) { $0.feed(.timerFired) }
         case .attached: finishAttaching(.success(self))
         case .resized(let size): hasResized(size)
+        case .regrouped: serveRemovals()
         case .lost(let error): hasLost(error)
         case .closed: hasClosed()
         }
@@ -268,6 +274,7 @@ extension RemoteVolume {
         environment.log(.error, "\(path): \(AttachError.lost(error)); attachment \(epoch) is over")
         stopRenewing()
         failSizeWaiters(.lost(error))
+        failRemovals(.lost(error))
         finishAttaching(.failure(.lost(error)))
         lost?()
         lost = nil
@@ -297,6 +304,7 @@ extension RemoteVolume {
     private func hasClosed() {
         links.close()
         failSizeWaiters(.lost(lossReason ?? .shuttingDown))
+        failRemovals(.lost(lossReason ?? .shuttingDown))
         guard lossReason == nil else {
             environment.after(.zero) { self.finishDetaching() }
             return

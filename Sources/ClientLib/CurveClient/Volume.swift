@@ -132,6 +132,19 @@ public final class Volume: Sendable {
             .writeZeroes(start: ByteOffset(bytes: offset), length: ByteCount(bytes: byteCount)))
     }
 
+    /// Replaces the bytes from `offset` with `new` if they are those of `expected`, in one step that no other
+    /// change comes between, of whichever client. Both have the same length, at most 130,560 bytes, inside
+    /// one stripe unit, in whole sectors of 512 bytes.
+    /// - Throws: ``CurveError/Code/miscompare`` when they are not; then nothing was written.
+    public func compareAndWrite(
+        at offset: UInt64, expected: [UInt8], new: [UInt8]
+    ) async throws(CurveError) {
+        _ = try await submit(
+            .compareAndWrite(
+                start: ByteOffset(bytes: offset), expected: [Payload(copying: expected)],
+                new: [Payload(copying: new)]))
+    }
+
     /// Current size in bytes.
     public var sizeBytes: UInt64 {
         get async throws(CurveError) {

@@ -13,6 +13,11 @@ extension BlockRequest.Kind {
         case .zero(let run, let snapshot, let tag): self = .zero(run, snapshot, tag)
         case .fence(let volume, let fence): self = .fence(volume, fence)
         case .blockStatus(let run): self = .blockStatus(run)
+        case .amend(let run, let bytes, let snapshot, let tag, let checksums, let payload):
+            self = .amend(
+                Amendment(
+                    run: run, bytes: bytes, snapshot: snapshot, tag: tag, checksums: checksums,
+                    payload: [payload]))
         }
     }
 }
@@ -34,6 +39,7 @@ extension BlockReply {
         case .wrongCopyset: .wrongCopyset
         case .forgotten: .forgotten
         case .needsFence: .needsFence
+        case .miscompare: .miscompare(atByte: differsAtByte)
         }
     }
 

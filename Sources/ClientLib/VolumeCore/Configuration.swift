@@ -81,6 +81,8 @@ extension VolumeCore {
         public var copysets: [CopysetMembers]
         /// The attachment's number.
         public var epoch: Epoch
+        /// The attachments of the group that it belongs to, itself included; empty: it has the volume alone.
+        public var group: [Epoch]
         /// The volume's change that began it.
         public var change: UInt32
         /// The volume's snapshot number.
@@ -99,13 +101,14 @@ extension VolumeCore {
         /// An attachment of these properties.
         public init(
             volume: VolumeID, size: ByteCount, stripes: StripeMap, copysets: [CopysetMembers], epoch: Epoch,
-            change: UInt32, snapshot: SnapshotNumber = SnapshotNumber(0), trimsTail: Bool = false,
+            change: UInt32, group: [Epoch] = [], snapshot: SnapshotNumber = SnapshotNumber(0),
+            trimsTail: Bool = false,
             isReadOnly: Bool = false,
             policy: UnavailablePolicy = .queue, limits: VolumeLimits = VolumeLimits(), seed: UInt64
         ) {
             (self.volume, self.size, self.stripes) = (volume, size, stripes)
             (self.copysets, self.epoch, self.snapshot) = (copysets, epoch, snapshot)
-            (self.change, self.trimsTail) = (change, trimsTail)
+            (self.change, self.group, self.trimsTail) = (change, group, trimsTail)
             (self.isReadOnly, self.policy, self.limits, self.seed) = (isReadOnly, policy, limits, seed)
         }
     }

@@ -203,6 +203,18 @@ enum ScatteredBlocks {
         }
         return block
     }
+    /// Copies what `parts` hold, one after the other, to byte `start` of `target`.
+    static func copy(_ parts: [Payload], into target: Payload, at start: Int) {
+        var position = start
+        for part in parts {
+            unsafe part.withBytes { bytes in
+                unsafe UnsafeMutableRawBufferPointer(
+                    rebasing: target.buffer.bytes[position..<(position + bytes.count)]
+                ).copyMemory(from: bytes)
+            }
+            position += part.byteCount
+        }
+    }
     @unsafe private static func clear(
         _ bytes: UnsafeMutableRawBufferPointer, _ start: Int, _ count: Int
     ) {

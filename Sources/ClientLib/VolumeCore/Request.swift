@@ -2,7 +2,7 @@ import BlockTypes
 
 /// A request that was accepted and is not answered.
 struct Request {
-    enum Kind: UInt8 { case read, write, trim, zero, status }
+    enum Kind: UInt8 { case read, write, trim, zero, status, compare }
     enum Owner {
         /// The slot is free, or was answered and still stands in a queue.
         case nobody
@@ -15,6 +15,8 @@ struct Request {
     var kind: Kind
     var range: Range<UInt64>
     var source: WriteSource?
+    /// What a comparison expects.
+    var expected: WriteSource?
     var splitter: Splitter
     /// When it was accepted, or a piece of it was last finished.
     var progressAt: Duration

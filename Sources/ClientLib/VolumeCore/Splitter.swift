@@ -31,13 +31,15 @@ struct Splitter {
         case discard
         /// As `read`, but a piece may cover a chunk.
         case status
+        /// As `read`; whoever asks sees to it that it is one piece.
+        case compare
 
         /// Edges belong to the blocks around them.
-        var isWhole: Bool { self == .read || self == .status }
+        var isWhole: Bool { self == .read || self == .status || self == .compare }
         /// The most blocks of one piece.
         var blocksMax: Int {
             switch self {
-            case .read, .write: Splitter.blocksPerTransferMax
+            case .read, .write, .compare: Splitter.blocksPerTransferMax
             case .discard, .status: Geometry.blocksPerChunk
             }
         }

@@ -23,7 +23,11 @@ public enum BlockCommand: Sendable {
     case trim(BlockRun, SnapshotNumber, RequestTag)
     /// Makes the blocks read as zeroes.
     case zero(BlockRun, SnapshotNumber, RequestTag)
-    /// Announces the attachment, or the size.
+    /// Replaces bytes of the run under the leader's order, if they are as expected. The payload is the run's
+    /// blocks with the new bytes at their places, then, if something is expected, those with that.
+    case amend(
+        BlockRun, bytes: Range<Int>, SnapshotNumber, RequestTag, checksums: [CRC32C], payload: Payload)
+    /// Announces the attachment, the group's members, or the size.
     case fence(VolumeID, VolumeFence)
     /// Tells which of the blocks are stored.
     case blockStatus(BlockRun)
@@ -39,6 +43,9 @@ public enum BlockAnswer: Sendable {
     case notReady
     /// It has too much to do.
     case overloaded
+    /// What is stored is not what was expected, first at this byte of the run; `nil`: it was so, but where is
+    /// not known any more.
+    case miscompare(atByte: Int?)
     /// A newer attachment exists.
     case staleEpoch
     /// The copyset does not know this attachment yet.
@@ -81,7 +88,8 @@ public enum AttemptFailure: Hashable, Sendable, CustomStringConvertible {
 
 /// One request's share of work for one chunk, or a fence.
 struct SubRequest {
-    enum Work: UInt8 { case read, write, trim, zero, edge, fence, status }
+    /// `patch` is an edge that the leader patches, since others write to the volume as well.
+    enum Work: UInt8 { case read, write, trim, zero, edge, fence, status, patch, compare }
     /// `free` -> `lock` -> `window` -> `flying` -> `free`, skipping what need not be waited for; `flying` may
     /// go to `pausing` or `parked` and back any number of times.
     enum Phase: UInt8 {
@@ -112,8 +120,10 @@ struct SubRequest {
     var checksums: [CRC32C] = []
     /// An edge's old block has been read and patched: what is left is a write.
     var isMerged = false
-    /// The tag's number; 0 before one was given.
+    /// The tag's number; 0 before one was given. A comparison has the number before it as well.
     var sequence: UInt64 = 0
+    /// What an amendment replaces, in bytes of its run.
+    var bytes = 0..<0
     /// Who was asked last, as an index into the volume's servers.
     var server = 0
     var sentAt = Duration.zero
@@ -133,7 +143,8 @@ struct SubRequest {
     /// What it adds to the payload in flight.
     var activeBytes: Int {
         switch work {
-        case .read, .write, .edge: piece.blockCount * Geometry.blockBytes
+        case .read, .write, .edge, .patch: piece.blockCount * Geometry.blockBytes
+        case .compare: 2 * piece.blockCount * Geometry.blockBytes
         case .trim, .zero, .fence, .status: 0
         }
     }

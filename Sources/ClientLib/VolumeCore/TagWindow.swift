@@ -17,6 +17,13 @@ struct TagWindow {
         defer { next += 1 }
         return next
     }
+    /// Takes two in a row.
+    /// - Returns: the second one; `nil` while there are not two.
+    mutating func takeTwo() -> UInt64? {
+        guard next + 1 - oldest < RequestTag.windowRequests else { return nil }
+        defer { next += 2 }
+        return next + 1
+    }
     /// Notes that the outcome of `sequence` is known.
     mutating func finish(_ sequence: UInt64) {
         invariant(sequence >= oldest && sequence < next, "\(sequence) outside \(oldest)..<\(next)")

@@ -11,7 +11,9 @@ extension VolumeCore {
         count(request, byteCount)
         // Nothing to do, also for a flush: an answered change is durable.
         guard byteCount > 0 else { return effects.append(.complete(token: token, .success([]))) }
-        accept(.frontend(token), kind, start..<(start + byteCount), source, now: now)
+        var expected: WriteSource?
+        if case .compareAndWrite(_, let bytes, _) = request { expected = WriteSource(bytes) }
+        accept(.frontend(token), kind, start..<(start + byteCount), source, expected: expected, now: now)
         if case .errorAfter(let patience) = configuration.policy {
             arm(at: now + patience, now: now, effects: &effects)
         }
@@ -32,6 +34,9 @@ extension VolumeCore {
             var sum: UInt64 = 0
             for payload in payloads { sum += UInt64(payload.byteCount) }
             (start, length) = (from, sum)
+        case .compareAndWrite(let from, let expected, let new):
+            guard let compared = comparedLength(from, expected, new) else { return .outOfRange }
+            (start, length) = (from, compared)
         case .trim(let from, let count), .writeZeroes(let from, let count):
             (start, length, bytesMax) = (from, count.bytes, .max)
         case .blockStatus(let from, let count):
@@ -39,11 +44,22 @@ extension VolumeCore {
         }
         switch request {
         case .read, .blockStatus, .flush: break
-        case .write, .trim, .writeZeroes: if configuration.isReadOnly { return .readOnly }
+        case .write, .compareAndWrite, .trim, .writeZeroes:
+            if configuration.isReadOnly { return .readOnly }
         }
         let (end, overflowed) = start.bytes.addingReportingOverflow(length)
         guard length <= bytesMax, !overflowed, end <= lifecycle.acceptEnd.bytes else { return .outOfRange }
         return queuedRequests < limits.requestsMax ? nil : .replicasUnavailable
+    }
+
+    /// - Returns: `nil` when the leader of one copyset could not do it in one step.
+    private func comparedLength(_ start: ByteOffset, _ expected: [Payload], _ new: [Payload]) -> UInt64? {
+        let length = new.reduce(0) { $0 + UInt64($1.byteCount) }
+        guard length == expected.reduce(0, { $0 + UInt64($1.byteCount) }),
+            length <= UInt64(VolumeRequest.compareBytesMax)
+        else { return nil }
+        let unit = UInt64(configuration.stripes.stripeUnitBytes)
+        return length == 0 || start.bytes % unit + length <= unit ? length : nil
     }
 
     private static func taken(
@@ -54,6 +70,9 @@ extension VolumeCore {
         case .write(let start, let payloads):
             let source = WriteSource(payloads)
             return (.write, start.bytes, UInt64(source.byteCount), source)
+        case .compareAndWrite(let start, _, let new):
+            let source = WriteSource(new)
+            return (.compare, start.bytes, UInt64(source.byteCount), source)
         case .trim(let start, let length): return (.trim, start.bytes, length.bytes, nil)
         case .writeZeroes(let start, let length): return (.zero, start.bytes, length.bytes, nil)
         case .blockStatus(let start, let length): return (.status, start.bytes, length.bytes, nil)
@@ -66,7 +85,7 @@ extension VolumeCore {
         case .read:
             counters.reads += 1
             counters.readBytes += Int(byteCount)
-        case .write:
+        case .write, .compareAndWrite:
             counters.writes += 1
             counters.writtenBytes += Int(byteCount)
         case .trim, .writeZeroes: counters.discards += 1
@@ -77,7 +96,7 @@ extension VolumeCore {
 
     mutating func accept(
         _ owner: Request.Owner, _ kind: Request.Kind, _ range: Range<UInt64>, _ source: WriteSource?,
-        now: Duration
+        expected: WriteSource? = nil, now: Duration
     ) {
         let style: Splitter.Style =
             switch kind {
@@ -85,9 +104,10 @@ extension VolumeCore {
             case .write: .write
             case .trim, .zero: .discard
             case .status: .status
+            case .compare: .compare
             }
         let request = Request(
-            owner: owner, kind: kind, range: range, source: source,
+            owner: owner, kind: kind, range: range, source: source, expected: expected,
             splitter: Splitter(map: configuration.stripes, range: range, style: style), progressAt: now)
         let index: Int
         if let free = freeRequests.popLast() {
@@ -131,7 +151,7 @@ extension VolumeCore {
         case .tail: lifecycle.tailIsTrimmed = true
         }
         requests[index].results = []
-        requests[index].source = nil
+        (requests[index].source, requests[index].expected) = (nil, nil)
         if !requests[index].isQueued { freeRequests.append(index) }
     }
 

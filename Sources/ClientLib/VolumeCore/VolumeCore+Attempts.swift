@@ -14,7 +14,7 @@ extension VolumeCore {
             copysets[index].prober = slot
         }
         if isPlanted(.retryRetagged), subs[slot].wasSent, subs[slot].sequence > 0,
-            let sequence = tags.take()
+            subs[slot].work != .compare, let sequence = tags.take()
         {
             tags.finish(subs[slot].sequence)
             subs[slot].sequence = sequence
@@ -41,19 +41,18 @@ extension VolumeCore {
     }
 
     private func command(of sub: SubRequest) -> BlockCommand {
-        guard let run = sub.run else {
-            return .fence(
-                configuration.volume,
-                VolumeFence(
-                    epoch: configuration.epoch, size: lifecycle.fenceLimit, change: lifecycle.fenceChange))
-        }
+        guard let run = sub.run else { return .fence(configuration.volume, lifecycle.fence) }
         let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
         switch sub.work {
-        case .status: return .blockStatus(run)
+        case _ where sub.work == .status: return .blockStatus(run)
         case _ where sub.isReading: return .read(run)
         case .trim: return .trim(run, configuration.snapshot, tag)
         case .zero: return .zero(run, configuration.snapshot, tag)
-        case .read, .write, .edge, .fence:
+        case .patch, .compare:
+            return .amend(
+                run, bytes: sub.bytes, configuration.snapshot, tag, checksums: sub.checksums,
+                payload: sub.payloads[0])
+        case .read, .write, .edge, .fence, .status:
             return .write(run, configuration.snapshot, tag, checksums: sub.checksums, payload: sub.payloads)
         }
     }
@@ -77,6 +76,10 @@ extension VolumeCore {
         case .done(let segments):
             if isCurrent { confirm(slot) }
             succeed(slot, segments, isCurrent: isCurrent, now: now, effects: &effects)
+        // Told by any attempt: they share a name, and with it what was found.
+        case .miscompare(let byte) where subs[slot].work == .compare:
+            if isCurrent { confirm(slot) }
+            miscompared(slot, atByte: byte, now: now, effects: &effects)
         case .staleEpoch: die(.fenced, effects: &effects)
         case .deleted: die(.deleted, effects: &effects)
         case _ where !isCurrent: return
@@ -98,7 +101,7 @@ extension VolumeCore {
             } else {
                 giveUp(slot, .checksumMismatch, now: now, effects: &effects)
             }
-        case .outOfRange, .refused: giveUp(slot, .outOfRange, now: now, effects: &effects)
+        case .outOfRange, .refused, .miscompare: giveUp(slot, .outOfRange, now: now, effects: &effects)
         case .noSpace: giveUp(slot, .noSpace, now: now, effects: &effects)
         // The window forbids it, so the server is wrong; asking again would bring the same answer.
         case .forgotten: giveUp(slot, .replicasUnavailable, now: now, effects: &effects)
@@ -146,6 +149,20 @@ extension VolumeCore {
         subs[slot].firstSerial = lastSerial + 1
         (subs[slot].failures, subs[slot].hints, subs[slot].damages) = (0, 0, 0)
         startChange(slot, now: now, effects: &effects)
+    }
+
+    private mutating func miscompared(
+        _ slot: Int, atByte byte: Int?, now: Duration, effects: inout [Effect]
+    ) {
+        let (request, bytes) = (subs[slot].request, subs[slot].bytes)
+        // Who failed because of its age is not waited for.
+        guard let byte, bytes.contains(byte) || request < 0 else {
+            guard request < 0 else { return compareAgain(slot, now: now, effects: &effects) }
+            return drop(slot, now: now, effects: &effects)
+        }
+        drop(slot, now: now, effects: &effects)
+        let failure = VolumeError.miscompare(atByte: byte - bytes.lowerBound)
+        finishPiece(of: request, failure: failure, now: now, effects: &effects)
     }
 
     /// Ends a sub-request with a refusal that repeating would not change.

@@ -96,7 +96,8 @@ extension VolumeCore {
             switch requests[index].kind {
             case .read: .read
             case .status: .status
-            case _ where !piece.edge.isEmpty: .edge
+            case .compare: .compare
+            case _ where !piece.edge.isEmpty: configuration.group.isEmpty ? .edge : .patch
             case .write: .write
             case .trim: .trim
             case .zero: .zero
@@ -107,7 +108,9 @@ extension VolumeCore {
             dispatch(slot, now: now, effects: &effects)
             return true
         }
-        if let source = requests[index].source {
+        if subs[slot].work == .patch || subs[slot].work == .compare {
+            prepareAmendment(slot)
+        } else if let source = requests[index].source {
             let byteCount = piece.edge.isEmpty ? piece.blockCount * Geometry.blockBytes : piece.edge.count
             subs[slot].payloads = configuration.stripes.slices(
                 of: source, range: requests[index].range, piece: piece, byteCount: byteCount)
@@ -121,10 +124,31 @@ extension VolumeCore {
         return true
     }
 
+    /// Puts an amendment's bytes at their places in blocks of their own.
+    private mutating func prepareAmendment(_ slot: Int) {
+        let (sub, request) = (subs[slot], requests[subs[slot].request])
+        let start = sub.piece.byte - sub.piece.firstBlock * Geometry.blockBytes
+        let isEdge = sub.work == .patch
+        let count = isEdge ? sub.piece.edge.count : Int(request.range.upperBound - request.range.lowerBound)
+        let runBytes = sub.piece.blockCount * Geometry.blockBytes
+        let sources = [request.source] + (isEdge ? [] : [request.expected])
+        let byteCount = sources.count * runBytes
+        let payload = Payload(pool.take(byteCount: byteCount), byteCount: byteCount)
+        unsafe payload.buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+        for (place, source) in sources.enumerated() {
+            guard let source else { continue }
+            let slices = configuration.stripes.slices(
+                of: source, range: request.range, piece: sub.piece, byteCount: count)
+            ScatteredBlocks.copy(slices, into: payload, at: place * runBytes + start)
+        }
+        subs[slot].bytes = start..<(start + count)
+        subs[slot].payloads = [payload]
+    }
+
     /// Goes on with a change that holds its lock.
     mutating func startChange(_ slot: Int, now: Duration, effects: inout [Effect]) {
         if !subs[slot].isReading, subs[slot].sequence == 0 {
-            guard windowWaiters.isEmpty, let sequence = tags.take() else {
+            guard windowWaiters.isEmpty, let sequence = takeTags(slot) else {
                 subs[slot].phase = .window
                 windowWaiters.append(slot)
                 // The oldest change may be parked behind this one's search for a leader.
@@ -144,7 +168,7 @@ extension VolumeCore {
         activeBytes -= sub.activeBytes
         subs[slot] = SubRequest()
         freeSubs.append(slot)
-        if sub.sequence > 0 { tags.finish(sub.sequence) }
+        finishTags(sub)
         var freed: [Int] = []
         swap(&freed, &ready)
         if sub.isChange, !(isPlanted(.edgeUnordered) && sub.work == .edge) {
@@ -157,10 +181,29 @@ extension VolumeCore {
         if sub.sequence > 0 { giveTags(now: now, effects: &effects) }
     }
 
+    /// The numbers of a change: a comparison has two.
+    private mutating func takeTags(_ slot: Int) -> UInt64? {
+        subs[slot].work == .compare ? tags.takeTwo() : tags.take()
+    }
+    private mutating func finishTags(_ sub: SubRequest) {
+        guard sub.sequence > 0 else { return }
+        if sub.work == .compare { tags.finish(sub.sequence - 1) }
+        tags.finish(sub.sequence)
+    }
+    /// A comparison found a difference, nobody knows any more where: it changed nothing and never will, so
+    /// another one in its place, by a new name, is as good.
+    mutating func compareAgain(_ slot: Int, now: Duration, effects: inout [Effect]) {
+        finishTags(subs[slot])
+        (subs[slot].sequence, subs[slot].wasSent) = (0, false)
+        subs[slot].firstSerial = lastSerial + 1
+        startChange(slot, now: now, effects: &effects)
+        giveTags(now: now, effects: &effects)
+    }
+
     private mutating func giveTags(now: Duration, effects: inout [Effect]) {
         while let slot = windowWaiters.first {
             if subs[slot].phase == .window, subs[slot].sequence == 0 {
-                guard let sequence = tags.take() else { return }
+                guard let sequence = takeTags(slot) else { return }
                 subs[slot].sequence = sequence
                 _ = windowWaiters.popFirst()
                 startChange(slot, now: now, effects: &effects)

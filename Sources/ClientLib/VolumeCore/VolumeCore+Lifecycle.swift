@@ -20,9 +20,12 @@ struct Lifecycle {
     var newestChange: UInt32 = 0
     /// Requests past this are refused; below the size while the volume shrinks.
     var acceptEnd = ByteCount.zero
-    /// What a fence says.
-    var fenceLimit = ByteCount.zero
-    var fenceChange: UInt32 = 0
+    /// What is announced.
+    var fence = VolumeFence.unknown
+    /// A membership that is to be announced, newer than the announced one.
+    var wantedGroup: (epoch: Epoch, change: UInt32, group: [Epoch])?
+    /// The campaign is about members, not about the size.
+    var isRegrouping = false
     var tailIsTrimmed = false
     /// An attachment frees what lies behind the end once its fence holds everywhere, and not before: what an
     /// older one still sends might come after.
@@ -43,6 +46,7 @@ extension VolumeCore {
     mutating func startAttaching() {
         guard case .none = lifecycle.change, !lifecycle.isAttached else { return }
         (lifecycle.newestChange, lifecycle.tailIsDue) = (configuration.change, configuration.trimsTail)
+        (lifecycle.fence.epoch, lifecycle.fence.group) = (configuration.epoch, configuration.group)
         beginFencing(to: size, chunksOf: size)
     }
 
@@ -52,6 +56,21 @@ extension VolumeCore {
             configuration.stripes.limit(forSize: size) != nil
         else { return }
         lifecycle.wanted = (size, change)
+    }
+
+    /// The metadata server has given the group other members: copysets must know before whoever is none any
+    /// more counts as gone.
+    mutating func regroup(_ epoch: Epoch, change: UInt32, group: [Epoch]) {
+        let newest = max(lifecycle.wantedGroup?.epoch ?? Epoch(0), lifecycle.fence.epoch, configuration.epoch)
+        guard !configuration.group.isEmpty, epoch > newest, group.contains(configuration.epoch),
+            VolumeFence.isGroup(group, at: epoch)
+        else { return }
+        lifecycle.wantedGroup = (epoch, change, group)
+    }
+    /// The generation of the membership that every copyset knows; 0 before the first one does.
+    public var announcedEpoch: Epoch {
+        guard lifecycle.isAttached, case .none = lifecycle.change else { return Epoch(0) }
+        return lifecycle.wantedGroup == nil ? lifecycle.fence.epoch : Epoch(0)
     }
 
     /// - Parameter widest: the size whose chunks name the copysets that must know.
@@ -66,8 +85,8 @@ extension VolumeCore {
         if case .fencing(let target) = lifecycle.change, lifecycle.campaignLeft == nil,
             lifecycle.fencesActive == 0, lifecycle.fenceQueue.isEmpty
         {
-            lifecycle.fenceLimit = configuration.stripes.limit(forSize: target) ?? target
-            lifecycle.fenceChange = lifecycle.newestChange
+            lifecycle.fence.size = configuration.stripes.limit(forSize: target) ?? target
+            lifecycle.fence.change = lifecycle.newestChange
             lifecycle.campaignLeft = lifecycle.campaignCopysets
             for index in 0..<lifecycle.campaignCopysets { lifecycle.fenceQueue.append((index, true)) }
         }
@@ -112,6 +131,15 @@ extension VolumeCore {
     private mutating func advanceOnce(now: Duration, effects: inout [Effect]) -> Bool {
         switch lifecycle.change {
         case .none:
+            if lifecycle.isAttached, let wanted = lifecycle.wantedGroup {
+                lifecycle.wantedGroup = nil
+                (lifecycle.fence.epoch, lifecycle.fence.group) = (wanted.epoch, wanted.group)
+                lifecycle.newestChange = max(lifecycle.newestChange, wanted.change)
+                lifecycle.isRegrouping = true
+                if isPlanted(.removalUnfenced) { lifecycle.fence.group = configuration.group }
+                beginFencing(to: size, chunksOf: size)
+                return true
+            }
             guard lifecycle.isAttached, let wanted = lifecycle.wanted else { return false }
             // Also when the size is the same as before: it may have been another one in between.
             (lifecycle.wanted, lifecycle.newestChange) = (nil, wanted.change)
@@ -140,6 +168,9 @@ extension VolumeCore {
             if !lifecycle.isAttached {
                 lifecycle.isAttached = true
                 effects.append(.attached)
+            } else if lifecycle.isRegrouping {
+                lifecycle.isRegrouping = false
+                effects.append(.regrouped(lifecycle.fence.epoch))
             } else {
                 let isNews = target != size
                 size = target

@@ -28,6 +28,8 @@ public struct VolumeCore: Machine {
         /// The metadata server says which size the volume has since which change. What is known already, or
         /// replaced by something newer, changes nothing.
         case resize(ByteCount, change: UInt32)
+        /// The metadata server has given the group these members; copysets are told.
+        case regroup(Epoch, change: UInt32, group: [Epoch])
         /// The metadata server says that this attachment is over.
         case fenced
         /// Detach: refuse new requests, finish those accepted.
@@ -48,6 +50,9 @@ public struct VolumeCore: Machine {
         case attached
         /// The size has changed.
         case resized(ByteCount)
+        /// Every copyset knows this generation of the group: nothing that an attachment sent which is no
+        /// member any more can take effect from now on.
+        case regrouped(Epoch)
         /// The attachment is over for good, and every request fails with this.
         case lost(VolumeError)
         /// Nothing is left to do.
@@ -183,6 +188,7 @@ public struct VolumeCore: Machine {
         case .serverLost(let server): lost(server, now: now, effects: &effects)
         case .timerFired: timerFired(now: now, effects: &effects)
         case .resize(let size, let change): want(size, change: change)
+        case .regroup(let epoch, let change, let group): regroup(epoch, change: change, group: group)
         case .fenced: die(.fenced, effects: &effects)
         case .close: lifecycle.isClosing = true
         case .abandon:

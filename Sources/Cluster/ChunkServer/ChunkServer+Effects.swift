@@ -7,6 +7,7 @@ import Raft
 /// What a ticket given to the store was for.
 enum TicketPurpose {
     case clientRead(Responder, CopysetID, BlockRun, attempts: Int)
+    case amendment(UInt64, CopysetID)
     case peerFetch(ClientSession, requestID: UInt64, CopysetID)
     case syncPiece(ClientSession, requestID: UInt64, CopysetID)
     case logTail(ServerID, CopysetID, from: LogIndex)
@@ -107,7 +108,7 @@ extension ChunkServer {
         replica.applied = index
         post(.applied(through: index), to: replica)
         for change in replica.takeApplied(through: index) {
-            for responder in change.responders { reply(BlockReply(status: .ok), to: responder) }
+            for responder in change.responders { reply(change.answer, to: responder) }
             if let task = change.task { tasks.finished(task) }
             if let volume = change.gatedVolume { openGate(of: volume, in: replica) }
         }

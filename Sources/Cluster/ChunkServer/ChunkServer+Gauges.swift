@@ -9,15 +9,18 @@ extension ChunkServer {
         store.readGauges(read)
         read("connections", sessions.count, limits.connectionsMax)
         read("reads for peers", peerReadsInFlight, limits.peerReadsInFlightMax)
-        var (pulling, gated, unapplied) = (0, 0, 0)
+        var (pulling, gated, unapplied, amendments) = (0, 0, 0, 0)
         for id in copysetOrder {
             guard let replica = replicas[id] else { continue }
             replica.raft.readGauges(read)
             if replica.sync?.outstanding != nil { pulling += 1 }
             unapplied = max(unapplied, replica.pendingOrder.count - replica.pendingHead)
+            amendments = max(amendments, replica.amendments.count)
+            gated = replica.amendments.reduce(gated) { max($0, $1.waiting.count) }
             gated = replica.gates.values.reduce(gated) { max($0, $1.count) }
         }
         read("pulls of full copies", pulling, limits.syncsMax)
+        read("amendments of a copyset", amendments, limits.amendmentsMax)
         read("requests behind a fence", gated, limits.requestsBehindFenceMax)
         read("changes of a copyset not applied", unapplied, RaftReplica.Settings().inFlightEntriesMax + 1)
         readConnections(read)
@@ -38,7 +41,8 @@ extension ChunkServer {
         }
         for peer in peers.values { toPeer = max(toPeer, peer.queuedSendBytes) }
         read("requests of a client", requests, limits.clientRequestsInFlightMax)
-        read("bytes of a client", bytes, limits.clientBytesInFlightMax + WireLimits.requestPayloadBytesMax)
+        let largest = max(WireLimits.requestPayloadBytesMax, WireLimits.amendPayloadBytesMax)
+        read("bytes of a client", bytes, limits.clientBytesInFlightMax + largest)
         read(
             "bytes of answers to a client", answers,
             limits.clientBytesInFlightMax + limits.clientRequestsInFlightMax * answersMax)

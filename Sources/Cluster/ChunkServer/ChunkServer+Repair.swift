@@ -5,8 +5,10 @@ import Environment
 
 /// A read that met a bad block: the block is fetched from a peer, mended here, and the read is done again.
 struct Repair {
-    /// Who waits for the blocks; `nil` when it is a full copy, which asks again by itself.
+    /// Who waits for the blocks; `nil` when it is an amendment, or a full copy, which asks again by itself.
     let responder: Responder?
+    /// The amendment that waits for them.
+    var amendment: UInt64?
     let copyset: CopysetID
     let run: BlockRun
     /// Peers asked so far.
@@ -26,11 +28,15 @@ extension ChunkServer {
     /// A peer's full copy met bad blocks here. One repair at a time for each copyset: the copy comes back to
     /// what is still bad.
     func mendForCopy(_ run: BlockRun, of id: CopysetID) {
-        guard !repairs.values.contains(where: { $0.responder == nil && $0.copyset == id }) else { return }
+        let isRepairing = repairs.values.contains {
+            $0.responder == nil && $0.amendment == nil && $0.copyset == id
+        }
+        guard !isRepairing else { return }
         askPeer(Repair(responder: nil, copyset: id, run: run, attempts: 0))
     }
     private func end(_ repair: Repair, _ status: ReplyStatus) {
         if let responder = repair.responder { refuse(responder, status) }
+        if let number = repair.amendment { refuseAmendment(number, of: repair.copyset, status) }
     }
 
     private func askPeer(_ repair: Repair) {
@@ -80,6 +86,9 @@ extension ChunkServer {
                 checksum += count
             }
             block += count
+        }
+        if let number = repair.amendment {
+            return rereadAmendment(number, replica, attempts: repair.attempts)
         }
         guard let responder = repair.responder else {
             return environment.log(.notice, "copyset \(repair.copyset): \(repair.run) mended for a full copy")

@@ -35,13 +35,15 @@ extension ChunkServer {
             return refuse(responder, .needsFence)
         }
         if record.isDeleted { return refuse(responder, .deleted) }
-        if request.epoch < record.fence.epoch { return refuse(responder, .staleEpoch) }
-        if request.epoch > record.fence.epoch { return refuse(responder, .needsFence) }
+        guard record.fence.accepts(request.epoch) else {
+            return refuse(responder, request.epoch > record.fence.epoch ? .needsFence : .staleEpoch)
+        }
         guard run.volumeOffsetBytes + UInt64(run.byteCount) <= record.fence.size.bytes else {
             return refuse(responder, .outOfRange)
         }
         switch request.kind {
         case .write, .trim, .zero: admitChange(request, run, record, responder, replica)
+        case .amend(let amendment): admitAmendment(request, amendment, record, responder, replica)
         case .read, .blockStatus:
             guard replica.raft.holdsLease(now: environment.now) else { return refuse(responder, .notReady) }
             if case .read = request.kind { return startRead(replica, run, responder, attempts: 0) }
@@ -61,13 +63,7 @@ extension ChunkServer {
             tag.session == request.epoch
         else { return refuse(responder, .badRequest) }
         let name = VolumeTag(volume: run.chunk.volume, tag: tag)
-        if let index = replica.indexByTag[name] {
-            if replica.pending[index]?.isCommitted == true {
-                return reply(BlockReply(status: .ok), to: responder)
-            }
-            replica.pending[index]?.responders.append(responder)
-            return
-        }
+        if joinsPending(name, responder, replica) { return }
         switch record.admission(of: tag) {
         case .repeated: return reply(BlockReply(status: .ok), to: responder)
         case .stale: return refuse(responder, .forgotten)
@@ -82,16 +78,39 @@ extension ChunkServer {
                 return refuse(responder, .checksumMismatch)
             }
         }
+        if waitsBehindAmendment(request, run, responder, replica) { return }
+        if let refusal = enter(operation, name, [responder], replica) { refuse(responder, refusal) }
+    }
+
+    /// A repetition of what is in the log, but not applied, shares its answer.
+    /// - Returns: true when it was one.
+    func joinsPending(_ name: VolumeTag, _ responder: Responder, _ replica: CopysetReplica) -> Bool {
+        guard let index = replica.indexByTag[name], let change = replica.pending[index] else { return false }
+        if change.isCommitted {
+            reply(change.answer, to: responder)
+        } else {
+            replica.pending[index]?.responders.append(responder)
+        }
+        return true
+    }
+
+    /// Puts a client's change into the log, if there is room for what it stores.
+    /// - Returns: why not.
+    func enter(
+        _ operation: Operation, _ name: VolumeTag, _ responders: [Responder], _ replica: CopysetReplica,
+        answer: BlockReply = BlockReply(status: .ok)
+    ) -> ReplyStatus? {
         let (room, growthBlocks) = room(for: operation, replica)
         switch room {
         case .enough: break
-        case .later: return refuse(responder, .overloaded)
-        case .none: return refuse(responder, .noSpace)
+        case .later: return .overloaded
+        case .none: return .noSpace
         }
         reserveGrowth(growthBlocks, replica)
-        var change = PendingChange(tag: name, gatedVolume: nil, task: nil, responders: [responder])
-        change.growthBlocks = growthBlocks
+        var change = PendingChange(tag: name, gatedVolume: nil, task: nil, responders: responders)
+        (change.growthBlocks, change.run, change.answer) = (growthBlocks, operation.run, answer)
         propose(operation, change, replica)
+        return nil
     }
 
     private func admitFence(
@@ -101,10 +120,11 @@ extension ChunkServer {
         if replica.gates[volume] != nil { return waitBehindGate(request, volume, responder, replica) }
         if let record = store.volumeRecord(replica.id, volume) {
             if record.isDeleted { return refuse(responder, .deleted) }
-            if fence.epoch < record.fence.epoch { return refuse(responder, .staleEpoch) }
-            // In force, or a late copy of what a newer one has replaced: nothing is left to do.
+            // In force, or a late copy of what a newer one has replaced: nothing is left to do, for whoever
+            // is still accepted.
             guard fence.isNewer(than: record.fence) else {
-                return reply(BlockReply(status: .ok), to: responder)
+                let isAccepted = record.fence.accepts(request.epoch)
+                return reply(BlockReply(status: isAccepted ? .ok : .staleEpoch), to: responder)
             }
         }
         if !isPlanted(.fenceUngated) { replica.gates[volume] = [] }
@@ -147,8 +167,9 @@ extension ChunkServer {
             let responders = change.responders
             change.responders = []
             replica.pending[at] = change
-            for responder in responders { reply(BlockReply(status: .ok), to: responder) }
+            for responder in responders { reply(change.answer, to: responder) }
         }
+        if !replica.amendments.isEmpty { startAmendments(replica) }
     }
 
     func giveUp(_ replica: CopysetReplica, _ token: ProposalToken, _ status: ReplyStatus, leader: ServerID?) {
@@ -161,13 +182,20 @@ extension ChunkServer {
                 refuse(gated.responder, status, leader: leader)
             }
         }
+        // One of the changes that they wait for may have been this one.
+        if !replica.amendments.isEmpty { startAmendments(replica) }
     }
 
     /// This server does not lead any more: whether its last changes happened is the next leader's to say.
     /// Clients ask there with the same tags.
     func abandonPromises(of replica: CopysetReplica) {
         resetGrowth(replica)
-        let (changes, gated) = replica.takeEverything()
+        let (changes, amendments, gated) = replica.takeEverything()
+        for amendment in amendments {
+            for responder in amendment.responders {
+                refuse(responder, .notLeader, leader: replica.raft.leader)
+            }
+        }
         for change in changes {
             for responder in change.responders {
                 refuse(responder, .notLeader, leader: replica.raft.leader)
@@ -196,6 +224,7 @@ extension ChunkServer {
             case .failure(let error):
                 readFailed(error, Repair(responder: responder, copyset: id, run: run, attempts: attempts))
             }
+        case .amendment(let number, let id): amendmentRead(number, of: id, result)
         case .peerFetch(let session, let requestID, let id):
             peerReadsInFlight -= 1
             answerFetch(session, requestID, id, result)
@@ -219,13 +248,18 @@ extension ChunkServer {
     }
 
     private static func payloadBytes(of request: BlockRequest) -> Int {
-        if case .write(let run, _, _, _, _) = request.kind { run.byteCount } else { 0 }
+        switch request.kind {
+        case .write(let run, _, _, _, _): run.byteCount
+        case .amend(let amendment): amendment.checksums.count * Geometry.blockBytes
+        case .read, .trim, .zero, .fence, .blockStatus: 0
+        }
     }
     private static func run(of request: BlockRequest) -> BlockRun? {
         switch request.kind {
         case .read(let run), .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _),
             .blockStatus(let run):
             run
+        case .amend(let amendment): amendment.run
         case .fence: nil
         }
     }
@@ -235,7 +269,7 @@ extension ChunkServer {
             payload.count == 1 ? .write(run, sn, tag, checksums: checksums, payload: payload[0]) : nil
         case .trim(let run, let sn, let tag): .trim(run, sn, tag)
         case .zero(let run, let sn, let tag): .zero(run, sn, tag)
-        case .read, .fence, .blockStatus: nil
+        case .read, .fence, .blockStatus, .amend: nil
         }
     }
 }

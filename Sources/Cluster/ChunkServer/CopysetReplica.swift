@@ -29,6 +29,10 @@ struct PendingChange {
     var responders: [Responder]
     /// Blocks that its members are counted to need for it.
     var growthBlocks = 0
+    /// The blocks it changes, of a client's request.
+    var run: BlockRun?
+    /// What its responders are told once it is committed.
+    var answer = BlockReply(status: .ok)
     var isCommitted = false
 }
 
@@ -36,6 +40,22 @@ struct PendingChange {
 struct GatedRequest {
     let request: BlockRequest
     let responder: Responder
+}
+
+/// An amendment that waits for earlier changes of its blocks, or for the bytes that they hold.
+struct PendingAmendment {
+    let number: UInt64
+    let name: VolumeTag
+    let request: BlockRequest
+    let amendment: Amendment
+    /// The leader's term when the blocks were last read: what was read in an older one may be out of date.
+    var term = Term(0)
+    var isReading = false
+    /// Attempts to find a good copy of a bad block, of the repair that is under way or was.
+    var repairAttempts = 0
+    var responders: [Responder]
+    /// Changes of the same blocks that came later.
+    var waiting: [GatedRequest] = []
 }
 
 /// One copyset on this server: its Raft machine and what the leader has promised to answer.
@@ -60,6 +80,9 @@ final class CopysetReplica {
     var indexByTag: [VolumeTag: LogIndex] = [:]
     /// Volumes whose fence or deletion is in the log but not applied, with who waits for it.
     var gates: [VolumeID: [GatedRequest]] = [:]
+    /// Amendments that have not entered the log, in the order in which they came; none touches another's
+    /// blocks.
+    var amendments: [PendingAmendment] = []
     var applied: LogIndex
     /// The full copy this server is making, if any.
     var sync: SyncPull?
@@ -98,18 +121,22 @@ final class CopysetReplica {
     }
 
     /// Gives up everything that was promised: the outcome is now the next leader's to know.
-    func takeEverything() -> (changes: [PendingChange], gated: [GatedRequest]) {
+    func takeEverything() -> (
+        changes: [PendingChange], amendments: [PendingAmendment], gated: [GatedRequest]
+    ) {
         var changes: [PendingChange] = []
         for index in pendingOrder[pendingHead...] {
             if let change = pending[index] { changes.append(change) }
         }
-        let gated = gates.keys.sorted().flatMap { gates[$0] ?? [] }
+        let taken = amendments
+        let gated = gates.keys.sorted().flatMap { gates[$0] ?? [] } + taken.flatMap(\.waiting)
+        amendments.removeAll()
         pending.removeAll()
         pendingOrder.removeAll()
         pendingHead = 0
         indexByTag.removeAll()
         gates.removeAll()
-        return (changes, gated)
+        return (changes, taken, gated)
     }
 }
 

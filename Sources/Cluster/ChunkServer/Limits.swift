@@ -9,6 +9,9 @@ public struct ChunkServerLimits: Sendable {
     public var clientBytesInFlightMax = 64 << 20
     /// Requests that wait for one volume's fence; beyond it clients are told to come back.
     public var requestsBehindFenceMax = 1024
+    /// Amendments of one copyset that wait for earlier changes of their blocks or read them; beyond it
+    /// clients are told to come back. Requests behind them count like those behind fences.
+    public var amendmentsMax = 64
     /// Accepted connections, clients and peers together.
     public var connectionsMax = 1024
     /// Bytes queued for one peer; beyond it messages are dropped, and Raft sends them again.

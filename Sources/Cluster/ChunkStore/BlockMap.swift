@@ -97,9 +97,11 @@ final class VolumeState {
     let id: VolumeID
     var record: VolumeRecord
     var chunks: [UInt32: ChunkMap] = [:]
-    /// The record's place in the volume table; -1 before it has one.
-    var slot = -1
+    /// The record's places in the volume table, the volume's own first; none before it has one.
+    var slots: [Int] = []
     var isListedDirty = false
+    /// The windows of its group are counted among those that a root has to hold.
+    var isListedShared = false
     private var sortedIndices: [UInt32]?
 
     init(id: VolumeID, record: VolumeRecord) { (self.id, self.record) = (id, record) }

@@ -31,7 +31,7 @@ extension ChunkStore {
     private func apply(_ copyset: Copyset, _ index: LogIndex) {
         switch copyset.log[index].kind {
         case .noop: break
-        case .write, .trim, .zero: applyRun(copyset, index)
+        case .write, .trim, .zero, .void: applyRun(copyset, index)
         case .fence, .deleteVolume, .configuration: applyExtra(copyset, index)
         }
     }
@@ -45,7 +45,7 @@ extension ChunkStore {
         }
         volume.record.apply(slot.tag)
         markDirty(volume, of: copyset)
-        if slot.kind == .trim && isPlanted(.trimUnmasked) { return }
+        if slot.kind == .void || slot.kind == .trim && isPlanted(.trimUnmasked) { return }
         let found = volume.chunks[run.chunk.index]
         guard let chunk = found ?? (slot.kind == .write ? makeChunk(run.chunk, volume, copyset) : nil) else {
             return
@@ -226,6 +226,10 @@ extension ChunkStore {
         dirtyCopysets.append(copyset)
     }
     func markDirty(_ volume: VolumeState, of copyset: Copyset) {
+        if !volume.record.fence.group.isEmpty, !volume.isListedShared {
+            volume.isListedShared = true
+            dirtyWindowCount += VolumeFence.groupMax
+        }
         guard !volume.isListedDirty else { return }
         volume.isListedDirty = true
         dirtyVolumes.append((copyset, volume))

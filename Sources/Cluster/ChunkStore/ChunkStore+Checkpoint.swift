@@ -61,7 +61,7 @@ extension ChunkStore {
     var metaNeedBlocks: Int {
         let nodes = min(
             dirtyChunks.count + droppedChunks.count, tables[0].images.count + dirtyChunks.count / 32 + 1)
-        let volumes = dirtyVolumes.count + droppedVolumeSlots.count
+        let volumes = dirtyVolumes.count + dirtyWindowCount + droppedVolumeSlots.count
         let copysets = min(dirtyCopysets.count, tables[1].images.count + 1)
         let indexes = tables.reduce(4) { $0 + $1.indexPageCount }
         let running =
@@ -121,15 +121,20 @@ extension ChunkStore {
         captureDropped(checkpoint)
         captureChunks(checkpoint)
         for (copyset, volume) in dirtyVolumes {
-            volume.isListedDirty = false
+            (volume.isListedDirty, volume.isListedShared) = (false, false)
             guard copyset.volumes[volume.id] === volume else { continue }
-            if volume.slot < 0 {
-                guard let slot = tables[2].takeSlot() else { return failStop(.tableFull) }
-                volume.slot = slot
+            let records = VolumeTableRecord.records(of: volume, in: copyset.id)
+            while volume.slots.count > records.count {
+                if let slot = volume.slots.popLast() { tables[2].clear(slot) }
             }
-            tables[2].write(volume.slot, VolumeTableRecord(copyset.id, volume).encoded)
+            while volume.slots.count < records.count {
+                guard let slot = tables[2].takeSlot() else { return failStop(.tableFull) }
+                volume.slots.append(slot)
+            }
+            for (slot, record) in zip(volume.slots, records) { tables[2].write(slot, record.encoded) }
         }
         dirtyVolumes.removeAll(keepingCapacity: true)
+        dirtyWindowCount = 0
         for copyset in dirtyCopysets {
             copyset.isListedDirty = false
             if copyset.slot < 0 {

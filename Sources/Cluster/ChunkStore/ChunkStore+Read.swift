@@ -146,7 +146,7 @@ extension ChunkStore {
                 record?.admission(of: slot.tag) == .fresh
             else { continue }
             record?.apply(slot.tag)
-            guard touched.overlaps(run) else { continue }
+            guard slot.kind != .void, touched.overlaps(run) else { continue }
             var covered = result ?? Array(repeating: .applied, count: run.blockCount)
             for block in touched.blocks.clamped(to: run.blocks) {
                 covered[block - run.firstBlock] = Self.overlay(slot, block - touched.firstBlock)

@@ -174,7 +174,7 @@ extension ChunkStore {
                 discard(chunk)
                 chunks.append(chunk)
             }
-            if volume.slot >= 0 { droppedVolumeSlots.append(volume.slot) }
+            droppedVolumeSlots += volume.slots
         }
         copyset.removeVolumes()
         let last = copyset.log.lastIndex.rawValue

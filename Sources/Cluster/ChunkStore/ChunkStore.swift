@@ -51,6 +51,8 @@ public final class ChunkStore {
     var checkpoint: Checkpoint?
     var dirtyChunks: [ChunkMap] = []
     var dirtyVolumes: [(Copyset, VolumeState)] = []
+    /// Table records that the next root may have to write for groups, at most.
+    var dirtyWindowCount = 0
     var dirtyCopysets: [Copyset] = []
     var droppedChunks: [ChunkMap] = []
     var droppedVolumeSlots: [Int] = []

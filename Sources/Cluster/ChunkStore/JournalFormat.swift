@@ -160,6 +160,9 @@ enum JournalRecord {
             page.put(fence.epoch.rawValue)
             page.put(fence.change)
             page.put(fence.size.bytes)
+            guard !fence.group.isEmpty else { return }
+            page.put(UInt32(fence.group.count))
+            for session in fence.group { page.put(session.rawValue) }
         case .deleteVolume(let volume): page.put(volume.rawValue)
         case .configuration(let members): encode(members, into: &page)
         case .none:
@@ -263,21 +266,33 @@ enum JournalRecord {
         case .noop: break
         case .fence:
             guard let volume = body.next(UInt64.self), let epoch = body.next(UInt32.self),
-                let change = body.next(UInt32.self), let size = body.next(UInt64.self)
+                let change = body.next(UInt32.self), let size = body.next(UInt64.self),
+                let group = decodeGroup(&body)
             else { return nil }
             slot.extra = .fence(
                 VolumeID(volume),
-                VolumeFence(epoch: Epoch(epoch), size: ByteCount(bytes: size), change: change))
+                VolumeFence(epoch: Epoch(epoch), size: ByteCount(bytes: size), change: change, group: group))
         case .deleteVolume:
             guard let volume = body.next(UInt64.self) else { return nil }
             slot.extra = .deleteVolume(VolumeID(volume))
         case .configuration:
             guard let members = decodeMembers(&body) else { return nil }
             slot.extra = .configuration(members)
-        case .write, .trim, .zero:
+        case .write, .trim, .zero, .void:
             guard decodeRun(&slot, &body) else { return nil }
         }
         return slot
+    }
+    /// What follows a fence: nothing when one attachment has the volume alone.
+    private static func decodeGroup(_ body: inout PageReader) -> [Epoch]? {
+        guard let count = body.next(UInt32.self) else { return [] }
+        guard count <= UInt32(VolumeFence.groupMax) else { return nil }
+        var group: [Epoch] = []
+        for _ in 0..<count {
+            guard let session = body.next(UInt32.self) else { return nil }
+            group.append(Epoch(session))
+        }
+        return group
     }
     private static func decodeRun(_ slot: inout LogSlot, _ body: inout PageReader) -> Bool {
         guard let chunk = body.next(UInt64.self), let first = body.next(UInt16.self),

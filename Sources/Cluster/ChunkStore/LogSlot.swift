@@ -3,7 +3,7 @@ import BlockTypes
 /// One log entry as the store keeps it: the operation, with the payload by reference to the device.
 struct LogSlot {
     enum Kind: UInt8 {
-        case noop = 1, write, trim, zero, fence, deleteVolume, configuration
+        case noop = 1, write, trim, zero, fence, deleteVolume, configuration, void
     }
     /// What the rarer operations carry.
     enum Extra: Hashable {
@@ -53,6 +53,9 @@ struct LogSlot {
         case .zero(let run, let sn, let tag):
             kind = .zero
             set(run, sn, tag)
+        case .void(let run, let tag):
+            kind = .void
+            set(run, SnapshotNumber(0), tag)
         case .fence(let volume, let fence): (kind, extra) = (.fence, .fence(volume, fence))
         case .deleteVolume(let volume): (kind, extra) = (.deleteVolume, .deleteVolume(volume))
         case .configuration(let members): (kind, extra) = (.configuration, .configuration(members))
@@ -63,15 +66,17 @@ struct LogSlot {
         (self.sn, self.tag) = (sn, tag)
     }
 
+    /// The blocks that its request was about: those that it changes, but for a void one.
     var run: BlockRun? {
-        guard kind == .write || kind == .trim || kind == .zero else { return nil }
+        guard kind == .write || kind == .trim || kind == .zero || kind == .void else { return nil }
         return BlockRun(chunk: chunk, firstBlock: Int(firstBlock), blockCount: Int(blockCount))
     }
     /// Bytes of its journal record at most, wherever the payload finds its place.
     var recordBytesMax: Int {
         switch extra {
         case .configuration(let members): 64 + members.count * 8
-        case .none, .fence, .deleteVolume: 64 + (kind == .write ? Int(blockCount) * 12 : 0)
+        case .fence(_, let fence): 64 + (fence.group.count + 1) * 4
+        case .none, .deleteVolume: 64 + (kind == .write ? Int(blockCount) * 12 : 0)
         }
     }
     var payloadBytes: Int { kind == .write ? Int(blockCount) * Geometry.blockBytes : 0 }
@@ -84,6 +89,7 @@ struct LogSlot {
             return .write(run, sn, tag, checksums: checksums, payload: payload)
         case (.trim, _, let run?): return .trim(run, sn, tag)
         case (.zero, _, let run?): return .zero(run, sn, tag)
+        case (.void, _, let run?): return .void(run, tag)
         case (.fence, .fence(let volume, let fence), _): return .fence(volume, fence)
         case (.deleteVolume, .deleteVolume(let volume), _): return .deleteVolume(volume)
         case (.configuration, .configuration(let members), _): return .configuration(members)
@@ -99,7 +105,8 @@ struct LogSlot {
             run.blockCount <= JournalRecord.blocksMax && checksums.count == run.blockCount
                 && payload.byteCount == run.byteCount
         case .configuration(let members): members.count <= JournalRecord.membersMax
-        case .noop, .trim, .zero, .fence, .deleteVolume: true
+        case .fence(_, let fence): fence.group.count <= VolumeFence.groupMax
+        case .noop, .trim, .zero, .void, .deleteVolume: true
         }
     }
 }

@@ -208,7 +208,7 @@ extension ChunkStore {
                 discard(chunk)
                 for place in chunk.leaves.indices { chunk.leaves[place] = nil }
             }
-            if volume.slot >= 0 { droppedVolumeSlots.append(volume.slot) }
+            droppedVolumeSlots += volume.slots
         }
         copyset.removeVolumes()
         copyset.syncCursor = .start

@@ -350,27 +350,36 @@ extension ChunkStore {
             return true
         }
         copysetIDs = copysetsByID.keys.sorted()
-        let volumesAreGood = tables[2].scan { slot, words in
-            guard let record = VolumeTableRecord(decoding: words),
-                let copyset = self.copysetsByID[record.copyset],
-                copyset.volumes[record.volume] == nil
-            else { return false }
-            let volume = VolumeState(id: record.volume, record: record.record)
-            if isPlanted(.dedupForgotten), !volume.record.isDeleted {
-                volume.record = VolumeRecord(fence: volume.record.fence)
-            }
-            if isPlanted(.epochInMemory), !volume.record.isDeleted {
-                volume.record = VolumeRecord(fence: .unknown)
-            }
-            volume.slot = slot
-            copyset.insert(volume)
-            return true
-        }
+        let volumesAreGood = adoptVolumes()
         recovery.fetches = []
         let nodesAreGood = tables[0].scan { slot, words in self.adopt(NodeRecord(decoding: words), slot) }
         guard copysetsAreGood, volumesAreGood, nodesAreGood else { return fail(.damaged("the map's tables")) }
         recovery.stage = .leaves
         fetchPages()
+    }
+    private func adoptVolumes() -> Bool {
+        var found = VolumeGathering()
+        let isReadable = tables[2].scan { slot, words in
+            guard let record = VolumeTableRecord(decoding: words) else { return false }
+            found.add(record, at: slot)
+            return true
+        }
+        guard isReadable else { return false }
+        for (slot, own) in found.volumes {
+            guard let copyset = copysetsByID[own.copyset], copyset.volumes[own.volume] == nil,
+                let (record, slots) = found.whole(slot, own)
+            else { return false }
+            let volume = VolumeState(id: own.volume, record: record)
+            if isPlanted(.dedupForgotten), !record.isDeleted {
+                volume.record = VolumeRecord(fence: record.fence)
+            }
+            if isPlanted(.epochInMemory), !record.isDeleted {
+                volume.record = VolumeRecord(fence: .unknown)
+            }
+            volume.slots = slots
+            copyset.insert(volume)
+        }
+        return found.isUsedUp
     }
     private func adopt(_ record: CopysetRecord, _ slot: Int) {
         let copyset = Copyset(id: record.id, members: record.members)

@@ -75,35 +75,105 @@ struct CopysetRecord {
     }
 }
 
-/// A copyset's record of a volume.
+/// A copyset's record of a volume, or one window of a volume that a group holds: such a volume has a record
+/// of its own without a window, and one for each member.
 struct VolumeTableRecord {
     static let words = 72
+    private static let (deleted, shared, member): (UInt64, UInt64, UInt64) = (2, 4, 8)
     var copyset: CopysetID
     var volume: VolumeID
-    var record: VolumeRecord
+    /// Of a member's record only the epoch counts, and names the member.
+    var fence: VolumeFence
+    var isDeleted = false
+    /// A group holds the volume: its members' records have the windows.
+    var isShared = false
+    var isMember = false
+    var window: RequestWindow
 
-    init(_ copyset: CopysetID, _ volume: VolumeState) {
-        (self.copyset, self.volume, record) = (copyset, volume.id, volume.record)
+    /// All records that a volume has in the table, its own first.
+    static func records(of volume: VolumeState, in copyset: CopysetID) -> [VolumeTableRecord] {
+        let record = volume.record
+        var own = VolumeTableRecord(
+            copyset: copyset, volume: volume.id, fence: record.fence, isDeleted: record.isDeleted,
+            window: record.windows[0])
+        guard !record.fence.group.isEmpty else { return [own] }
+        (own.isShared, own.window) = (true, RequestWindow(session: record.fence.epoch))
+        return [own]
+            + record.windows.map { window in
+                var member = own
+                (member.isShared, member.isMember, member.window) = (false, true, window)
+                member.fence.epoch = window.session
+                return member
+            }
     }
+    private init(
+        copyset: CopysetID, volume: VolumeID, fence: VolumeFence, isDeleted: Bool, window: RequestWindow
+    ) {
+        (self.copyset, self.volume, self.fence) = (copyset, volume, fence)
+        (self.isDeleted, self.window) = (isDeleted, window)
+    }
+
     var encoded: [UInt64] {
-        [
-            1 | (record.isDeleted ? 2 : 0) | UInt64(copyset.rawValue) << 32, volume.rawValue,
-            UInt64(record.fence.epoch.rawValue) | UInt64(record.fence.change) << 32, record.fence.size.bytes,
-            record.highestSequence,
-        ] + record.window
+        var flags = 1 | UInt64(copyset.rawValue) << 32
+        if isDeleted { flags |= Self.deleted }
+        if isShared { flags |= Self.shared }
+        if isMember { flags |= Self.member }
+        return [
+            flags, volume.rawValue, UInt64(fence.epoch.rawValue) | UInt64(fence.change) << 32,
+            fence.size.bytes, window.highestSequence,
+        ] + window.words
     }
     init?(decoding slice: ArraySlice<UInt64>) {
         let words = Array(slice)
         copyset = CopysetID(UInt32(words[0] >> 32))
         volume = VolumeID(words[1])
-        let fence = VolumeFence(
+        fence = VolumeFence(
             epoch: Epoch(UInt32(truncatingIfNeeded: words[2])), size: ByteCount(bytes: words[3]),
             change: UInt32(words[2] >> 32))
+        isDeleted = words[0] & Self.deleted != 0
+        (isShared, isMember) = (words[0] & Self.shared != 0, words[0] & Self.member != 0)
         guard
-            let record = VolumeRecord(
-                fence: fence, isDeleted: words[0] & 2 != 0, highestSequence: words[4],
-                window: Array(words[5..<(5 + VolumeRecord.windowWords)]))
+            let window = RequestWindow(
+                session: fence.epoch, highestSequence: words[4],
+                words: Array(words[5..<(5 + RequestWindow.wordCount)]))
         else { return nil }
-        self.record = record
+        self.window = window
     }
+}
+
+/// Volume records as they come out of the table, in any order.
+struct VolumeGathering {
+    private struct Key: Hashable {
+        let copyset: CopysetID
+        let volume: VolumeID
+    }
+    private var members: [Key: [(slot: Int, window: RequestWindow)]] = [:]
+    private(set) var volumes: [(slot: Int, record: VolumeTableRecord)] = []
+
+    mutating func add(_ record: VolumeTableRecord, at slot: Int) {
+        guard record.isMember else { return volumes.append((slot, record)) }
+        members[Key(copyset: record.copyset, volume: record.volume), default: []].append(
+            (slot, record.window))
+    }
+    /// The whole record of a volume, and its places in the table.
+    /// - Returns: `nil` when they cannot be true together.
+    mutating func whole(_ slot: Int, _ own: VolumeTableRecord) -> (VolumeRecord, slots: [Int])? {
+        guard own.isShared else {
+            return VolumeRecord(fence: own.fence, isDeleted: own.isDeleted, windows: [own.window]).map {
+                ($0, [slot])
+            }
+        }
+        let key = Key(copyset: own.copyset, volume: own.volume)
+        guard let found = members.removeValue(forKey: key) else { return nil }
+        let sorted = found.sorted { $0.window.session < $1.window.session }
+        var fence = own.fence
+        fence.group = sorted.map(\.window.session)
+        guard VolumeFence.isGroup(fence.group, at: fence.epoch),
+            let record = VolumeRecord(
+                fence: fence, isDeleted: own.isDeleted, windows: sorted.map(\.window))
+        else { return nil }
+        return (record, [slot] + sorted.map(\.slot))
+    }
+    /// True when every member's record belonged to a volume's.
+    var isUsedUp: Bool { members.isEmpty }
 }

@@ -9,7 +9,7 @@ struct VolumeCommand: ParsableCommand {
         commandName: "volume", abstract: "Create, list, resize, rename, delete and restore volumes.",
         subcommands: [
             VolumeCreate.self, VolumeList.self, VolumeInfo.self, VolumeResize.self, VolumeRename.self,
-            VolumeDelete.self, VolumeRestore.self, VolumePurge.self, DirectoryCreate.self,
+            VolumeDelete.self, VolumeRestore.self, VolumePurge.self, VolumeExpel.self, DirectoryCreate.self,
             DirectoryDelete.self,
         ])
 }
@@ -21,12 +21,20 @@ func volumePath(_ text: String) -> String { text.hasPrefix("/") ? text : "/" + t
 struct VolumeJSON: Encodable {
     let id: UInt64, path: String, sizeBytes: UInt64, stripeUnitBytes: UInt32, stripeCount: UInt32
     let pool: String, epoch: UInt32, createdAt: String, holder: String?, deletedAt: String?
+    let group: String?, members: [MemberJSON]?
+    /// One of those who hold the volume together.
+    struct MemberJSON: Encodable { let attachment: UInt32, holder: String, silent: Bool }
     init(_ volume: ControlVolume) {
         (id, path, sizeBytes) = (volume.id, volume.path, volume.sizeBytes)
         (stripeUnitBytes, stripeCount) = (volume.stripeUnitBytes, volume.stripeCount)
         (pool, epoch, createdAt) = (volume.poolName, volume.epoch, Text.time(volume.createdAt))
         holder = volume.holder.isEmpty ? nil : volume.holder
         deletedAt = volume.deletedAt == 0 ? nil : Text.time(volume.deletedAt)
+        group = volume.group.isEmpty ? nil : volume.group
+        members =
+            volume.group.isEmpty
+            ? nil
+            : volume.members.map { MemberJSON(attachment: $0.epoch, holder: $0.holder, silent: $0.silent) }
     }
 }
 
@@ -120,13 +128,17 @@ struct VolumeInfo: ParsableCommand {
         let volume = try MetadataCall(metadata.servers())(.getVolume(request)).volume.volume
         if format == .json { return print(try Text.json(VolumeJSON(volume))) }
         print(
-            Text.table([
-                ["path", volume.path], ["id", "\(volume.id)"],
-                ["size", "\(Text.size(volume.sizeBytes)) (\(volume.sizeBytes) bytes)"],
-                ["stripe", stripe(volume)], ["pool", volume.poolName], ["epoch", "\(volume.epoch)"],
-                ["created", Text.time(volume.createdAt)],
-                ["holder", volume.holder.isEmpty ? "not attached" : volume.holder],
-            ]))
+            Text.table(
+                [
+                    ["path", volume.path], ["id", "\(volume.id)"],
+                    ["size", "\(Text.size(volume.sizeBytes)) (\(volume.sizeBytes) bytes)"],
+                    ["stripe", stripe(volume)], ["pool", volume.poolName], ["epoch", "\(volume.epoch)"],
+                    ["created", Text.time(volume.createdAt)],
+                    ["holder", volume.holder.isEmpty ? "not attached" : volume.holder],
+                ]
+                    + volume.members.map { member in
+                        ["member \(member.epoch)", member.holder + (member.silent ? " (silent)" : "")]
+                    }))
     }
 }
 

@@ -20,6 +20,10 @@ public struct MetadataLimits: Hashable, Sendable {
     public var copysetsPerPoolMax = 16_384
     /// Copysets of all pools: a status names each, in one message of 16 MiB.
     public var copysetsMax = 1 << 17
+    /// Values of one volume, bytes of one, and bytes of its name: reservations of a few units fit.
+    public var valuesPerVolumeMax = 16, valueBytesMax = 64 << 10, valueNameBytesMax = 64
+    /// Requests that wait for a value to change, and how long one may.
+    public var watchesMax = 4096, watchMax: Duration = .seconds(30)
     /// Directories; all are held in memory.
     public var directoriesMax = 1 << 20
     /// Volumes, deleted ones included; all are held in memory.

@@ -96,7 +96,7 @@ extension MetadataCore {
             return adoption.note("\(name) was deleted for good since; it is deleted again")
         }
         if known.fence.epoch > row.epoch {
-            row.epoch = known.fence.epoch
+            (row.epoch, row.group) = (known.fence.epoch, nil)
             row.holder = HolderRow(
                 name: "a holder unknown since the database went back", key: "", since: secondsSince1970,
                 readOnly: false)

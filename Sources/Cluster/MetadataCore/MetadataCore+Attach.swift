@@ -47,9 +47,11 @@ extension MetadataCore {
         var row = try volume(at: request.path)
         try check(request.holder, "a holder's name")
         try check(request.holderKey, "a holder's key")
+        if !request.group.isEmpty { return try join(row, request, session: session, now: now) }
         // A copy of the request that got it: the same answer again.
         if request.attempt != 0, let holder = row.holder, holder.attempt == request.attempt {
-            return Decision(.attached(attachment(row, now: now)), [], [.lease(row.id, session)])
+            return Decision(
+                .attached(attachment(row, epoch: row.epoch, now: now)), [], [.lease(row.id, session)])
         }
         let isSame = row.holder.map { !$0.key.isEmpty && $0.key == request.holderKey } ?? false
         if isLeaseLive(row, now: now), !isSame, !request.takeOver {
@@ -66,8 +68,8 @@ extension MetadataCore {
         row.holder = HolderRow(
             name: request.holder, key: request.holderKey, since: secondsSince1970,
             readOnly: request.readOnly, attempt: request.attempt == 0 ? nil : request.attempt)
-        row.skip = nil
-        let attached = attachment(row, now: now)
+        (row.skip, row.group) = (nil, nil)
+        let attached = attachment(row, epoch: row.epoch, now: now)
         var afterwards: [Afterwards] = [.lease(row.id, session)]
         if let old {
             let names = "from \(MetadataPath.quoted(old.name)) to \(MetadataPath.quoted(request.holder))"
@@ -76,14 +78,15 @@ extension MetadataCore {
         }
         return Decision(.attached(attached), [.put(.volume(row))], afterwards)
     }
-    /// What the holder of `row` needs to know.
-    private func attachment(_ row: VolumeRow, now: Duration) -> VolumeAttachment {
+    /// What the holder of `row` with the attachment `epoch` needs to know.
+    func attachment(_ row: VolumeRow, epoch: Epoch, now: Duration) -> VolumeAttachment {
         let copysets = state.table(of: row).compactMap { state.copysets[$0] }
         var info = info(of: row, now: now)
         info.holder = row.holder?.name ?? ""
         return VolumeAttachment(
-            volume: info, epoch: row.epoch, lease: limits.lease, copysets: copysets,
-            addressBook: state.addressBook, trimsTail: row.tailChange != nil)
+            volume: info, epoch: epoch, lease: limits.lease, copysets: copysets,
+            addressBook: state.addressBook, trimsTail: row.tailChange != nil,
+            group: row.group?.members.map(\.epoch) ?? [])
     }
 
     /// Keeps a lease alive, even one that had ended if nobody took its place.
@@ -103,7 +106,8 @@ extension MetadataCore {
         guard row.holder != nil else {
             throw MetadataRefusal(.fenced, "volume \(id) is detached; attach it again")
         }
-        leases[id] = Lease(end: now + limits.lease, session: session)
+        leases[id] = Lease(end: now + limits.lease, session: row.group == nil ? session : nil)
+        if row.group != nil { memberLeases[MemberKey(volume: id, epoch: epoch)] = now + limits.lease }
         var changes: [RecordChange] = []
         if let tail = row.tailChange, settledChange >= tail, trust == .current {
             row.tailChange = nil
@@ -120,11 +124,13 @@ extension MetadataCore {
     func detach(_ id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> Decision {
         var row = try attachment(of: id, epoch: epoch)
         guard row.holder != nil else { return Decision(.done) }
+        if row.group != nil { return leave(row, epoch) }
         row.holder = nil
         return Decision(bookkeeping: .done, [.put(.volume(row))], [.endLease(id)])
     }
 
-    private func attachment(of id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> VolumeRow {
+    /// The volume, if the attachment is not over.
+    func attachment(of id: VolumeID, epoch: Epoch) throws(MetadataRefusal) -> VolumeRow {
         guard let row = state.volumes[id], !row.isPurging else {
             // Nobody is told that his volume is gone by a database that may never have known it.
             guard id.rawValue < state.cluster.nextVolume, !mayBeLost(id) else {
@@ -134,6 +140,15 @@ extension MetadataCore {
         }
         guard epoch <= row.epoch, epoch > Epoch(0) else {
             throw unknownAttachment("volume \(id) never had an attachment \(epoch)")
+        }
+        if let group = row.group {
+            guard group.members.contains(where: { $0.epoch == epoch }) else {
+                throw MetadataRefusal(
+                    .fenced,
+                    "attachment \(epoch) of volume \(id) is over: it is no member of the group"
+                        + " \(MetadataPath.quoted(group.name)) any more")
+            }
+            return row
         }
         guard epoch == row.epoch else {
             let by = row.holder.map { ", attached by \(MetadataPath.quoted($0.name))" } ?? ""

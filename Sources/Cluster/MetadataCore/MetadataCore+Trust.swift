@@ -154,7 +154,7 @@ extension MetadataRequest {
             .detach, .addressBook, .adoptDatabase:
             false
         case .allocateServer, .createPool, .createVolume, .resize, .rename, .deleteVolume, .restore, .purge,
-            .createDirectory, .deleteDirectory, .attach:
+            .createDirectory, .deleteDirectory, .attach, .removeMember, .value, .swapValue:
             true
         }
     }

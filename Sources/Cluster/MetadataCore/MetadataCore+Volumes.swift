@@ -6,8 +6,10 @@ extension MetadataCore {
     func info(of row: VolumeRow, now: Duration) -> VolumeInfo {
         var holder = row.holder.map { $0.name.isEmpty ? "an unnamed holder" : $0.name } ?? ""
         if !holder.isEmpty, !isLeaseLive(row, now: now) { holder += " (silent; its lease has ended)" }
-        return VolumeInfo(
+        var info = VolumeInfo(
             row: row, path: state.path(of: row), poolName: state.pools[row.pool]?.name ?? "", holder: holder)
+        info.silentMembers = silentMembers(of: row, now: now)
+        return info
     }
 
     func createVolume(
@@ -67,6 +69,9 @@ extension MetadataCore {
         let old = row.sizeBytes
         row.sizeBytes = sizeBytes
         guard sizeBytes != old else { return Decision(.volume(info(of: row, now: now))) }
+        if row.group != nil, isLeaseLive(row, now: now) {
+            throw held(row, text, "only a volume that nobody or one holder has can be resized")
+        }
         let oldEnd = row.fenceBytes(forSize: old)
         // Also by a holder whose lease has ended and whom nobody has superseded: it must not fence itself.
         let isHeld =
@@ -127,7 +132,7 @@ extension MetadataCore {
                     + " it to shrink to any size")
         }
         row.epoch = try nextEpoch(of: row)
-        (row.holder, row.tailChange) = (nil, nil)
+        (row.holder, row.group, row.tailChange) = (nil, nil, nil)
         return try shrink(row, [.endLease(row.id)], now: now)
     }
     /// Has every copyset free what lies past the end. Tasks of an earlier shrink are replaced: the new ones
@@ -171,7 +176,7 @@ extension MetadataCore {
         var row = try volume(at: text)
         guard !isLeaseLive(row, now: now) else { throw held(row, text, "detach it there first") }
         let path = state.path(of: row)
-        (row.holder, row.change) = (nil, try nextChange(of: row))
+        (row.holder, row.group, row.change) = (nil, nil, try nextChange(of: row))
         guard !purgeNow else {
             var cluster = state.cluster
             let end = try purged(row, counters: &cluster)
@@ -189,11 +194,14 @@ extension MetadataCore {
     ) throws(MetadataRefusal) -> [RecordChange] {
         var row = ending
         // Whoever never attached wrote nothing: there is nothing to free.
-        guard row.epoch > Epoch(0) else { return [.delete(.volume(row.id))] }
+        let values = (state.values[row.id] ?? []).map {
+            RecordChange.delete(.value(row.id, slot: $0.slot))
+        }
+        guard row.epoch > Epoch(0) else { return values + [.delete(.volume(row.id))] }
         let unfinished = (state.tasksOfVolume[row.id] ?? []).sorted()
         let tasks = try makeTasks(for: row, fence: nil, counters: &counters)
-        (row.place, row.holder) = (.purging, nil)
-        return unfinished.map { .delete(.task($0)) } + [.put(.volume(row))] + tasks
+        (row.place, row.holder, row.group) = (.purging, nil, nil)
+        return values + unfinished.map { .delete(.task($0)) } + [.put(.volume(row))] + tasks
     }
     /// What changes when copysets have finished `tasks`.
     func finished(_ tasks: Set<TaskID>) -> [RecordChange] {

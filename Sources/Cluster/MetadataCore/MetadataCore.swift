@@ -62,6 +62,8 @@ public struct MetadataCore: Machine {
     /// What becomes true in memory once the changes are durable.
     enum Afterwards: Hashable {
         case lease(VolumeID, SessionID), endLease(VolumeID), grace(VolumeID)
+        case memberLease(VolumeID, Epoch), endMemberLease(VolumeID, Epoch)
+        case valueChanged(VolumeID)
         case adopted, overruled
         case serverRegistered(ServerID, SessionID)
         case log(String)
@@ -107,6 +109,10 @@ public struct MetadataCore: Machine {
     var live: [ServerID: LiveServer] = [:]
     var liveCopysets: [CopysetID: LiveCopyset] = [:]
     var leases: [VolumeID: Lease] = [:]
+    /// Until when each member of a group is known to live.
+    var memberLeases: [MemberKey: Duration] = [:]
+    /// In the order in which they came.
+    var watches: [Watch] = []
     /// Chunkservers that the log calls silent.
     var silent: Set<ServerID> = []
     /// Whether the database may be relied on.
@@ -175,6 +181,7 @@ public struct MetadataCore: Machine {
             waiting = waiting[waitingHead...].filter { $0.session != session }
             waitingHead = 0
             waitingForTrust.removeAll { $0.session == session }
+            watches.removeAll { $0.session == session }
             for server in live.keys where live[server]?.session == session { live[server]?.session = nil }
         case .tick(let seconds):
             secondsSince1970 = seconds
@@ -238,6 +245,7 @@ extension MetadataCore {
                 return waitingForTrust.append(request)
             }
         }
+        if keepsWatch(request.request, request.id, request.session, now: now) { return }
         do {
             let decision = try decide(request.request, session: request.session, now: now)
             begin(decision, id: request.id, now: now, effects: &effects)
@@ -279,6 +287,12 @@ extension MetadataCore {
             case .lease(let volume, let session):
                 leases[volume] = Lease(end: now + limits.lease, session: session)
             case .endLease(let volume): leases[volume] = nil
+            case .memberLease(let volume, let epoch):
+                leases[volume] = Lease(end: now + limits.lease, session: nil)
+                memberLeases[MemberKey(volume: volume, epoch: epoch)] = now + limits.lease
+            case .endMemberLease(let volume, let epoch):
+                memberLeases[MemberKey(volume: volume, epoch: epoch)] = nil
+            case .valueChanged: serveWatches(now: now, effects: &effects)
             case .grace(let volume):
                 leases[volume] = Lease(end: now + limits.lease, session: nil)
             case .adopted: trustLedger.adopted()
@@ -321,11 +335,18 @@ extension MetadataCore {
         for (id, row) in state.volumes where row.holder != nil && leases[id] == nil {
             leases[id] = Lease(end: now + limits.lease, session: nil)
         }
+        for (id, row) in state.volumes {
+            for member in row.group?.members ?? [] {
+                let key = MemberKey(volume: id, epoch: member.epoch)
+                if memberLeases[key] == nil { memberLeases[key] = now + limits.lease }
+            }
+        }
     }
     private mutating func tick(now: Duration, effects: inout [Effect]) {
         switch phase {
         case .ready:
             for line in newlySilent(now: now) { effects.append(.log(line)) }
+            serveWatches(now: now, effects: &effects)
             if let notice = notice() { return begin(notice, id: nil, now: now, effects: &effects) }
             // An older database may hold as deleted what was restored since.
             guard trust == .current else { return }
@@ -369,6 +390,10 @@ extension MetadataCore {
         case .deleteDirectory(let path): try deleteDirectory(path)
         case .attach(let request): try attach(request, session: session, now: now)
         case .detach(let volume, let epoch): try detach(volume, epoch: epoch)
+        case .removeMember(let volume, let epoch, let member, let force):
+            try removeMember(volume, epoch: epoch, member: member, force: force, now: now)
+        case .value(let volume, let name, _, _): Decision(try value(volume, name))
+        case .swapValue(let swap): try swapValue(swap)
         case .addressBook: Decision(.addressBook(state.addressBook))
         case .adoptDatabase(let force): try adopt(force: force)
         case .heartbeat(let heartbeat): try heard(heartbeat, session: session, now: now)

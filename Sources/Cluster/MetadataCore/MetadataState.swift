@@ -21,6 +21,8 @@ struct MetadataState: Equatable {
     private(set) var directories: [DirectoryID: DirectoryRow] = [:]
     private(set) var volumes: [VolumeID: VolumeRow] = [:]
     private(set) var tasks: [TaskID: TaskRow] = [:]
+    /// In the order of their places.
+    private(set) var values: [VolumeID: [ValueRow]] = [:]
 
     private(set) var serverOfDevice: [UniqueID: ServerID] = [:]
     private(set) var copysetsOfServer: [ServerID: [CopysetID]] = [:]
@@ -68,6 +70,13 @@ struct MetadataState: Equatable {
             tasks[row.id] = row
             tasksOfCopyset[row.copyset, default: []].insert(row.id)
             tasksOfVolume[row.volume, default: []].insert(row.id)
+        case .put(.value(let row)):
+            var rows = (values[row.volume] ?? []).filter { $0.slot != row.slot }
+            rows.insert(row, at: rows.firstIndex { $0.slot > row.slot } ?? rows.count)
+            values[row.volume] = rows
+        case .delete(.value(let id, let slot)):
+            values[id]?.removeAll { $0.slot == slot }
+            if values[id]?.isEmpty == true { values[id] = nil }
         case .delete(.directory(let id)):
             removeName(of: id)
             directories[id] = nil
@@ -161,7 +170,7 @@ extension MetadataState {
         case .cluster: return nil
         case .server(let row):
             return serverOfDevice[row.device] == nil ? nil : "two chunkservers have the device \(row.device)"
-        case .pool, .copyset, .task: return nil
+        case .pool, .copyset, .task, .value: return nil
         case .directory(let row):
             return taken(row.parent, row.name) ? "directory \(row.id) shares its name with another" : nil
         case .volume(let row):
@@ -201,6 +210,9 @@ extension MetadataState {
         for server in serversInOrder where server.id.rawValue >= cluster.nextServer {
             throw DamagedMetadata("chunkserver \(server.id) lies beyond the counter")
         }
+        for id in values.keys.sorted() where volumes[id] == nil {
+            throw DamagedMetadata("a value is of volume \(id), which does not exist")
+        }
         for id in tasks.keys.sorted() {
             guard let row = tasks[id], id.rawValue < cluster.nextTask, copysets[row.copyset] != nil,
                 volumes[row.volume] != nil
@@ -216,6 +228,11 @@ extension MetadataState {
         }
         if case .named(let parent, _) = row.place, parent != .root, directories[parent] == nil {
             throw DamagedMetadata("volume \(row.id) lies in directory \(parent), which does not exist")
+        }
+        if let group = row.group {
+            guard row.holder != nil, !group.members.isEmpty,
+                VolumeFence.isGroup(group.members.map(\.epoch), at: row.epoch)
+            else { throw DamagedMetadata("volume \(row.id) is held by a group that cannot be one") }
         }
         do throws(MetadataRefusal) {
             let shape = try VolumeShape(

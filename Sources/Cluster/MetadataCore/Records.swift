@@ -158,6 +158,53 @@ public struct HolderRow: Hashable, Sendable, Codable {
     public var attempt: UInt64?
 }
 
+/// One of those who hold a volume together.
+public struct MemberRow: Hashable, Sendable, Codable {
+    /// The number of its attachment.
+    public var epoch: Epoch
+    /// Who it is.
+    public var holder: HolderRow
+}
+
+/// Those who hold a volume together.
+public struct GroupRow: Hashable, Sendable, Codable {
+    /// What each of them says to be let in.
+    public var name: String
+    /// In the order of their attachments.
+    public var members: [MemberRow]
+}
+
+/// A small value that a volume's holders agree on. Gone with the volume.
+public struct ValueRow: Hashable, Sendable, Codable {
+    /// The volume.
+    public var volume: VolumeID
+    /// Its place among the volume's values, below ``MetadataLimits/valuesPerVolumeMax``.
+    public var slot: UInt8
+    /// Its name.
+    public var name: String
+    /// Counts its changes, from 1.
+    public var version: UInt64
+    /// Its bytes, two hexadecimal digits each.
+    public var hex: String
+    /// The name of the attempt that changed it last. Missing: it had none.
+    public var attempt: UInt64?
+
+    /// One number for each place that a value can have.
+    public var number: UInt64 { volume.rawValue << 8 | UInt64(slot) }
+    /// Its bytes.
+    public var bytes: [UInt8] {
+        get {
+            let digits = hex.utf8.map { digit in digit < 0x3A ? digit &- 0x30 : digit &- 0x57 }
+            return stride(from: 0, to: digits.count - 1, by: 2).map { digits[$0] << 4 | digits[$0 + 1] & 15 }
+        }
+        set {
+            let digits = Array("0123456789abcdef".utf8)
+            hex = String(
+                decoding: newValue.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+        }
+    }
+}
+
 /// Where a volume is in its life.
 ///
 /// named -> recycled -> named (restore), named -> purging, recycled -> purging; purging ends in no row.
@@ -199,6 +246,9 @@ public struct VolumeRow: Hashable, Sendable, Codable {
     /// The change that put the end into a stripe group in which data may still lie behind it: a holder frees
     /// them, and may be gone before it has. Until one says that it did, the volume cannot grow.
     public var tailChange: UInt32?
+    /// The group that holds it together; then ``holder`` names its members for people, and ``epoch`` is the
+    /// generation of the membership. Missing: none does.
+    public var group: GroupRow?
 }
 
 /// Something that a copyset must commit on the metadata server's behalf.
@@ -225,12 +275,14 @@ public struct TaskRow: Hashable, Sendable, Codable {
 /// A row of any kind.
 public enum Record: Hashable, Sendable {
     case cluster(ClusterRow), server(ServerRow), pool(PoolRow), copyset(CopysetRow)
-    case directory(DirectoryRow), volume(VolumeRow), task(TaskRow)
+    case directory(DirectoryRow), volume(VolumeRow), task(TaskRow), value(ValueRow)
 }
 
 /// Names a row that can go away.
 public enum RecordKey: Hashable, Sendable {
     case directory(DirectoryID), volume(VolumeID), task(TaskID)
+    /// The value in this place of the volume.
+    case value(VolumeID, slot: UInt8)
 }
 
 /// One line of a transaction.

@@ -29,6 +29,10 @@ public enum MetadataReply: Hashable, Sendable {
     case attached(VolumeAttachment)
     /// The lease runs on; the size as it is now, and the address book when the caller has an old one.
     case renewed(sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?)
+    /// Who is a member from now on: the generation, the volume's change, the attachments.
+    case regrouped(epoch: Epoch, change: UInt32, group: [Epoch])
+    /// A value; version 0: there is none. `isSwapped`: it is what the asker wanted.
+    case value(version: UInt64, bytes: [UInt8], isSwapped: Bool)
     /// Where the chunkservers are.
     case addressBook(AddressBook)
     /// The database counts from now on; what is different from what others remember.
@@ -74,6 +78,8 @@ public struct VolumeInfo: Hashable, Sendable {
     public var poolName: String
     /// Who holds it; empty when nobody does.
     public var holder: String
+    /// Members of the group that holds it whose leases have ended.
+    public var silentMembers: [Epoch] = []
 }
 
 /// One line of a listing.
@@ -98,6 +104,8 @@ public struct VolumeAttachment: Hashable, Sendable {
     public var addressBook: AddressBook
     /// The holder must free what lies behind the end in the last stripe group.
     public var trimsTail = false
+    /// The attachments of the group that it belongs to; empty: the holder has it alone.
+    public var group: [Epoch] = []
 }
 
 /// A pool and its room.

@@ -62,6 +62,12 @@ public enum MetadataRequest: Hashable, Sendable {
         revision: UInt64 = 0, settledChange: UInt32 = 0)
     /// Let go.
     case detach(volume: VolumeID, epoch: Epoch)
+    /// A member wants another one to be none any more; `force`: also one whose lease still runs.
+    case removeMember(volume: VolumeID, epoch: Epoch, member: Epoch, force: Bool)
+    /// A value, once its version is higher than `after` or `wait` is over.
+    case value(volume: VolumeID, name: String, after: UInt64, wait: Duration)
+    /// A holder changes a value, if nobody else has.
+    case swapValue(ValueSwap)
     /// Where the chunkservers are.
     case addressBook(version: UInt64)
     /// Go on with a database that went back.
@@ -195,6 +201,30 @@ public enum RecycledSelector: Hashable, Sendable {
     case path(String)
 }
 
+/// A change of one of a volume's values.
+public struct ValueSwap: Hashable, Sendable {
+    /// The volume.
+    public var volume: VolumeID
+    /// The attachment of who asks.
+    public var epoch: Epoch
+    /// The value's name.
+    public var name: String
+    /// The version that it must have; 0: there must be none.
+    public var expectedVersion: UInt64
+    /// What it shall be.
+    public var bytes: [UInt8]
+    /// Names the attempt: a copy of it gets the same answer. 0: no name.
+    public var attempt: UInt64
+    /// All of it.
+    public init(
+        volume: VolumeID, epoch: Epoch, name: String, expectedVersion: UInt64, bytes: [UInt8],
+        attempt: UInt64 = 0
+    ) {
+        (self.volume, self.epoch, self.name) = (volume, epoch, name)
+        (self.expectedVersion, self.bytes, self.attempt) = (expectedVersion, bytes, attempt)
+    }
+}
+
 /// Who wants to hold which volume.
 public struct AttachRequest: Hashable, Sendable {
     /// The volume.
@@ -211,13 +241,15 @@ public struct AttachRequest: Hashable, Sendable {
     public var expectedEpoch: Epoch?
     /// Names the attempt: a copy of it gets the same answer. 0: no name.
     public var attempt: UInt64
+    /// The group to hold it with; empty: alone.
+    public var group: String
     /// All of it.
     public init(
         path: String, holder: String, holderKey: String, takeOver: Bool = false, readOnly: Bool = false,
-        expectedEpoch: Epoch? = nil, attempt: UInt64 = 0
+        expectedEpoch: Epoch? = nil, attempt: UInt64 = 0, group: String = ""
     ) {
         (self.path, self.holder, self.holderKey) = (path, holder, holderKey)
         (self.takeOver, self.readOnly) = (takeOver, readOnly)
-        (self.expectedEpoch, self.attempt) = (expectedEpoch, attempt)
+        (self.expectedEpoch, self.attempt, self.group) = (expectedEpoch, attempt, group)
     }
 }

@@ -2,6 +2,12 @@ import BlockTypes
 import ControlMessages
 import MetadataCore
 
+#if canImport(FoundationEssentials)
+    import FoundationEssentials
+#else
+    import Foundation
+#endif
+
 /// Replies as the core makes them, turned into what the wire has.
 extension ControlResponse {
     /// - Parameter revision: of the database, for those who shall remember it.
@@ -25,9 +31,8 @@ extension ControlResponse {
             var body = ControlServerHeartbeatResponse()
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             body.copysets = copysets.map { ControlCopyset($0) }
-            body.copysetsVersion = copysetsVersion
+            (body.copysetsVersion, body.revision) = (copysetsVersion, revision)
             body.tasks = tasks.map { ControlCopysetTask($0) }
-            body.revision = revision
             if let inquiry { body.inquiry.afterVolume = inquiry.rawValue }
             self.init(.serverHeartbeat(body))
         case .status(let status): self.init(.getStatus(ControlGetStatusResponse(status)))
@@ -49,19 +54,21 @@ extension ControlResponse {
             self.init(.listRecycled(body))
         case .done: self.init(.empty(ControlEmptyResponse()))
         case .attached(let attachment):
-            var body = ControlAttachVolumeResponse()
-            body.volume = ControlVolume(attachment.volume)
-            body.epoch = attachment.epoch.rawValue
-            body.leaseMilliseconds = attachment.lease.wholeMilliseconds
-            body.copysets = attachment.copysets.map { ControlCopyset($0) }
-            body.addressBook = ControlAddressBook(attachment.addressBook)
-            (body.revision, body.trimTail) = (revision, attachment.trimsTail)
-            self.init(.attachVolume(body))
+            self.init(.attachVolume(ControlAttachVolumeResponse(attachment, revision: revision)))
         case .renewed(let sizeBytes, let change, let addressBook):
             var body = ControlRenewLeaseResponse()
             (body.sizeBytes, body.change, body.revision) = (sizeBytes, change, revision)
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             self.init(.renewLease(body))
+        case .regrouped(let epoch, let change, let group):
+            var body = ControlRemoveMemberResponse()
+            (body.epoch, body.change, body.group) = (epoch.rawValue, change, group.map(\.rawValue))
+            self.init(.removeMember(body))
+        case .value(let version, let bytes, let isSwapped):
+            var body = ControlValueResponse()
+            (body.version, body.swapped) = (version, isSwapped)
+            body.value = Data(bytes)
+            self.init(.value(body))
         case .addressBook(let addressBook):
             var body = ControlGetAddressBookResponse()
             body.addressBook = ControlAddressBook(addressBook)
@@ -71,6 +78,19 @@ extension ControlResponse {
             (body.revision, body.findings) = (revision, findings)
             self.init(.adoptDatabase(body))
         }
+    }
+}
+
+extension ControlAttachVolumeResponse {
+    fileprivate init(_ attachment: VolumeAttachment, revision: UInt64) {
+        self.init()
+        volume = ControlVolume(attachment.volume)
+        epoch = attachment.epoch.rawValue
+        leaseMilliseconds = attachment.lease.wholeMilliseconds
+        copysets = attachment.copysets.map { ControlCopyset($0) }
+        addressBook = ControlAddressBook(attachment.addressBook)
+        (self.revision, trimTail) = (revision, attachment.trimsTail)
+        group = attachment.group.map(\.rawValue)
     }
 }
 
@@ -161,6 +181,13 @@ extension ControlVolume {
         (pool, poolName, generation) = (row.pool.rawValue, info.poolName, row.generation)
         (epoch, createdAt, holder) = (row.epoch.rawValue, row.createdAt, info.holder)
         change = row.change ?? 0
+        group = row.group?.name ?? ""
+        members = (row.group?.members ?? []).map { member in
+            var body = ControlGroupMember()
+            (body.epoch, body.holder) = (member.epoch.rawValue, member.holder.name)
+            body.silent = info.silentMembers.contains(member.epoch)
+            return body
+        }
         if case .recycled(_, let since) = row.place { deletedAt = since }
     }
 }

@@ -49,7 +49,7 @@ extension MetadataRequest {
                     path: body.path, holder: body.holder, holderKey: body.holderKey, takeOver: body.takeOver,
                     readOnly: body.readOnly,
                     expectedEpoch: body.hasExpectedEpoch ? Epoch(body.expectedEpoch) : nil,
-                    attempt: body.attempt))
+                    attempt: body.attempt, group: body.group))
         case .renewLease(let body):
             self = .renewLease(
                 volume: VolumeID(body.volume), epoch: Epoch(body.epoch),
@@ -58,6 +58,19 @@ extension MetadataRequest {
                 settledChange: body.settledChange)
         case .detachVolume(let body):
             self = .detach(volume: VolumeID(body.volume), epoch: Epoch(body.epoch))
+        case .removeMember(let body):
+            self = .removeMember(
+                volume: VolumeID(body.volume), epoch: Epoch(body.epoch), member: Epoch(body.member),
+                force: body.force)
+        case .getValue(let body):
+            self = .value(
+                volume: VolumeID(body.volume), name: body.name, after: body.afterVersion,
+                wait: .milliseconds(Int64(body.waitMilliseconds)))
+        case .swapValue(let body):
+            self = .swapValue(
+                ValueSwap(
+                    volume: VolumeID(body.volume), epoch: Epoch(body.epoch), name: body.name,
+                    expectedVersion: body.expectedVersion, bytes: Array(body.value), attempt: body.attempt))
         case .getAddressBook(let body): self = .addressBook(version: body.version)
         case .adoptDatabase(let body): self = .adoptDatabase(force: body.force)
         }

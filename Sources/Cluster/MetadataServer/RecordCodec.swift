@@ -20,7 +20,7 @@ enum RecordCodec {
     static let versionMax = 1
 
     private enum Table: String {
-        case cluster, server, pool, copyset, directory, volume, task
+        case cluster, server, pool, copyset, directory, volume, task, value
     }
 
     /// The line of a transaction that `change` stands for.
@@ -30,6 +30,7 @@ enum RecordCodec {
         case .delete(.directory(let id)): .delete(key(.directory, id.rawValue))
         case .delete(.volume(let id)): .delete(key(.volume, id.rawValue))
         case .delete(.task(let id)): .delete(key(.task, id.rawValue))
+        case .delete(.value(let id, let slot)): .delete(key(.value, id.rawValue << 8 | UInt64(slot)))
         }
     }
 
@@ -43,6 +44,7 @@ enum RecordCodec {
         case .directory(let row): try encode(row, .directory, row.id.rawValue)
         case .volume(let row): try encode(row, .volume, row.id.rawValue)
         case .task(let row): try encode(row, .task, row.id.rawValue)
+        case .value(let row): try encode(row, .value, row.number)
         }
     }
 
@@ -60,6 +62,7 @@ enum RecordCodec {
             case .directory: .directory(try decode(row))
             case .volume: .volume(try decode(row))
             case .task: .task(try decode(row))
+            case .value: .value(try decode(row))
             }
         guard number(of: record) == row.key.number else {
             throw .damagedRow("\(row.key) says it is number \(number(of: record))")
@@ -76,6 +79,7 @@ enum RecordCodec {
         case .directory(let row): row.id.rawValue
         case .volume(let row): row.id.rawValue
         case .task(let row): row.id.rawValue
+        case .value(let row): row.number
         }
     }
     private static func key(_ table: Table, _ number: UInt64) -> StoreRow.Key {

@@ -70,6 +70,14 @@ public enum Mutant: String, CaseIterable, Sendable {
     case readingUnpaused = "reading-unpaused"
     /// A client's repeated attempt gets a new tag.
     case retryRetagged = "retry-retagged"
+    /// Members of a group share one window of done requests.
+    case dedupShared = "dedup-shared"
+    /// Blocks that are being compared or patched may be changed meanwhile.
+    case amendUnordered = "amend-unordered"
+    /// A comparison that found a difference leaves no trace: a late copy of it may find none.
+    case missUnrecorded = "miss-unrecorded"
+    /// A member that was removed by force stays among those that copysets accept.
+    case removalUnfenced = "removal-unfenced"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

@@ -29,8 +29,9 @@ public struct BlockRun: Hashable, Sendable, CustomStringConvertible {
 
 /// Names one request of one attachment, so that a repeated or late copy of it does nothing.
 ///
-/// The session of an exclusive attachment is its ``Epoch``. A client never has more than
-/// ``windowRequests`` sequence numbers between its oldest unanswered request and its newest.
+/// The session of an attachment is the ``Epoch`` that it was given when it began; a member of a group keeps
+/// it while others come and go. A client never has more than ``windowRequests`` sequence numbers between its
+/// oldest unanswered request and its newest.
 public struct RequestTag: Hashable, Sendable, CustomStringConvertible {
     /// The attachment.
     public let session: Epoch
@@ -46,7 +47,7 @@ public struct RequestTag: Hashable, Sendable, CustomStringConvertible {
 
 /// What a chunkserver knows of a volume: enough to refuse what must be refused.
 public struct VolumeFence: Hashable, Sendable {
-    /// The attachment whose requests are accepted.
+    /// The volume's newest attachment or, when a group holds it, the generation of its membership.
     public var epoch: Epoch
     /// End of the volume's chunk address space: its size, rounded up to whole stripe groups when striped.
     /// Chunk `i`, byte `b` lies at `i * 16 MiB + b`; nothing is written at or past the end.
@@ -54,9 +55,26 @@ public struct VolumeFence: Hashable, Sendable {
     /// The volume's change that gave it this size: goes up with each attachment, resize and deletion, so that
     /// a late copy of an older fence is known for what it is.
     public var change: UInt32
-    /// Requests of `epoch`, on a volume of `size` since its change `change`.
-    public init(epoch: Epoch, size: ByteCount, change: UInt32) {
-        (self.epoch, self.size, self.change) = (epoch, size, change)
+    /// The attachments of the group that holds the volume together, ascending; empty: the one numbered
+    /// ``epoch`` has it alone.
+    public var group: [Epoch]
+    /// The most members of a group.
+    public static let groupMax = 16
+
+    /// Requests of `epoch`, or of a group's attachments, on a volume of `size` since its change `change`.
+    public init(epoch: Epoch, size: ByteCount, change: UInt32, group: [Epoch] = []) {
+        (self.epoch, self.size, self.change, self.group) = (epoch, size, change, group)
+    }
+    /// The attachments whose requests are accepted.
+    public var sessions: [Epoch] { group.isEmpty ? [epoch] : group }
+    /// True when requests of the attachment are accepted.
+    public func accepts(_ session: Epoch) -> Bool {
+        group.isEmpty ? session == epoch : group.contains(session)
+    }
+    /// True when `group` can be one's members: ascending, not too many, none that is yet to come.
+    public static func isGroup(_ group: [Epoch], at epoch: Epoch) -> Bool {
+        group.count <= groupMax && group.last ?? epoch <= epoch
+            && zip(group, group.dropFirst()).allSatisfy { $0 < $1 }
     }
     /// Older than every fence: lets nothing pass.
     public static let unknown = VolumeFence(epoch: Epoch(0), size: .zero, change: 0)
@@ -76,6 +94,9 @@ public enum Operation: Sendable {
     case trim(BlockRun, SnapshotNumber, RequestTag)
     /// Makes blocks read as zeroes without storing them.
     case zero(BlockRun, SnapshotNumber, RequestTag)
+    /// Uses up a request's tag and changes nothing: a comparison of the run found a difference, and no late
+    /// copy of it may find none.
+    case void(BlockRun, RequestTag)
     /// Raises a volume's epoch, or sets its size under the same epoch; a smaller size frees what lies beyond.
     /// One that is not newer than what is known changes nothing.
     case fence(VolumeID, VolumeFence)
@@ -91,14 +112,14 @@ public enum Operation: Sendable {
     /// The blocks it touches, if it touches blocks.
     public var run: BlockRun? {
         switch self {
-        case .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _): run
+        case .write(let run, _, _, _, _), .trim(let run, _, _), .zero(let run, _, _), .void(let run, _): run
         case .noop, .fence, .deleteVolume, .configuration: nil
         }
     }
     /// The request that asked for it, if a client did.
     public var tag: RequestTag? {
         switch self {
-        case .write(_, _, let tag, _, _), .trim(_, _, let tag), .zero(_, _, let tag): tag
+        case .write(_, _, let tag, _, _), .trim(_, _, let tag), .zero(_, _, let tag), .void(_, let tag): tag
         case .noop, .fence, .deleteVolume, .configuration: nil
         }
     }

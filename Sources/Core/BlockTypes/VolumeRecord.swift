@@ -3,29 +3,25 @@
 /// Part of the copyset's state machine: it changes only when a log entry is applied, so every replica that
 /// has applied the same entries holds the same record.
 public struct VolumeRecord: Hashable, Sendable {
-    /// The accepted epoch and the size.
+    /// Whose requests are accepted, and the size.
     public private(set) var fence: VolumeFence
     /// True after the volume was deleted: every request for it is refused for good.
     public private(set) var isDeleted: Bool
-    /// Highest sequence applied in the fence's epoch.
-    public private(set) var highestSequence: UInt64
-    /// One bit for each of the last ``RequestTag/windowRequests`` sequences, at `sequence % windowRequests`.
-    public private(set) var window: [UInt64]
-
-    /// Words of ``window``.
-    public static let windowWords = Int(RequestTag.windowRequests / 64)
+    /// What was done, by attachment: one window for each of the fence's sessions, in their order.
+    public private(set) var windows: [RequestWindow]
 
     /// A record with nothing done yet.
     public init(fence: VolumeFence) {
-        (self.fence, isDeleted, highestSequence) = (fence, false, 0)
-        window = Array(repeating: 0, count: Self.windowWords)
+        (self.fence, isDeleted) = (fence, false)
+        windows = fence.sessions.map { RequestWindow(session: $0) }
     }
     /// A record read from disk or wire.
-    /// - Returns: `nil` when `window` has the wrong length.
-    public init?(fence: VolumeFence, isDeleted: Bool, highestSequence: UInt64, window: [UInt64]) {
-        guard window.count == Self.windowWords else { return nil }
-        (self.fence, self.isDeleted) = (fence, isDeleted)
-        (self.highestSequence, self.window) = (highestSequence, window)
+    /// - Returns: `nil` when `windows` are not those of the fence's sessions.
+    public init?(fence: VolumeFence, isDeleted: Bool, windows: [RequestWindow]) {
+        guard windows.map(\.session) == fence.sessions, fence.group.count <= VolumeFence.groupMax else {
+            return nil
+        }
+        (self.fence, self.isDeleted, self.windows) = (fence, isDeleted, windows)
     }
 
     /// What to do with a request.
@@ -39,50 +35,33 @@ public struct VolumeRecord: Hashable, Sendable {
     }
     /// Judges a request by its tag. A tag of a newer session is stale too: its fence must be applied first.
     public func admission(of tag: RequestTag) -> Admission {
-        guard tag.session == fence.epoch, !isDeleted else { return .stale }
-        if tag.sequence > highestSequence { return .fresh }
-        if tag.sequence + RequestTag.windowRequests <= highestSequence { return .stale }
-        return isSet(tag.sequence) ? .repeated : .fresh
+        guard !isDeleted, let window = index(of: tag.session) else { return .stale }
+        return windows[window].admission(of: tag.sequence)
     }
     /// Notes that a request was applied. Call only for what ``admission(of:)`` found fresh.
     public mutating func apply(_ tag: RequestTag) {
-        if tag.sequence > highestSequence {
-            let next = isPlanted(.dedupWindowShort) ? highestSequence : highestSequence + 1
-            let first = max(
-                next, tag.sequence &- min(tag.sequence, RequestTag.windowRequests - 1))
-            if tag.sequence - highestSequence >= RequestTag.windowRequests {
-                window = Array(repeating: 0, count: Self.windowWords)
-            } else {
-                for sequence in first...tag.sequence { set(sequence, false) }
-            }
-            highestSequence = tag.sequence
-        }
-        set(tag.sequence, true)
+        guard let window = index(of: tag.session) else { return }
+        windows[window].apply(tag.sequence)
     }
-    /// Applies a fence: one that is not newer changes nothing; a higher epoch forgets the old attachment's
-    /// requests.
+    /// Applies a fence: one that is not newer changes nothing. What attachments did that it accepts no more
+    /// is forgotten; those that it still accepts go on as if nothing had happened.
     public mutating func apply(_ new: VolumeFence) {
         guard new.isNewer(than: fence) else { return }
-        if new.epoch > fence.epoch {
-            highestSequence = 0
-            window = Array(repeating: 0, count: Self.windowWords)
+        let old = windows
+        windows = new.sessions.map { session in
+            old.first { $0.session == session } ?? RequestWindow(session: session)
         }
         fence = new
     }
     /// Marks the volume deleted. Every request is refused from then on: which were done is forgotten, since
     /// records of deleted volumes stay and are copied with the copyset.
     public mutating func delete() {
-        (isDeleted, highestSequence) = (true, 0)
-        window = Array(repeating: 0, count: Self.windowWords)
+        (isDeleted, fence.group) = (true, [])
+        windows = [RequestWindow(session: fence.epoch)]
     }
 
-    private func isSet(_ sequence: UInt64) -> Bool {
-        let bit = Int(sequence % RequestTag.windowRequests)
-        return window[bit / 64] >> UInt64(bit % 64) & 1 == 1
-    }
-    private mutating func set(_ sequence: UInt64, _ value: Bool) {
-        let bit = Int(sequence % RequestTag.windowRequests)
-        let mask = UInt64(1) << UInt64(bit % 64)
-        if value { window[bit / 64] |= mask } else { window[bit / 64] &= ~mask }
+    private func index(of session: Epoch) -> Int? {
+        if isPlanted(.dedupShared), fence.accepts(session) { return 0 }
+        return windows.firstIndex { $0.session == session }
     }
 }

@@ -16,6 +16,8 @@ public enum VolumeError: Error, Hashable, Sendable {
     case deleted
     /// The volume is being closed.
     case shuttingDown
+    /// What is stored differs from what was expected, first at this byte of the request. Nothing was written.
+    case miscompare(atByte: Int)
 }
 
 /// What a frontend asks of a volume. Offsets and lengths are multiples of 512 bytes.
@@ -24,6 +26,11 @@ public enum VolumeRequest: Sendable {
     case read(start: ByteOffset, byteCount: Int)
     /// Replaces bytes with those of `payloads`, one after the other. Answered when durable on a majority.
     case write(start: ByteOffset, payloads: [Payload])
+    /// Replaces the bytes from `start` with `new` if they are those of `expected`, in one step that no other
+    /// change comes between, of whichever client. Both have the same length, at most
+    /// ``compareBytesMax``, inside one stripe unit (``BlockVolume/compareUnitBytes``). Otherwise nothing is
+    /// written and the answer is ``VolumeError/miscompare(atByte:)``.
+    case compareAndWrite(start: ByteOffset, expected: [Payload], new: [Payload])
     /// Forgets the run's whole blocks; its edges are zeroed. Reads as zeroes afterwards.
     case trim(start: ByteOffset, length: ByteCount)
     /// Makes the run read as zeroes.
@@ -35,6 +42,8 @@ public enum VolumeRequest: Sendable {
 
     /// The longest ``blockStatus(start:length:)``: its answer then has at most 65,536 segments.
     public static let statusBytesMax = 256 << 20
+    /// The longest ``compareAndWrite(start:expected:new:)``: what one byte of a SCSI command can count.
+    public static let compareBytesMax = 255 * Geometry.sectorBytes
 }
 
 /// A run of what a read returns: bytes, or zeroes that were never stored. Or of what a volume's map says.

@@ -249,6 +249,30 @@ public nonisolated struct ControlRequest: Sendable {
     set {body = .getAddressBook(newValue)}
   }
 
+  public var removeMember: ControlRemoveMemberRequest {
+    get {
+      if case .removeMember(let v)? = body {return v}
+      return ControlRemoveMemberRequest()
+    }
+    set {body = .removeMember(newValue)}
+  }
+
+  public var getValue: ControlGetValueRequest {
+    get {
+      if case .getValue(let v)? = body {return v}
+      return ControlGetValueRequest()
+    }
+    set {body = .getValue(newValue)}
+  }
+
+  public var swapValue: ControlSwapValueRequest {
+    get {
+      if case .swapValue(let v)? = body {return v}
+      return ControlSwapValueRequest()
+    }
+    set {body = .swapValue(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -274,6 +298,9 @@ public nonisolated struct ControlRequest: Sendable {
     case renewLease(ControlRenewLeaseRequest)
     case detachVolume(ControlDetachVolumeRequest)
     case getAddressBook(ControlGetAddressBookRequest)
+    case removeMember(ControlRemoveMemberRequest)
+    case getValue(ControlGetValueRequest)
+    case swapValue(ControlSwapValueRequest)
 
   }
 
@@ -414,6 +441,23 @@ public nonisolated struct ControlResponse: @unchecked Sendable {
     set {_uniqueStorage()._body = .getAddressBook(newValue)}
   }
 
+  public var removeMember: ControlRemoveMemberResponse {
+    get {
+      if case .removeMember(let v)? = _storage._body {return v}
+      return ControlRemoveMemberResponse()
+    }
+    set {_uniqueStorage()._body = .removeMember(newValue)}
+  }
+
+  /// get, swap
+  public var value: ControlValueResponse {
+    get {
+      if case .value(let v)? = _storage._body {return v}
+      return ControlValueResponse()
+    }
+    set {_uniqueStorage()._body = .value(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -433,6 +477,9 @@ public nonisolated struct ControlResponse: @unchecked Sendable {
     case attachVolume(ControlAttachVolumeResponse)
     case renewLease(ControlRenewLeaseResponse)
     case getAddressBook(ControlGetAddressBookResponse)
+    case removeMember(ControlRemoveMemberResponse)
+    /// get, swap
+    case value(ControlValueResponse)
 
   }
 
@@ -1132,6 +1179,29 @@ public nonisolated struct ControlVolume: Sendable {
   /// Counts attachments, resizes and deletions; goes with the size in fences.
   public var change: UInt32 = 0
 
+  /// The group that holds it together; empty: none does.
+  public var group: String = String()
+
+  public var members: [ControlGroupMember] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlGroupMember: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The number of its attachment.
+  public var epoch: UInt32 = 0
+
+  public var holder: String = String()
+
+  /// Its lease has ended.
+  public var silent: Bool = false
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1206,29 +1276,35 @@ public nonisolated struct ControlListDirectoryRequest: Sendable {
   public init() {}
 }
 
-public nonisolated struct ControlDirectoryEntry: Sendable {
+public nonisolated struct ControlDirectoryEntry: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  public var path: String = String()
+  public var path: String {
+    get {_storage._path}
+    set {_uniqueStorage()._path = newValue}
+  }
 
-  public var isDirectory: Bool = false
+  public var isDirectory: Bool {
+    get {_storage._isDirectory}
+    set {_uniqueStorage()._isDirectory = newValue}
+  }
 
   public var volume: ControlVolume {
-    get {_volume ?? ControlVolume()}
-    set {_volume = newValue}
+    get {_storage._volume ?? ControlVolume()}
+    set {_uniqueStorage()._volume = newValue}
   }
   /// Returns true if `volume` has been explicitly set.
-  public var hasVolume: Bool {self._volume != nil}
+  public var hasVolume: Bool {_storage._volume != nil}
   /// Clears the value of `volume`. Subsequent reads from it will return its default value.
-  public mutating func clearVolume() {self._volume = nil}
+  public mutating func clearVolume() {_uniqueStorage()._volume = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _volume: ControlVolume? = nil
+  fileprivate var _storage = unsafe _StorageClass.defaultInstance
 }
 
 public nonisolated struct ControlListDirectoryResponse: Sendable {
@@ -1399,6 +1475,9 @@ public nonisolated struct ControlAttachVolumeRequest: Sendable {
   /// Names the attempt: a copy of it gets the same answer. 0: no name.
   public var attempt: UInt64 = 0
 
+  /// Hold it together with others who say the same name; empty: alone.
+  public var group: String = String()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1454,6 +1533,12 @@ public nonisolated struct ControlAttachVolumeResponse: @unchecked Sendable {
   public var trimTail: Bool {
     get {_storage._trimTail}
     set {_uniqueStorage()._trimTail = newValue}
+  }
+
+  /// Attachments of the group's members, this one included; empty: held alone.
+  public var group: [UInt32] {
+    get {_storage._group}
+    set {_uniqueStorage()._group = newValue}
   }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -1523,6 +1608,110 @@ public nonisolated struct ControlDetachVolumeRequest: Sendable {
   public var volume: UInt64 = 0
 
   public var epoch: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// A member asks that another one, which is silent, be none any more. It counts as gone once the asker has told every
+/// copyset so.
+public nonisolated struct ControlRemoveMemberRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var volume: UInt64 = 0
+
+  /// The asker's attachment.
+  public var epoch: UInt32 = 0
+
+  /// The attachment that is to end.
+  public var member: UInt32 = 0
+
+  /// Also if its lease still runs.
+  public var force: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlRemoveMemberResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The generation of the membership.
+  public var epoch: UInt32 = 0
+
+  public var change: UInt32 = 0
+
+  public var group: [UInt32] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Small values that a volume's holders agree on: versioned, durable, gone with the volume.
+public nonisolated struct ControlGetValueRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var volume: UInt64 = 0
+
+  public var name: String = String()
+
+  /// Answered when the version is higher, or the wait is over.
+  public var afterVersion: UInt64 = 0
+
+  /// 0: answered at once.
+  public var waitMilliseconds: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlSwapValueRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var volume: UInt64 = 0
+
+  /// The asker's attachment: nobody else may change anything.
+  public var epoch: UInt32 = 0
+
+  public var name: String = String()
+
+  /// 0: there is no such value yet.
+  public var expectedVersion: UInt64 = 0
+
+  public var value: Data = Data()
+
+  /// Names the attempt: a copy of it gets the same answer. 0: no name.
+  public var attempt: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct ControlValueResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// 0: there is no such value.
+  public var version: UInt64 = 0
+
+  public var value: Data = Data()
+
+  /// Of a swap: the value is the asker's now.
+  public var swapped: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1709,7 +1898,7 @@ nonisolated extension ControlFailureDomain: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Request"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{4}\u{3}create_volume\0\u{3}get_volume\0\u{3}list_directory\0\u{3}resize_volume\0\u{1}rename\0\u{3}delete_volume\0\u{3}restore_volume\0\u{3}purge_volume\0\u{3}list_recycled\0\u{3}create_directory\0\u{3}delete_directory\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{3}detach_volume\0\u{3}get_address_book\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{4}\u{3}create_volume\0\u{3}get_volume\0\u{3}list_directory\0\u{3}resize_volume\0\u{1}rename\0\u{3}delete_volume\0\u{3}restore_volume\0\u{3}purge_volume\0\u{3}list_recycled\0\u{3}create_directory\0\u{3}delete_directory\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{3}detach_volume\0\u{3}get_address_book\0\u{3}remove_member\0\u{4}\u{6}get_value\0\u{3}swap_value\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2003,6 +2192,45 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
           self.body = .getAddressBook(v)
         }
       }()
+      case 34: try {
+        var v: ControlRemoveMemberRequest?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .removeMember(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .removeMember(v)
+        }
+      }()
+      case 40: try {
+        var v: ControlGetValueRequest?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .getValue(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .getValue(v)
+        }
+      }()
+      case 41: try {
+        var v: ControlSwapValueRequest?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .swapValue(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .swapValue(v)
+        }
+      }()
       default: break
       }
     }
@@ -2102,6 +2330,18 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
       guard case .getAddressBook(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 33)
     }()
+    case .removeMember?: try {
+      guard case .removeMember(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 34)
+    }()
+    case .getValue?: try {
+      guard case .getValue(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 40)
+    }()
+    case .swapValue?: try {
+      guard case .swapValue(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 41)
+    }()
     case nil: break
     }
     try unknownFields.traverse(visitor: &visitor)
@@ -2116,7 +2356,7 @@ nonisolated extension ControlRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Response"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{2}\u{3}volume\0\u{4}\u{2}list_directory\0\u{4}\u{6}list_recycled\0\u{2}\u{2}empty\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{4}\u{2}get_address_book\0\u{2}C\u{1}failure\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}get_cluster\0\u{3}allocate_server\0\u{3}register_server\0\u{3}server_heartbeat\0\u{3}get_status\0\u{3}create_pool\0\u{3}adopt_database\0\u{2}\u{3}volume\0\u{4}\u{2}list_directory\0\u{4}\u{6}list_recycled\0\u{2}\u{2}empty\0\u{4}\u{a}attach_volume\0\u{3}renew_lease\0\u{4}\u{2}get_address_book\0\u{3}remove_member\0\u{2}\u{6}value\0\u{2}<failure\0")
 
   fileprivate class _StorageClass {
     var _failure: ControlFailure? = nil
@@ -2333,6 +2573,32 @@ nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._Mes
             _storage._body = .getAddressBook(v)
           }
         }()
+        case 34: try {
+          var v: ControlRemoveMemberResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .removeMember(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .removeMember(v)
+          }
+        }()
+        case 40: try {
+          var v: ControlValueResponse?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .value(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .value(v)
+          }
+        }()
         case 100: try { try decoder.decodeSingularMessageField(value: &_storage._failure) }()
         default: break
         }
@@ -2402,6 +2668,14 @@ nonisolated extension ControlResponse: SwiftProtobuf.Message, SwiftProtobuf._Mes
       case .getAddressBook?: try {
         guard case .getAddressBook(let v)? = _storage._body else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 33)
+      }()
+      case .removeMember?: try {
+        guard case .removeMember(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 34)
+      }()
+      case .value?: try {
+        guard case .value(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 40)
       }()
       case nil: break
       }
@@ -3579,7 +3853,7 @@ nonisolated extension ControlPool: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Volume"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}path\0\u{3}size_bytes\0\u{3}stripe_unit_bytes\0\u{3}stripe_count\0\u{1}pool\0\u{3}pool_name\0\u{1}generation\0\u{1}epoch\0\u{3}created_at\0\u{1}holder\0\u{3}deleted_at\0\u{1}change\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}path\0\u{3}size_bytes\0\u{3}stripe_unit_bytes\0\u{3}stripe_count\0\u{1}pool\0\u{3}pool_name\0\u{1}generation\0\u{1}epoch\0\u{3}created_at\0\u{1}holder\0\u{3}deleted_at\0\u{1}change\0\u{1}group\0\u{1}members\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3600,6 +3874,8 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 11: try { try decoder.decodeSingularStringField(value: &self.holder) }()
       case 12: try { try decoder.decodeSingularUInt64Field(value: &self.deletedAt) }()
       case 13: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
+      case 14: try { try decoder.decodeSingularStringField(value: &self.group) }()
+      case 15: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
       default: break
       }
     }
@@ -3645,6 +3921,12 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if self.change != 0 {
       try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 13)
     }
+    if !self.group.isEmpty {
+      try visitor.visitSingularStringField(value: self.group, fieldNumber: 14)
+    }
+    if !self.members.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 15)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3662,6 +3944,48 @@ nonisolated extension ControlVolume: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.holder != rhs.holder {return false}
     if lhs.deletedAt != rhs.deletedAt {return false}
     if lhs.change != rhs.change {return false}
+    if lhs.group != rhs.group {return false}
+    if lhs.members != rhs.members {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlGroupMember: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".GroupMember"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}holder\0\u{1}silent\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.holder) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.silent) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 1)
+    }
+    if !self.holder.isEmpty {
+      try visitor.visitSingularStringField(value: self.holder, fieldNumber: 2)
+    }
+    if self.silent != false {
+      try visitor.visitSingularBoolField(value: self.silent, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlGroupMember, rhs: ControlGroupMember) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.holder != rhs.holder {return false}
+    if lhs.silent != rhs.silent {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3820,41 +4144,81 @@ nonisolated extension ControlDirectoryEntry: SwiftProtobuf.Message, SwiftProtobu
   public static let protoMessageName: String = _protobuf_package + ".DirectoryEntry"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{3}is_directory\0\u{1}volume\0")
 
+  fileprivate class _StorageClass {
+    var _path: String = String()
+    var _isDirectory: Bool = false
+    var _volume: ControlVolume? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _path = source._path
+      _isDirectory = source._isDirectory
+      _volume = source._volume
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.path) }()
-      case 2: try { try decoder.decodeSingularBoolField(value: &self.isDirectory) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._volume) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._path) }()
+        case 2: try { try decoder.decodeSingularBoolField(value: &_storage._isDirectory) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._volume) }()
+        default: break
+        }
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if !self.path.isEmpty {
-      try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if !_storage._path.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._path, fieldNumber: 1)
+      }
+      if _storage._isDirectory != false {
+        try visitor.visitSingularBoolField(value: _storage._isDirectory, fieldNumber: 2)
+      }
+      try { if let v = _storage._volume {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
     }
-    if self.isDirectory != false {
-      try visitor.visitSingularBoolField(value: self.isDirectory, fieldNumber: 2)
-    }
-    try { if let v = self._volume {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: ControlDirectoryEntry, rhs: ControlDirectoryEntry) -> Bool {
-    if lhs.path != rhs.path {return false}
-    if lhs.isDirectory != rhs.isDirectory {return false}
-    if lhs._volume != rhs._volume {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._path != rhs_storage._path {return false}
+        if _storage._isDirectory != rhs_storage._isDirectory {return false}
+        if _storage._volume != rhs_storage._volume {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4201,7 +4565,7 @@ nonisolated extension ControlDeleteDirectoryRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AttachVolumeRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}holder\0\u{3}holder_key\0\u{3}take_over\0\u{3}read_only\0\u{3}expected_epoch\0\u{1}attempt\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}holder\0\u{3}holder_key\0\u{3}take_over\0\u{3}read_only\0\u{3}expected_epoch\0\u{1}attempt\0\u{1}group\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4216,6 +4580,7 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
       case 5: try { try decoder.decodeSingularBoolField(value: &self.readOnly) }()
       case 6: try { try decoder.decodeSingularUInt32Field(value: &self._expectedEpoch) }()
       case 7: try { try decoder.decodeSingularFixed64Field(value: &self.attempt) }()
+      case 8: try { try decoder.decodeSingularStringField(value: &self.group) }()
       default: break
       }
     }
@@ -4247,6 +4612,9 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
     if self.attempt != 0 {
       try visitor.visitSingularFixed64Field(value: self.attempt, fieldNumber: 7)
     }
+    if !self.group.isEmpty {
+      try visitor.visitSingularStringField(value: self.group, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4258,6 +4626,7 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.readOnly != rhs.readOnly {return false}
     if lhs._expectedEpoch != rhs._expectedEpoch {return false}
     if lhs.attempt != rhs.attempt {return false}
+    if lhs.group != rhs.group {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4265,7 +4634,7 @@ nonisolated extension ControlAttachVolumeRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AttachVolumeResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0\u{1}revision\0\u{3}trim_tail\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{3}lease_milliseconds\0\u{1}copysets\0\u{3}address_book\0\u{1}revision\0\u{3}trim_tail\0\u{1}group\0")
 
   fileprivate class _StorageClass {
     var _volume: ControlVolume? = nil
@@ -4275,6 +4644,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
     var _addressBook: ControlAddressBook? = nil
     var _revision: UInt64 = 0
     var _trimTail: Bool = false
+    var _group: [UInt32] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -4292,6 +4662,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       _addressBook = source._addressBook
       _revision = source._revision
       _trimTail = source._trimTail
+      _group = source._group
     }
   }
 
@@ -4317,6 +4688,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         case 5: try { try decoder.decodeSingularMessageField(value: &_storage._addressBook) }()
         case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._revision) }()
         case 7: try { try decoder.decodeSingularBoolField(value: &_storage._trimTail) }()
+        case 8: try { try decoder.decodeRepeatedUInt32Field(value: &_storage._group) }()
         default: break
         }
       }
@@ -4350,6 +4722,9 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
       if _storage._trimTail != false {
         try visitor.visitSingularBoolField(value: _storage._trimTail, fieldNumber: 7)
       }
+      if !_storage._group.isEmpty {
+        try visitor.visitPackedUInt32Field(value: _storage._group, fieldNumber: 8)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -4366,6 +4741,7 @@ nonisolated extension ControlAttachVolumeResponse: SwiftProtobuf.Message, SwiftP
         if _storage._addressBook != rhs_storage._addressBook {return false}
         if _storage._revision != rhs_storage._revision {return false}
         if _storage._trimTail != rhs_storage._trimTail {return false}
+        if _storage._group != rhs_storage._group {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -4509,6 +4885,231 @@ nonisolated extension ControlDetachVolumeRequest: SwiftProtobuf.Message, SwiftPr
   public static func ==(lhs: ControlDetachVolumeRequest, rhs: ControlDetachVolumeRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
     if lhs.epoch != rhs.epoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlRemoveMemberRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RemoveMemberRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}member\0\u{1}force\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.member) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.force) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.volume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 2)
+    }
+    if self.member != 0 {
+      try visitor.visitSingularUInt32Field(value: self.member, fieldNumber: 3)
+    }
+    if self.force != false {
+      try visitor.visitSingularBoolField(value: self.force, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlRemoveMemberRequest, rhs: ControlRemoveMemberRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.member != rhs.member {return false}
+    if lhs.force != rhs.force {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlRemoveMemberResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RemoveMemberResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}change\0\u{1}group\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
+      case 3: try { try decoder.decodeRepeatedUInt32Field(value: &self.group) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.change != 0 {
+      try visitor.visitSingularUInt32Field(value: self.change, fieldNumber: 2)
+    }
+    if !self.group.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.group, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlRemoveMemberResponse, rhs: ControlRemoveMemberResponse) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.change != rhs.change {return false}
+    if lhs.group != rhs.group {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlGetValueRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".GetValueRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{3}after_version\0\u{3}wait_milliseconds\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.afterVersion) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.volume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.volume, fieldNumber: 1)
+    }
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 2)
+    }
+    if self.afterVersion != 0 {
+      try visitor.visitSingularUInt64Field(value: self.afterVersion, fieldNumber: 3)
+    }
+    if self.waitMilliseconds != 0 {
+      try visitor.visitSingularUInt32Field(value: self.waitMilliseconds, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlGetValueRequest, rhs: ControlGetValueRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.afterVersion != rhs.afterVersion {return false}
+    if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlSwapValueRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SwapValueRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}name\0\u{3}expected_version\0\u{1}value\0\u{1}attempt\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.expectedVersion) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.value) }()
+      case 6: try { try decoder.decodeSingularFixed64Field(value: &self.attempt) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.volume != 0 {
+      try visitor.visitSingularUInt64Field(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 2)
+    }
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 3)
+    }
+    if self.expectedVersion != 0 {
+      try visitor.visitSingularUInt64Field(value: self.expectedVersion, fieldNumber: 4)
+    }
+    if !self.value.isEmpty {
+      try visitor.visitSingularBytesField(value: self.value, fieldNumber: 5)
+    }
+    if self.attempt != 0 {
+      try visitor.visitSingularFixed64Field(value: self.attempt, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlSwapValueRequest, rhs: ControlSwapValueRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.expectedVersion != rhs.expectedVersion {return false}
+    if lhs.value != rhs.value {return false}
+    if lhs.attempt != rhs.attempt {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension ControlValueResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ValueResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{1}value\0\u{1}swapped\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.version) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.value) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.swapped) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.version != 0 {
+      try visitor.visitSingularUInt64Field(value: self.version, fieldNumber: 1)
+    }
+    if !self.value.isEmpty {
+      try visitor.visitSingularBytesField(value: self.value, fieldNumber: 2)
+    }
+    if self.swapped != false {
+      try visitor.visitSingularBoolField(value: self.swapped, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: ControlValueResponse, rhs: ControlValueResponse) -> Bool {
+    if lhs.version != rhs.version {return false}
+    if lhs.value != rhs.value {return false}
+    if lhs.swapped != rhs.swapped {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -67,7 +67,7 @@ public struct Hello: Hashable, Sendable {
     public var version: UInt32
 
     /// The version that this code speaks.
-    public static let currentVersion: UInt32 = 1
+    public static let currentVersion: UInt32 = 2
 
     /// A hello of these fields.
     public init(
@@ -99,7 +99,9 @@ public struct BlockRequest: Sendable {
         case trim(BlockRun, SnapshotNumber, RequestTag)
         /// Makes the blocks read as zeroes.
         case zero(BlockRun, SnapshotNumber, RequestTag)
-        /// Announces an attachment or a size.
+        /// Replaces some bytes of the run, under the leader's order, if they are as expected.
+        case amend(Amendment)
+        /// Announces an attachment, a group's members or a size.
         case fence(VolumeID, VolumeFence)
         /// Tells which of the blocks are stored.
         case blockStatus(BlockRun)
@@ -139,6 +141,50 @@ public enum ReplyStatus: UInt8, Sendable, CaseIterable {
     case forgotten = 11
     /// The epoch is newer than the copyset knows: announce it first.
     case needsFence = 12
+    /// What is stored is not what was expected; nothing was written, and no copy of the request ever will.
+    /// ``BlockReply/differsAtByte`` says where, if that is still known.
+    case miscompare = 13
+}
+
+/// Bytes of a run of blocks that the leader replaces in the order of its log: it reads the blocks, perhaps
+/// compares, and writes them whole. No other change of them comes in between.
+public struct Amendment: Sendable {
+    /// The blocks around the bytes.
+    public var run: BlockRun
+    /// The bytes, counted from the run's first one.
+    public var bytes: Range<Int>
+    /// The volume's snapshot number.
+    public var snapshot: SnapshotNumber
+    /// The request's name. One that compares has a second name, ``missTag``.
+    public var tag: RequestTag
+    /// One per block of the payload.
+    public var checksums: [CRC32C]
+    /// The run's blocks with the new bytes at their places; then, if it compares, those with the bytes that
+    /// are expected. The other bytes mean nothing. A received frame has exactly one payload.
+    public var payload: [Payload]
+
+    /// An amendment of these fields.
+    public init(
+        run: BlockRun, bytes: Range<Int>, snapshot: SnapshotNumber, tag: RequestTag, checksums: [CRC32C],
+        payload: [Payload]
+    ) {
+        (self.run, self.bytes, self.snapshot, self.tag) = (run, bytes, snapshot, tag)
+        (self.checksums, self.payload) = (checksums, payload)
+    }
+    /// True when it expects something.
+    public var compares: Bool { checksums.count == 2 * run.blockCount }
+    /// The name that a comparison uses up when it finds a difference; a write uses up ``tag``. So what was
+    /// found is known wherever it is known which requests were done.
+    public var missTag: RequestTag { RequestTag(session: tag.session, sequence: tag.sequence - 1) }
+    /// True when its parts fit each other.
+    var isWellFormed: Bool {
+        let blocks = run.blockCount
+        return blocks <= WireLimits.amendBlocksMax && !bytes.isEmpty && bytes.lowerBound >= 0
+            && bytes.lowerBound < Geometry.blockBytes && bytes.upperBound <= run.byteCount
+            && bytes.upperBound > run.byteCount - Geometry.blockBytes
+            && (checksums.count == blocks || checksums.count == 2 * blocks && tag.sequence > 1)
+            && payload.reduce(0) { $0 + $1.byteCount } == checksums.count * Geometry.blockBytes
+    }
 }
 
 /// The answer to a ``BlockRequest`` or a repair's fetch.
@@ -153,6 +199,8 @@ public struct BlockReply: Sendable {
     public var segments: [ReadSegment]
     /// One per block of the data segments, in order.
     public var checksums: [CRC32C]
+    /// With ``ReplyStatus/miscompare``: the first byte of the run that differs; `nil`: nobody remembers.
+    public var differsAtByte: Int?
 
     /// A reply of these fields.
     public init(

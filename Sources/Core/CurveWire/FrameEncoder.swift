@@ -129,8 +129,15 @@ struct FrameDraft {
         case .blockStatus(let run):
             header = FrameHeader(.blockStatus)
             header.set(run)
+        case .amend(let amendment):
+            invariant(amendment.isWellFormed, "an amendment of \(amendment.run), bytes \(amendment.bytes)")
+            header = FrameHeader(.amend)
+            header.set(amendment.run, amendment.snapshot, amendment.tag)
+            body = .amendment(bytes: amendment.bytes, amendment.checksums)
+            payloads = amendment.payload
         case .fence(let volume, let fence):
             header = FrameHeader(.fence)
+            if !fence.group.isEmpty { body = .sessions(fence.group) }
             (header.a, header.b, header.d) = (volume.rawValue, fence.size.bytes, fence.epoch.rawValue)
             header.c = UInt64(fence.change)
         }
@@ -146,6 +153,11 @@ struct FrameDraft {
             (header.number, header.b, header.c) = (
                 fence.epoch.rawValue, fence.size.bytes, UInt64(fence.change)
             )
+        }
+        if let byte = reply.differsAtByte {
+            invariant(reply.fence == nil && kind == .reply, "a fence and a difference in one reply")
+            header.flags |= FrameFlag.replyHasDifference
+            header.number = UInt32(byte)
         }
         header.d = UInt32(reply.status.rawValue) | UInt32(reply.segments.count) << 8
         var dataBytes = 0

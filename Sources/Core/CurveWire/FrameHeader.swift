@@ -90,6 +90,7 @@ enum FrameFlag {
     static let helloHasServer: UInt16 = 2
     static let helloHasIncarnation: UInt16 = 4
     static let replyHasFence: UInt16 = 1
+    static let replyHasDifference: UInt16 = 2
     static let isSyncing: UInt16 = 1
     static let isRejected: UInt16 = 2
     static let isPreVote: UInt16 = 1
@@ -104,10 +105,11 @@ extension FrameKind {
         switch self {
         case .hello: 7
         case .appendReply, .voteRequest, .voteReply: 3
-        case .reply, .fetched, .heartbeatReply, .syncPiece: 1
+        case .reply: 3
+        case .fetched, .heartbeatReply, .syncPiece: 1
         case .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence, .blockStatus,
-            .append, .heartbeat, .timeoutNow, .beats, .beatReplies, .syncOffer, .syncPull, .syncRefused,
-            .fetch:
+            .amend, .append, .heartbeat, .timeoutNow, .beats, .beatReplies, .syncOffer, .syncPull,
+            .syncRefused, .fetch:
             0
         }
     }
@@ -116,9 +118,10 @@ extension FrameKind {
         switch self {
         case .hello, .helloRefused: WireLimits.helloBodyBytesMax
         case .controlReply, .syncOffer: WireLimits.longBodyBytesMax
-        case .control, .write, .reply, .append, .beats, .beatReplies, .syncPiece, .fetched:
+        case .control, .write, .amend, .reply, .append, .beats, .beatReplies, .syncPiece, .fetched:
             WireLimits.bodyBytesMax
-        case .read, .trim, .zero, .fence, .blockStatus, .appendReply, .heartbeat, .heartbeatReply,
+        case .fence: VolumeFence.groupMax * FrameBody.sessionBytes
+        case .read, .trim, .zero, .blockStatus, .appendReply, .heartbeat, .heartbeatReply,
             .voteRequest, .voteReply, .timeoutNow, .syncPull, .syncRefused, .fetch:
             0
         }
@@ -127,6 +130,7 @@ extension FrameKind {
     var payloadBytesMax: Int {
         switch self {
         case .write: WireLimits.requestPayloadBytesMax
+        case .amend: WireLimits.amendPayloadBytesMax
         case .reply, .append, .syncPiece, .fetched: WireLimits.payloadBytesMax
         case .hello, .helloRefused, .control, .controlReply, .read, .trim, .zero, .fence, .blockStatus,
             .appendReply,
@@ -166,11 +170,11 @@ public struct FrameKindSet: Sendable {
         }
     }
     private static let requests = FrameKindSet([
-        .helloRefused, .control, .read, .write, .trim, .zero, .fence, .blockStatus,
+        .helloRefused, .control, .read, .write, .trim, .zero, .fence, .blockStatus, .amend,
     ])
     private static let ofMetadata = FrameKindSet([.helloRefused, .control, .controlReply])
     private static let ofChunkserver = FrameKindSet(
         FrameKind.allCases.filter { kind in
-            ![.hello, .read, .write, .trim, .zero, .fence, .blockStatus].contains(kind)
+            ![.hello, .read, .write, .trim, .zero, .fence, .blockStatus, .amend].contains(kind)
         })
 }

@@ -35,7 +35,7 @@ struct FrameParser {
             return .helloRefused(reason: reason)
         case .control: return .control(id: take(&header.id), body: body.rest())
         case .controlReply: return .controlReply(id: take(&header.id), body: body.rest())
-        case .read, .write, .trim, .zero, .fence, .blockStatus: return try request()
+        case .read, .write, .trim, .zero, .fence, .blockStatus, .amend: return try request()
         case .reply: return .reply(id: take(&header.id), try reply())
         case .append, .appendReply, .heartbeat, .heartbeatReply, .voteRequest, .voteReply, .timeoutNow:
             return .replica(takeCopyset(), try replicaMessage())
@@ -80,7 +80,8 @@ extension FrameParser {
         if kind == .fence {
             let (volume, size) = (try volume(take(&header.a)), try fenceSize(take(&header.b)))
             let (epoch, change) = (Epoch(take(&header.d)), try change(take(&header.c)))
-            return frame(.fence(volume, VolumeFence(epoch: epoch, size: size, change: change)))
+            let group = try group(body.remaining / FrameBody.sessionBytes, at: epoch)
+            return frame(.fence(volume, VolumeFence(epoch: epoch, size: size, change: change, group: group)))
         }
         let run = try takeRun()
         if kind == .blockStatus { return frame(.blockStatus(run)) }
@@ -93,8 +94,22 @@ extension FrameParser {
         let tag = try tag(session: UInt32(names >> 32), sequence: take(&header.b))
         if kind == .trim { return frame(.trim(run, sn, tag)) }
         if kind == .zero { return frame(.zero(run, sn, tag)) }
+        if kind == .amend { return frame(.amend(try amendment(run, sn, tag))) }
         let (checksums, payload) = (try takeChecksums(run.blockCount), try takePayload(run.byteCount))
         return frame(.write(run, sn, tag, checksums: checksums, payload: [payload]))
+    }
+
+    private mutating func amendment(
+        _ run: BlockRun, _ sn: SnapshotNumber, _ tag: RequestTag
+    ) throws(WireError) -> Amendment {
+        let (first, count) = (Int(try next(UInt32.self)), Int(try next(UInt32.self)))
+        let checksums = try takeChecksums(body.remaining / FrameBody.checksumBytes)
+        let payload = try takePayload(checksums.count * Geometry.blockBytes)
+        let amendment = Amendment(
+            run: run, bytes: first..<(first + count), snapshot: sn, tag: tag, checksums: checksums,
+            payload: [payload])
+        try require(amendment.isWellFormed, "bytes")
+        return amendment
     }
 
     private mutating func reply() throws(WireError) -> BlockReply {
@@ -109,6 +124,13 @@ extension FrameParser {
             reply.fence = VolumeFence(
                 epoch: Epoch(take(&header.number)), size: try fenceSize(take(&header.b)),
                 change: try change(take(&header.c)))
+        }
+        if flags & FrameFlag.replyHasDifference != 0 {
+            let byte = Int(take(&header.number))
+            try require(
+                reply.fence == nil && status == .miscompare
+                    && byte < WireLimits.amendBlocksMax * Geometry.blockBytes, "difference")
+            reply.differsAtByte = byte
         }
         let segmentCount = Int(packed >> 8)
         try require(segmentCount <= body.remaining / FrameBody.segmentBytes, "segment count")
@@ -171,10 +193,8 @@ extension FrameParser {
                     granted: flags & FrameFlag.isGranted != 0))
         case .timeoutNow: return .timeoutNow(term: term)
         case .hello, .helloRefused, .control, .controlReply, .read, .write, .trim, .zero, .fence,
-            .blockStatus,
-            .reply,
-            .beats,
-            .beatReplies, .syncOffer, .syncPull, .syncPiece, .syncRefused, .fetch, .fetched:
+            .blockStatus, .amend, .reply, .beats, .beatReplies, .syncOffer, .syncPull, .syncPiece,
+            .syncRefused, .fetch, .fetched:
             throw malformed("kind")
         }
     }
@@ -213,18 +233,24 @@ extension FrameParser {
         case .noop:
             try require(blank() && key == 0 && number == 0 && session == 0, "entry")
             return LogEntry(position, .noop)
-        case .write, .trim, .zero:
+        case .write, .trim, .zero, .void:
             try require(blank(false, false), "entry")
             let run = try run(ChunkKey(rawValue: key), blocks)
             let (sn, tag) = (SnapshotNumber(sn), try tag(session: session, sequence: number))
+            if kind == .void {
+                try require(sn == SnapshotNumber(0), "entry")
+                return LogEntry(position, .void(run, tag))
+            }
             if kind == .trim { return LogEntry(position, .trim(run, sn, tag)) }
             if kind == .zero { return LogEntry(position, .zero(run, sn, tag)) }
             try require(run.byteCount <= LogEntry.payloadBytesMax, "entry length")
             let (sums, payload) = (try takeChecksums(run.blockCount), try takePayload(run.byteCount))
             return LogEntry(position, .write(run, sn, tag, checksums: sums, payload: payload))
         case .fence:
-            try require(blank(false, false) && blocks == 0, "entry")
-            let fence = VolumeFence(epoch: Epoch(session), size: try fenceSize(number), change: sn)
+            try require(blocks == 0, "entry")
+            let group = try group(memberCount, at: Epoch(session))
+            let fence = VolumeFence(
+                epoch: Epoch(session), size: try fenceSize(number), change: sn, group: group)
             return LogEntry(position, .fence(try volume(key), fence))
         case .deleteVolume:
             try require(blank() && number == 0 && session == 0, "entry")
@@ -279,25 +305,47 @@ extension FrameParser {
         while body.remaining > 0 {
             let (volume, size) = (try volume(try next(UInt64.self)), try fenceSize(try next(UInt64.self)))
             let highest = try next(UInt64.self)
-            try require(highest < WireLimits.counterMax, "sequence")
             let (epoch, change) = (Epoch(try next(UInt32.self)), try next(UInt32.self))
-            let isDeleted = try nextBool()
-            var window: [UInt64] = []
-            window.reserveCapacity(VolumeRecord.windowWords)
+            let flags = try next(UInt32.self)
+            try require(
+                flags & ~(VolumeRecordFlag.isDeleted | VolumeRecordFlag.isShared) == 0, "volume flags")
             let mask = try next(UInt64.self)
-            for bit in 0..<UInt64(VolumeRecord.windowWords) {
-                let word = mask >> bit & 1 == 1 ? try next(UInt64.self) : 0
-                try require(word != 0 || mask >> bit & 1 == 0, "window")
-                window.append(word)
+            var windows: [RequestWindow] = []
+            if flags & VolumeRecordFlag.isShared == 0 {
+                windows = [try window(of: epoch, highest, mask)]
+            } else {
+                try require(highest == 0 && (1...UInt64(VolumeFence.groupMax)).contains(mask), "windows")
+                for _ in 0..<mask {
+                    let (session, highest) = (Epoch(try next(UInt32.self)), try next(UInt64.self))
+                    windows.append(try window(of: session, highest, try next(UInt64.self)))
+                }
             }
+            let group = flags & VolumeRecordFlag.isShared == 0 ? [] : windows.map(\.session)
+            try require(VolumeFence.isGroup(group, at: epoch), "group")
             guard
                 let record = VolumeRecord(
-                    fence: VolumeFence(epoch: epoch, size: size, change: change), isDeleted: isDeleted,
-                    highestSequence: highest, window: window)
+                    fence: VolumeFence(epoch: epoch, size: size, change: change, group: group),
+                    isDeleted: flags & VolumeRecordFlag.isDeleted != 0, windows: windows)
             else { throw malformed("volume record") }
             volumes.append((volume, record))
         }
         return .syncOffer(copyset, term: term, base: base, blocks: blocks, volumes: volumes)
+    }
+    private mutating func window(
+        of session: Epoch, _ highest: UInt64, _ mask: UInt64
+    ) throws(WireError) -> RequestWindow {
+        try require(highest < WireLimits.counterMax, "sequence")
+        var words: [UInt64] = []
+        words.reserveCapacity(RequestWindow.wordCount)
+        for bit in 0..<UInt64(RequestWindow.wordCount) {
+            let word = mask >> bit & 1 == 1 ? try next(UInt64.self) : 0
+            try require(word != 0 || mask >> bit & 1 == 0, "window")
+            words.append(word)
+        }
+        guard let window = RequestWindow(session: session, highestSequence: highest, words: words) else {
+            throw malformed("window")
+        }
+        return window
     }
 
     private mutating func syncPull() throws(WireError) -> Frame {
@@ -342,6 +390,14 @@ extension FrameParser {
     /// The log position that `a` and `d` hold.
     private mutating func takePosition() throws(WireError) -> LogPosition {
         LogPosition(term: try term(take(&header.d)), index: try index(take(&header.a)))
+    }
+    /// The sessions of a fence's group, which follow.
+    private mutating func group(_ count: Int, at epoch: Epoch) throws(WireError) -> [Epoch] {
+        try require(count <= VolumeFence.groupMax, "group")
+        var group: [Epoch] = []
+        for _ in 0..<count { group.append(Epoch(try next(UInt32.self))) }
+        try require(VolumeFence.isGroup(group, at: epoch), "group")
+        return group
     }
     private mutating func takeChecksums(_ count: Int) throws(WireError) -> [CRC32C] {
         guard let checksums = body.nextChecksums(count) else { throw malformed("checksum count") }

@@ -13,6 +13,7 @@ public enum FrameKind: UInt8, Sendable, CaseIterable {
     case fence = 20
     case reply = 21
     case blockStatus = 22
+    case amend = 23
     case append = 32
     case appendReply = 33
     case heartbeat = 34
@@ -76,7 +77,7 @@ public enum WireError: Error, Hashable, Sendable, CustomStringConvertible {
 /// The numbers that bound what a peer can make us hold.
 public enum WireLimits {
     /// The frame layout's version, a byte of every header.
-    public static let frameVersion: UInt8 = 2
+    public static let frameVersion: UInt8 = 3
     /// Bytes of the header.
     public static let headerBytes = 64
     /// Body of most kinds: the longest list of heartbeats; a control request that reports 20,000 copysets.
@@ -91,6 +92,10 @@ public enum WireLimits {
     public static let payloadBytesMax = 2 << 20
     /// Payload of a client's write: it becomes one log entry as it is, so no client can make a larger one.
     public static let requestPayloadBytesMax = LogEntry.payloadBytesMax
+    /// Blocks that an amendment may touch: those around the longest run of bytes that can be compared.
+    public static let amendBlocksMax = (VolumeRequest.compareBytesMax - 1) / Geometry.blockBytes + 2
+    /// Payload of an amendment: the new blocks, then the expected ones.
+    public static let amendPayloadBytesMax = 2 * amendBlocksMax * Geometry.blockBytes
     /// Blocks that one read may ask for: its answer is 1 MiB at most, and fits a frame.
     public static let readBlocksMax = 256
     /// Blocks that one fetch may ask for, so that its answer fits a frame.

@@ -72,6 +72,13 @@ public protocol BlockVolume: AnyObject {
     var isReadOnly: Bool { get }
     /// Called after the size has changed.
     var resized: ((ByteCount) -> Void)? { get set }
+    /// A power of two: a compare-and-write must not cross a multiple of it.
+    var compareUnitBytes: Int { get }
     /// Starts a request; `completed` runs once, never from inside this call.
     func submit(_ request: VolumeRequest, completed: @escaping (VolumeResult) -> Void)
+}
+
+extension BlockVolume {
+    /// A whole chunk, as of a volume that is not striped.
+    public var compareUnitBytes: Int { Geometry.chunkBytes }
 }

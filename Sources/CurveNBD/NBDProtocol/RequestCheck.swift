@@ -116,5 +116,6 @@ func wireError(for error: VolumeError, command: UInt16) -> (errno: NBDErrno, tex
     case .checksumMismatch: (.io, "no replica holds a copy that matches its checksum")
     case .deleted: (.io, "the volume was deleted")
     case .shuttingDown: (.shutdown, "the volume is being closed")
+    case .miscompare: (.io, "what is stored is not what was expected")
     }
 }

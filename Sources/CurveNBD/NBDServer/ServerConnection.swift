@@ -242,7 +242,7 @@ extension VolumeRequest {
     /// It may leave other bytes behind than it found.
     fileprivate var changesBytes: Bool {
         switch self {
-        case .write, .trim, .writeZeroes: true
+        case .write, .compareAndWrite, .trim, .writeZeroes: true
         case .read, .flush, .blockStatus: false
         }
     }

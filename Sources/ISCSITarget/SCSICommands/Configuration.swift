@@ -36,6 +36,9 @@ public struct UnitConfiguration: Hashable, Sendable {
     /// A write inside an aligned run of so many bytes is stored as a whole or not at all, also when the power
     /// fails: what the volume's layout gives. 0: there is no WRITE ATOMIC.
     public var atomicBytes = 0
+    /// The volume compares and writes in one step, also among gateways, inside an aligned run of so many
+    /// bytes (`BlockVolume.compareUnitBytes`). 0: it does not; then the unit does, for its own commands.
+    public var compareUnitBytes = 0
     /// The NAA identifier, 16 bytes whose first half-byte is 6.
     public var identifier: [UInt8]
     /// The serial number, printable ASCII.

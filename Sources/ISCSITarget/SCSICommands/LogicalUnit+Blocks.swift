@@ -110,14 +110,20 @@ extension LogicalUnit {
             effects: &effects)
     }
 
-    /// COMPARE AND WRITE: the lock makes it one with respect to all commands of this unit. What other
-    /// gateways do to the same blocks at the same time is not seen here.
+    /// COMPARE AND WRITE: one step of the volume's where that can (``UnitConfiguration/compareUnitBytes``).
+    /// Elsewhere the lock makes it one with respect to all commands of this unit, and what other gateways do
+    /// to the same blocks at the same time is not seen.
     mutating func compareAndWrite(_ request: Request, effects: inout [Effect]) throws(Sense) {
         try checkProtection(request)
         let run = try run(request, atMost: limits.compareBlocksMax)
         // Data for no blocks comes from who counted 256 of them into one byte: GOOD would be to lose it.
         guard run.count > 0 || request.offeredOutBytes > 0 else { return answer(request, effects: &effects) }
         try checkComplete(request)
+        let unit = UInt64(configuration.compareUnitBytes)
+        if unit > 0 {
+            let isShort = run.count <= UInt64(compareBlocksMax * blockBytes)
+            guard isShort, run.start / unit == (run.end - 1) / unit else { throw .invalidField(13) }
+        }
         let half = Int(run.count)
         start(
             .compare(

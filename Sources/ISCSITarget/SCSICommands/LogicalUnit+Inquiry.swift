@@ -1,3 +1,4 @@
+import BlockTypes
 import SCSIBoundary
 
 /// What the whole target tells of itself in each unit.
@@ -95,10 +96,16 @@ extension LogicalUnit {
         bytes[3] = 0x01
         return bytes
     }
+    /// As long as an aligned run, and inside of one: there is no field for the alignment.
+    var compareBlocksMax: Int {
+        let unit = configuration.compareUnitBytes
+        let most = min(limits.compareBlocksMax, VolumeRequest.compareBytesMax / blockBytes, unit / blockBytes)
+        return unit == 0 ? limits.compareBlocksMax : most
+    }
     private var blockLimits: [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 60)
         bytes[0] = 0x01  // WSNZ.
-        bytes[1] = UInt8(clamping: limits.compareBlocksMax)
+        bytes[1] = UInt8(clamping: compareBlocksMax)
         bytes.put(UInt16(blocksPerStored), at: 2)
         bytes.put(UInt32(transferBlocksMax), at: 4)
         bytes.put(UInt32(limits.transferBytesBest / blockBytes), at: 8)

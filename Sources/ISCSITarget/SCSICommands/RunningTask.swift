@@ -119,6 +119,8 @@ extension LogicalUnit {
         case .verify(let run, _, _, _):
             let step = run.prefix(limits.stepBytesMax)
             request = .read(start: step.offset, byteCount: Int(step.count))
+        case .compare(let run, let expected, let new, _) where configuration.compareUnitBytes > 0:
+            request = .compareAndWrite(start: run.offset, expected: expected, new: new)
         case .compare(let run, _, _, _), .or(let run, _, _):
             request = .read(start: run.offset, byteCount: Int(run.count))
         case .same(let run, let block):
@@ -192,6 +194,8 @@ extension LogicalUnit {
             }
         case .verify(let run, let base, let expected, let repeats):
             return verified(run, base, expected, repeats, segments)
+        case .compare(_, _, _, let flushes) where configuration.compareUnitBytes > 0:
+            return .success(flushes ? .next(.flush) : .done([]))
         case .compare(let run, let expected, let new, let flushes):
             if let offset = ByteRuns.firstDifference(segments, expected) {
                 return .failure(Sense(.miscompare, .miscompareDuringVerify, information: UInt64(offset)))
@@ -327,6 +331,8 @@ extension LogicalUnit {
         case .checksumMismatch: Sense(.mediumError, .unrecoveredReadError)
         case .fenced, .deleted, .shuttingDown, .replicasUnavailable:
             Sense(.notReady, .notReadyManualIntervention)
+        case .miscompare(let byte):
+            Sense(.miscompare, .miscompareDuringVerify, information: UInt64(byte))
         }
     }
 }

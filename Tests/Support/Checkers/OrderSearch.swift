@@ -5,8 +5,14 @@
 /// A write takes effect as late as possible, only when an answer demands it (Lowe, "Testing for
 /// linearizability", 2017); a read takes effect as soon as its value is there, which can hurt nobody.
 ///
+/// Two kinds of writes need no search. One without an answer takes effect right before the first read of its
+/// value, or as well never. One whose value nobody read takes effect, if any other write does before its
+/// answer, right before that one, where nobody can notice it.
+///
 /// Operations that are open at the same time have places, bits of a word: a state is three words.
-func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> RegisterVerdict {
+func searchOrders(
+    _ operations: [RegisterOperation], readValues: Set<UInt64>, statesMax: Int
+) -> RegisterVerdict {
     var events: [OrderEvent] = []
     for (index, operation) in operations.enumerated() {
         events.append(OrderEvent(time: operation.start, operation: index, isAnswer: false))
@@ -20,7 +26,10 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
     for event in events {
         let operation = operations[event.operation]
         guard event.isAnswer else {
-            guard let place = search.ask(operation) else { return .undecided }
+            let isSeen = operation.kind == .read || readValues.contains(operation.value)
+            guard let place = search.ask(isSeen ? operation : operation.writing(unseenValue)) else {
+                return .undecided
+            }
             places[event.operation] = place
             continue
         }
@@ -31,6 +40,9 @@ func searchOrders(_ operations: [RegisterOperation], statesMax: Int) -> Register
     }
     return .linearizable
 }
+
+/// Stands for all values that nobody read. No register holds it: writes count from 1.
+private let unseenValue = UInt64.max
 
 private struct OrderEvent {
     let time: UInt64
@@ -56,6 +68,8 @@ private struct OrderSearch {
     /// Places of operations that are open, and those of them that are reads.
     private var taken: UInt64 = 0
     private var reads: UInt64 = 0
+    /// Those that are writes of what nobody read.
+    private var unseen: UInt64 = 0
     private static let placesMax = 64
     private var seen = OrderStateSet()
     private var reachedSet = OrderStateSet()
@@ -70,6 +84,7 @@ private struct OrderSearch {
         operations[place] = operation
         taken |= bit
         if operation.kind == .read { reads |= bit }
+        if operation.value == unseenValue { unseen |= bit }
         for index in states.indices {
             if operation.kind == .read, operation.value == states[index].value {
                 states[index].done |= bit
@@ -86,6 +101,7 @@ private struct OrderSearch {
         defer {
             taken &= ~bit
             reads &= ~bit
+            unseen &= ~bit
         }
         if states.allSatisfy({ $0.done & bit != 0 }) {
             for index in states.indices { states[index].done &= ~bit }
@@ -109,16 +125,18 @@ private struct OrderSearch {
                 without.waiting &= ~bit
                 if reachedSet.insert(without) { reached.append(without) }
             }
-            addSuccessors(of: state, to: &open)
+            addSuccessors(of: state, demanded: bit, to: &open)
             if statesLeft < 0 { return false }
         }
         states = reached
         return true
     }
     /// A waiting read wants a value that is not there: only writes can go on.
-    private mutating func addSuccessors(of state: OrderState, to open: inout [OrderState]) {
+    private mutating func addSuccessors(
+        of state: OrderState, demanded: UInt64, to open: inout [OrderState]
+    ) {
         var triedOpenZero = false
-        var writes = state.waiting & ~reads
+        var writes = state.waiting & ~reads & (~unseen | demanded)
         while writes != 0 {
             let bit = writes & (~writes &+ 1)
             writes &= ~bit
@@ -130,17 +148,20 @@ private struct OrderSearch {
                 triedOpenZero = true
             }
             var changed = state
-            changed.waiting &= ~bit
+            changed.waiting &= ~(bit | unseen)
+            changed.done |= state.waiting & unseen & ~bit
             if !isOpen { changed.done |= bit }
             changed.value = operation.value
-            satisfyReads(&changed)
-            guard seen.insert(changed) else { continue }
+            let isSeen = satisfyReads(&changed)
+            guard isSeen || !isOpen, seen.insert(changed) else { continue }
             open.append(changed)
             statesLeft -= 1
         }
     }
     /// Lets all waiting reads of the present value take effect.
-    private func satisfyReads(_ state: inout OrderState) {
+    /// - Returns: whether there was one.
+    private func satisfyReads(_ state: inout OrderState) -> Bool {
+        let before = state.done
         var left = state.waiting & reads
         while left != 0 {
             let bit = left & (~left &+ 1)
@@ -149,6 +170,7 @@ private struct OrderSearch {
             state.waiting &= ~bit
             state.done |= bit
         }
+        return state.done != before
     }
 }
 

@@ -27,6 +27,13 @@ public struct RegisterOperation: Hashable, Sendable {
     }
 }
 
+extension RegisterOperation {
+    /// The same, with another value that nobody reads either.
+    func writing(_ value: UInt64) -> RegisterOperation {
+        RegisterOperation(kind, value, start: start, finish: finish, isCertain: isCertain)
+    }
+}
+
 /// Why a history cannot have come from a register that changes once per write, at one moment.
 public struct RegisterViolation: Hashable, Sendable, CustomStringConvertible {
     /// The kinds of impossible history.
@@ -83,5 +90,10 @@ public func checkRegister(_ operations: [RegisterOperation], statesMax: Int = 30
     }
     let writesZero = relevant.contains { $0.kind == .write && $0.value == 0 }
     guard writesZero else { return checkZones(relevant) }
-    return searchOrders(relevant, statesMax: statesMax)
+    // Zeroes that nobody saw are as good as values that are written once.
+    guard readValues.contains(0) else {
+        return checkZones(
+            relevant.enumerated().map { $1.value == 0 ? $1.writing(UInt64.max - UInt64($0)) : $1 })
+    }
+    return searchOrders(relevant, readValues: readValues, statesMax: statesMax)
 }

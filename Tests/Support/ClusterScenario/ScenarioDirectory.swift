@@ -20,6 +20,10 @@ public final class DirectoryState {
     }
     var grants: [Grant] = []
     var isAsking: (String) -> Bool = { _ in true }
+    /// Members of the group that holds the volume, in the order of their attachments.
+    var members: [(epoch: UInt32, holder: String)] = []
+    /// By epoch: the attachments of the group as of then.
+    var generations: [UInt32: [UInt32]] = [:]  // Looked up, never iterated.
     var bookVersion: UInt64 = 0
     var servers: [UInt64: (incarnation: UInt64, addresses: [String])] = [:]
 
@@ -66,14 +70,25 @@ public final class ScenarioDirectory {
         case .getVolume:
             var answer = ControlVolumeResponse()
             answer.volume.epoch = state.epoch
+            answer.volume.members = state.members.map {
+                var member = ControlGroupMember()
+                (member.epoch, member.holder) = ($0.epoch, $0.holder)
+                return member
+            }
             response.body = .volume(answer)
         case .attachVolume(let attach):
             guard attach.expectedEpoch == state.epoch else {
                 return refusal(.notReady, "somebody else has attached meanwhile")
             }
-            response.body = .attachVolume(attached(by: attach.holder))
+            response.body = .attachVolume(attached(by: attach.holder, group: attach.group))
+        case .removeMember(let removal):
+            guard state.members.contains(where: { $0.epoch == removal.epoch }) else {
+                return refusal(.fenced, "who is no member removes nobody")
+            }
+            response.body = .removeMember(removed(removal.member))
         case .renewLease(let renewal):
-            guard renewal.epoch == state.epoch else {
+            let isHeldAlone = state.members.isEmpty && renewal.epoch == state.epoch
+            guard isHeldAlone || state.members.contains(where: { $0.epoch == renewal.epoch }) else {
                 return refusal(.fenced, "another client has taken over")
             }
             var answer = ControlRenewLeaseResponse()
@@ -84,7 +99,9 @@ public final class ScenarioDirectory {
             var answer = ControlGetAddressBookResponse()
             answer.addressBook = addressBook
             response.body = .getAddressBook(answer)
-        case .detachVolume: response.body = .empty(ControlEmptyResponse())
+        case .detachVolume(let detachment):
+            state.members.removeAll { $0.epoch == detachment.epoch }
+            response.body = .empty(ControlEmptyResponse())
         default: return refusal(.badRequest, "the scenario's directory does not know this request")
         }
         return response
@@ -101,8 +118,24 @@ public final class ScenarioDirectory {
         answer.heartbeatMilliseconds = 1000
         return .registerServer(answer)
     }
-    private func attached(by holder: String) -> ControlAttachVolumeResponse {
+    private func removed(_ member: UInt32) -> ControlRemoveMemberResponse {
+        if state.members.contains(where: { $0.epoch == member }) {
+            state.epoch += 1
+            state.members.removeAll { $0.epoch == member }
+            state.generations[state.epoch] = state.members.map(\.epoch)
+            host.traceLine { "epoch \(self.state.epoch): attachment \(member) is removed" }
+        }
+        var answer = ControlRemoveMemberResponse()
+        (answer.epoch, answer.change, answer.group) = (state.epoch, state.epoch, state.members.map(\.epoch))
+        return answer
+    }
+    private func attached(by holder: String, group: String) -> ControlAttachVolumeResponse {
         state.epoch += 1
+        if !group.isEmpty {
+            state.members.removeAll { $0.holder == holder }
+            state.members.append((state.epoch, holder))
+            state.generations[state.epoch] = state.members.map(\.epoch)
+        }
         state.grants.append(DirectoryState.Grant(holder: holder, isAsked: state.isAsking(holder)))
         host.traceLine { "grants epoch \(self.state.epoch) to \(holder)" }
         var volume = ControlVolume()
@@ -116,6 +149,7 @@ public final class ScenarioDirectory {
         answer.volume = volume
         answer.epoch = state.epoch
         answer.leaseMilliseconds = 10_000
+        answer.group = state.members.map(\.epoch)
         answer.copysets = state.copysets.map(Self.message)
         answer.addressBook = addressBook
         return answer

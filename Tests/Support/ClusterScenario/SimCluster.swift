@@ -30,6 +30,8 @@ public final class SimCluster {
 
     /// Every attachment that the directory has granted, the first one with epoch 1.
     var grants: [DirectoryState.Grant] { directoryState.grants }
+    /// The attachments of the group as of the generation that `epoch` names.
+    func group(at epoch: UInt32) -> [UInt32] { directoryState.generations[epoch] ?? [] }
     /// Answers whether the client of this name still waits for an answer to its attach.
     var isAsking: (String) -> Bool {
         get { directoryState.isAsking }

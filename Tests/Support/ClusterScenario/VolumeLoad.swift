@@ -53,6 +53,18 @@ public final class LoadRecord {
         for write in limbo where write.session < session { history.expire(write.id) }
         limbo.removeAll { $0.session < session }
     }
+    /// A generation of a group is known everywhere: what attachments before `session` had on the way is done
+    /// or never will be, but for those that it still lists.
+    func settle(before session: UInt32, except group: [UInt32]) {
+        let isOver = { (other: UInt32) in other < session && !group.contains(other) }
+        for write in limbo where isOver(write.session) { history.expire(write.id) }
+        limbo.removeAll { isOver($0.session) }
+    }
+    /// The same for one attachment.
+    func settle(only session: UInt32) {
+        for write in limbo where write.session == session { history.expire(write.id) }
+        limbo.removeAll { $0.session == session }
+    }
     func complain(_ what: @autoclosure () -> String) {
         if complaint == nil { complaint = what() }
     }

@@ -64,11 +64,24 @@ public final class FileVolume: BlockVolume {
                 offset += off_t(written)
             }
             return .success([])
+        case .compareAndWrite(let start, let expected, let new):
+            return compareAndWrite(start, expected, new)
         case .trim(let start, let length), .writeZeroes(let start, let length):
             return zero(start, length)
         case .flush: return .success([])
         case .blockStatus(let start, let length): return blockStatus(start.bytes, length.bytes)
         }
+    }
+    private func compareAndWrite(
+        _ start: ByteOffset, _ expected: [Payload], _ new: [Payload]
+    ) -> VolumeResult {
+        let wanted = expected.flatMap(\.array)
+        let found = carryOut(.read(start: start, byteCount: wanted.count))
+        guard case .success(let segments) = found else { return found }
+        if let byte = Comparison.firstDifference(segments, wanted) {
+            return .failure(.miscompare(atByte: byte))
+        }
+        return carryOut(.write(start: start, payloads: new))
     }
     /// As the file system sees it, cut to whole sectors.
     private func blockStatus(_ start: UInt64, _ length: UInt64) -> VolumeResult {

@@ -79,6 +79,8 @@ public final class MemoryVolume: BlockVolume {
         switch request {
         case .read(let start, let count): "read \(start)+\(count)"
         case .write(let start, let payloads): "write \(start)+\(payloads.reduce(0) { $0 + $1.byteCount })"
+        case .compareAndWrite(let start, _, let new):
+            "compare and write \(start)+\(new.reduce(0) { $0 + $1.byteCount })"
         case .trim(let start, let length): "trim \(start)+\(length.bytes)"
         case .writeZeroes(let start, let length): "zero \(start)+\(length.bytes)"
         case .flush: "flush"
@@ -99,6 +101,13 @@ public final class MemoryVolume: BlockVolume {
                 offset += UInt64(payload.byteCount)
             }
             return .success([])
+        case .compareAndWrite(let start, let expected, let new):
+            let wanted = expected.flatMap(\.array)
+            guard inside(start.bytes, UInt64(wanted.count)) else { return .failure(.outOfRange) }
+            if let byte = Comparison.firstDifference(read(start.bytes, wanted.count), wanted) {
+                return .failure(.miscompare(atByte: byte))
+            }
+            return carryOut(.write(start: start, payloads: new))
         case .trim(let start, let length), .writeZeroes(let start, let length):
             guard inside(start.bytes, length.bytes) else { return .failure(.outOfRange) }
             zero(start.bytes, length.bytes)

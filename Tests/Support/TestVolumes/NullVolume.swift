@@ -46,7 +46,7 @@ public final class NullVolume: BlockVolume {
                 .initializeMemory(as: UInt8.self, repeating: 0)
             return [.data(Payload(buffer, byteCount: byteCount))]
         case .blockStatus(_, let length): return [.stored(Int(length.bytes))]
-        case .write, .trim, .writeZeroes, .flush: return []
+        case .write, .compareAndWrite, .trim, .writeZeroes, .flush: return []
         }
     }
 }

@@ -67,7 +67,7 @@ private final class UnitGate {
     private func isInside(_ request: VolumeRequest) -> Bool {
         switch request {
         case .read(let start, let count): start.bytes + UInt64(count) <= 1 << 20
-        case .write(let start, let payloads):
+        case .write(let start, let payloads), .compareAndWrite(let start, _, let payloads):
             start.bytes + UInt64(payloads.reduce(0) { $0 + $1.byteCount }) <= 1 << 20
         case .trim(let start, let length), .writeZeroes(let start, let length),
             .blockStatus(let start, let length):

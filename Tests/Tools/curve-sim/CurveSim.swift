@@ -15,6 +15,7 @@ import Foundation
                --scenario world      metadata server, 3 to 9 chunkservers, volumes, gateways and people
                --scenario full       the same, and clients write more than the stores can hold
                --scenario restored   the same as world, and an older copy of the metadata takes its place
+               --scenario shared     three chunkservers and a volume that a group of clients holds together
                --tally               says at the end how often what happened
                --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
@@ -90,7 +91,7 @@ import Foundation
 
 /// Which kind of world.
 enum ScenarioKind: String {
-    case cluster, world, full, restored
+    case cluster, world, full, restored, shared
 
     func run(
         _ seed: UInt64, _ selection: PlanSelection, disksLie: Bool, traceLinesMax: Int,
@@ -101,6 +102,11 @@ enum ScenarioKind: String {
             var plan = ScenarioPlan(seed: seed)
             if disksLie { (plan.disksLie, plan.damagedServer) = (true, nil) }
             let scenario = Scenario(plan.reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
+        case .shared:
+            let scenario = SharedScenario(
+                SharedPlan(seed: seed).reduced(to: selection), traceLinesMax: traceLinesMax)
             scenario.told = told
             return scenario.run()
         case .world, .full, .restored:
@@ -114,6 +120,7 @@ enum ScenarioKind: String {
     func describe(_ seed: UInt64) -> String {
         switch self {
         case .cluster: "\(ScenarioPlan(seed: seed))"
+        case .shared: "\(SharedPlan(seed: seed))"
         case .world, .full, .restored: "\(worldPlan(seed))"
         }
     }
@@ -188,7 +195,7 @@ struct Options {
             case "--tally": showsTally = true
             case "--scenario":
                 guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
-                    throw BadUsage(description: "--scenario needs cluster, world, full or restored")
+                    throw BadUsage(description: "--scenario needs cluster, world, full, restored or shared")
                 }
                 scenario = kind
             case "--shrink": shrink = try value(of: argument)

@@ -75,6 +75,7 @@ enum MutantHunt {
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
+        case .dedupShared, .amendUnordered, .missUnrecorded, .removalUnfenced: [.shared]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,
             .databaseUnheld:
             [.world]
@@ -168,6 +169,7 @@ enum HuntModel: String, CaseIterable {
     case cluster = "simulated cluster"
     case world = "simulated world"
     case restored = "older metadata"
+    case shared = "shared volume"
 
     /// - Parameter commitsAhead: a watermark can only run ahead where the commit does.
     func run(_ seed: UInt64, commitsAhead: Bool) -> String? {
@@ -184,6 +186,7 @@ enum HuntModel: String, CaseIterable {
             var plan = WorldPlan(seed: seed)
             plan.restoresMetadata = true
             return WorldScenario(plan).run().cause
+        case .shared: return SharedScenario(SharedPlan(seed: seed)).run().cause
         }
     }
 }

@@ -103,7 +103,7 @@ final class NBDRemote: BlockVolume {
                 [weak self] in self?.finish($0, isRead: false, completed)
             }
         // Nobody in the world asks for it.
-        case .blockStatus: host.after(.zero) { completed(.failure(.outOfRange)) }
+        case .blockStatus, .compareAndWrite: host.after(.zero) { completed(.failure(.outOfRange)) }
         case .flush:
             client.ask(.flush, offset: 0, byteCount: 0) { [weak self] in
                 self?.finish($0, isRead: false, completed)

@@ -166,6 +166,8 @@ final class WorldStage {
             case .write(let run, _, let tag, _, _): "write \(run), request \(tag.sequence)"
             case .trim(let run, _, let tag): "trim \(run), request \(tag.sequence)"
             case .zero(let run, _, let tag): "zero \(run), request \(tag.sequence)"
+            case .amend(let amendment):
+                "\(amendment.compares ? "compare" : "patch") \(amendment.run), request \(amendment.tag.sequence)"
             case .fence(let volume, let fence): "fence volume \(volume): epoch \(fence.epoch), \(fence.size)"
             }
         return "epoch \(request.epoch): \(words)"

@@ -1,0 +1,224 @@
+import BlockTypes
+import Testing
+
+@testable import MetadataCore
+
+@Suite struct GroupTests {
+    private static func join(
+        _ bench: Bench, _ key: String, group: String = "g", takeOver: Bool = false, attempt: UInt64 = 0
+    ) throws -> VolumeAttachment {
+        let request = AttachRequest(
+            path: "/v", holder: "gateway \(key)", holderKey: key, takeOver: takeOver, attempt: attempt,
+            group: group)
+        guard case .attached(let attachment) = try bench.ask(.attach(request)) else {
+            throw Bench.Wrong.reply
+        }
+        return attachment
+    }
+    private static func ready() throws -> (Bench, VolumeID) {
+        let bench = try Bench.ready()
+        return (bench, try bench.create("/v").row.id)
+    }
+    private static func renew(_ id: VolumeID, _ epoch: Epoch) -> MetadataRequest {
+        .renewLease(volume: id, epoch: epoch, addressBookVersion: 0)
+    }
+    private static func exclusive(takeOver: Bool = false) -> MetadataRequest {
+        .attach(AttachRequest(path: "/v", holder: "alone", holderKey: "x", takeOver: takeOver))
+    }
+
+    @Test("members of a group hold a volume together, each with an attachment that stays its own")
+    func joining() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        let b = try Self.join(bench, "b")
+        #expect(a.epoch == Epoch(1) && a.group == [Epoch(1)])
+        #expect(b.epoch == Epoch(2) && b.group == [Epoch(1), Epoch(2)])
+        try bench.ask(Self.renew(id, a.epoch))
+        try bench.ask(Self.renew(id, b.epoch))
+        let info = try bench.info("/v")
+        #expect(info.holder == "the group g: gateway a and gateway b" || info.holder.contains("gateway a"))
+        #expect(info.row.group?.members.map(\.epoch) == [Epoch(1), Epoch(2)])
+        // A copy of the request gets the same attachment; another start of the same program a new one.
+        let c = try Self.join(bench, "c", attempt: 7)
+        #expect(try Self.join(bench, "c", attempt: 7).epoch == c.epoch)
+        let again = try Self.join(bench, "c", attempt: 8)
+        #expect(again.epoch == Epoch(4) && again.group == [Epoch(1), Epoch(2), Epoch(4)])
+        #expect(bench.refusal(Self.renew(id, c.epoch))?.code == .fenced)
+        try bench.restart()
+        try bench.ask(Self.renew(id, a.epoch))
+    }
+
+    @Test("who wants it alone, or in another group, is refused with the members' names, and the reverse")
+    func exclusion() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        let b = try Self.join(bench, "b")
+        let refusal = bench.refusal(Self.exclusive())
+        #expect(refusal?.code == .held && refusal?.message.contains("gateway a") == true)
+        #expect(refusal?.message.contains("gateway b") == true)
+        let other = AttachRequest(path: "/v", holder: "h", holderKey: "h", group: "other")
+        #expect(bench.refusal(.attach(other))?.code == .held)
+        let resize = MetadataRequest.resize(path: "/v", sizeBytes: 2 << 30, allowShrink: false)
+        #expect(bench.refusal(resize)?.code == .held)
+        guard case .attached(let alone) = try bench.ask(Self.exclusive(takeOver: true)) else {
+            throw Bench.Wrong.reply
+        }
+        #expect(alone.epoch == Epoch(3) && alone.group.isEmpty)
+        for member in [a, b] { #expect(bench.refusal(Self.renew(id, member.epoch))?.code == .fenced) }
+        let late = AttachRequest(path: "/v", holder: "a", holderKey: "a", group: "g")
+        #expect(bench.refusal(.attach(late))?.message.contains("alone") == true)
+        #expect(try Self.join(bench, "a", takeOver: true).group == [Epoch(4)])
+    }
+
+    @Test("a member that leaves is gone at once, the last one frees the volume")
+    func leaving() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        let b = try Self.join(bench, "b")
+        try bench.ask(.detach(volume: id, epoch: a.epoch))
+        #expect(bench.refusal(Self.renew(id, a.epoch))?.code == .fenced)
+        try bench.ask(Self.renew(id, b.epoch))
+        #expect(bench.refusal(Self.exclusive())?.code == .held)
+        try bench.ask(.detach(volume: id, epoch: b.epoch))
+        #expect(try bench.info("/v").holder == "")
+        try bench.ask(Self.exclusive())
+    }
+
+    @Test("a silent member is removed by another one; a living one by force only; the others go on")
+    func removal() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        let b = try Self.join(bench, "b")
+        let c = try Self.join(bench, "c")
+        func remove(_ member: Epoch, force: Bool = false) -> MetadataRequest {
+            .removeMember(volume: id, epoch: a.epoch, member: member, force: force)
+        }
+        #expect(bench.refusal(remove(b.epoch))?.code == .held)
+        #expect(bench.refusal(remove(a.epoch))?.code == .badRequest)
+        bench.pass(.seconds(11))
+        try bench.ask(Self.renew(id, a.epoch))
+        try bench.ask(Self.renew(id, c.epoch))
+        #expect(try bench.info("/v").silentMembers == [b.epoch])
+        let gone = MetadataReply.regrouped(epoch: Epoch(4), change: 4, group: [a.epoch, c.epoch])
+        #expect(try bench.ask(remove(b.epoch)) == gone)
+        // Whoever asks again may tell the copysets again.
+        #expect(try bench.ask(remove(b.epoch)) == gone)
+        #expect(bench.refusal(Self.renew(id, b.epoch))?.code == .fenced)
+        try bench.ask(Self.renew(id, c.epoch))
+        let last = MetadataReply.regrouped(epoch: Epoch(5), change: 5, group: [a.epoch])
+        #expect(try bench.ask(remove(c.epoch, force: true)) == last)
+        let stranger = MetadataRequest.removeMember(
+            volume: id, epoch: c.epoch, member: a.epoch, force: true)
+        #expect(bench.refusal(stranger)?.code == .fenced)
+    }
+
+    @Test("a group has no more members than a fence can name")
+    func bound() throws {
+        let (bench, _) = try Self.ready()
+        for number in 0..<VolumeFence.groupMax { _ = try Self.join(bench, "\(number)") }
+        let one = AttachRequest(path: "/v", holder: "h", holderKey: "one more", group: "g")
+        #expect(bench.refusal(.attach(one))?.code == .noSpace)
+        _ = try Self.join(bench, "3")
+    }
+}
+
+@Suite struct ValueTests {
+    private static func swap(
+        _ attachment: VolumeAttachment, _ expected: UInt64, _ bytes: [UInt8], name: String = "pr",
+        attempt: UInt64 = 0
+    ) -> MetadataRequest {
+        .swapValue(
+            ValueSwap(
+                volume: attachment.volume.row.id, epoch: attachment.epoch, name: name,
+                expectedVersion: expected, bytes: bytes, attempt: attempt))
+    }
+    private static func read(_ id: VolumeID, name: String = "pr") -> MetadataRequest {
+        .value(volume: id, name: name, after: 0, wait: .zero)
+    }
+
+    @Test("a value changes only for who saw its newest version, and outlives restarts")
+    func swapping() throws {
+        let bench = try Bench.ready()
+        let id = try bench.create("/v").row.id
+        let holder = try bench.attach("/v")
+        #expect(try bench.ask(Self.read(id)) == .value(version: 0, bytes: [], isSwapped: false))
+        let bytes = (0...255).map { UInt8($0) }
+        #expect(
+            try bench.ask(Self.swap(holder, 0, bytes, attempt: 5))
+                == .value(version: 1, bytes: bytes, isSwapped: true))
+        #expect(
+            try bench.ask(Self.swap(holder, 0, [1])) == .value(version: 1, bytes: bytes, isSwapped: false))
+        // A copy of the request that changed it.
+        #expect(
+            try bench.ask(Self.swap(holder, 0, bytes, attempt: 5))
+                == .value(version: 1, bytes: bytes, isSwapped: true))
+        try bench.restart()
+        #expect(try bench.ask(Self.read(id)) == .value(version: 1, bytes: bytes, isSwapped: false))
+        #expect(try bench.ask(Self.swap(holder, 1, [])) == .value(version: 2, bytes: [], isSwapped: true))
+    }
+
+    @Test("nobody but a present holder changes a value; a purged volume has none")
+    func rights() throws {
+        let bench = try Bench.ready()
+        let id = try bench.create("/v").row.id
+        let old = try bench.attach("/v", key: "a")
+        try bench.ask(Self.swap(old, 0, [1]))
+        let new = try bench.attach("/v", key: "b", takeOver: true)
+        #expect(bench.refusal(Self.swap(old, 1, [2]))?.code == .fenced)
+        try bench.ask(Self.swap(new, 1, [3]))
+        try bench.ask(.detach(volume: id, epoch: new.epoch))
+        #expect(bench.refusal(Self.swap(new, 2, [4]))?.code == .fenced)
+        try bench.ask(.deleteVolume(path: "/v", purgeNow: true))
+        #expect(bench.refusal(Self.read(id))?.code == .notFound)
+        #expect(bench.core.state.values.isEmpty && !bench.rows.keys.contains(.value(id.rawValue << 8)))
+    }
+
+    @Test("values have bounds")
+    func bounds() throws {
+        let bench = try Bench.ready()
+        try bench.create("/v")
+        let holder = try bench.attach("/v")
+        let most = bench.limits.valueBytesMax
+        try bench.ask(Self.swap(holder, 0, Array(repeating: 1, count: most)))
+        let long = Self.swap(holder, 1, Array(repeating: 1, count: most + 1))
+        #expect(bench.refusal(long)?.code == .badRequest)
+        for name in ["", String(repeating: "n", count: 65)] {
+            #expect(bench.refusal(Self.swap(holder, 0, [1], name: name))?.code == .badRequest)
+        }
+        for number in 1..<bench.limits.valuesPerVolumeMax {
+            try bench.ask(Self.swap(holder, 0, [1], name: "\(number)"))
+        }
+        #expect(bench.refusal(Self.swap(holder, 0, [1], name: "one more"))?.code == .noSpace)
+    }
+
+    @Test("who waits for news hears of a change when it is durable, or of nothing after a while")
+    func watching() throws {
+        let bench = try Bench.ready()
+        let id = try bench.create("/v").row.id
+        let holder = try bench.attach("/v")
+        func watch(_ number: UInt64, after: UInt64, session: UInt64 = 1) -> MetadataCore.Event {
+            .received(
+                RequestID(rawValue: number),
+                .value(volume: id, name: "pr", after: after, wait: .seconds(20)),
+                session: SessionID(rawValue: session), secondsSince1970: bench.wall)
+        }
+        #expect(bench.feed(watch(1001, after: 0)).isEmpty)
+        #expect(bench.feed(watch(1002, after: 1)).isEmpty)
+        #expect(bench.feed(watch(1003, after: 0, session: 9)).isEmpty)
+        bench.feed(.sessionClosed(SessionID(rawValue: 9)))
+        let replies = bench.feed(
+            .received(
+                RequestID(rawValue: 1004), Self.swap(holder, 0, [7]), session: SessionID(rawValue: 1),
+                secondsSince1970: bench.wall))
+        #expect(replies.count == 2)
+        #expect(
+            try replies[RequestID(rawValue: 1001)]?.get()
+                == .value(version: 1, bytes: [7], isSwapped: false))
+        bench.pass(.seconds(19))
+        #expect(bench.feed(.tick(secondsSince1970: bench.wall)).isEmpty)
+        bench.pass(.seconds(2))
+        let late = bench.feed(.tick(secondsSince1970: bench.wall))
+        #expect(
+            try late[RequestID(rawValue: 1002)]?.get() == .value(version: 1, bytes: [7], isSwapped: false))
+    }
+}
