@@ -118,6 +118,19 @@ import Testing
         site.expectService()
     }
 
+    @Test("a command and the end of its session in the same bytes: answered at once, and then asked back")
+    func endBehindCommand() throws {
+        let site = try Site()
+        for ending in [Wire.login([], stage: 1, next: 3), [UInt8](repeating: 0xff, count: 2048)] {
+            let initiator = site.servedInitiator()
+            let ready = Wire().command(tag: 900, cdb: TestInitiator.testUnitReady, cmdSN: initiator.cmdSN)
+            initiator.say(ready + ending)
+            site.world.settle()
+            #expect(initiator.closed != nil && site.server.status.inFlightCommands == 0)
+        }
+        site.expectService()
+    }
+
     // MARK: The end
 
     @Test("a stop asks for a logout, answers what is in flight, and ends")
