@@ -5,9 +5,9 @@
 /// A write takes effect as late as possible, only when an answer demands it (Lowe, "Testing for
 /// linearizability", 2017); a read takes effect as soon as its value is there, which can hurt nobody.
 ///
-/// Two kinds of writes need no search. One without an answer takes effect right before the first read of its
-/// value, or as well never. One whose value nobody read takes effect, if any other write does before its
-/// answer, right before that one, where nobody can notice it.
+/// Two kinds of writes need no search. One that may not have happened takes effect right before the
+/// first read of its value, or when its time ends, or as well never. One whose value nobody read takes
+/// effect, if any other write does before its answer, right before that one, where nobody can notice it.
 ///
 /// Operations that are open at the same time have places, bits of a word: a state is three words.
 func searchOrders(
@@ -153,7 +153,7 @@ private struct OrderSearch {
             if !isOpen { changed.done |= bit }
             changed.value = operation.value
             let isSeen = satisfyReads(&changed)
-            guard isSeen || !isOpen, seen.insert(changed) else { continue }
+            guard isSeen || operation.isCertain || bit == demanded, seen.insert(changed) else { continue }
             open.append(changed)
             statesLeft -= 1
         }
