@@ -160,6 +160,7 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
             return
         }
         #expect(why.contains("mds:6700"))
+        #expect(cell.world.log.contains { $0.contains("waits for the metadata server at mds:6700") })
     }
 
     @Test func withoutALeaderAttachingSaysWhichCopyset() throws {
@@ -177,6 +178,8 @@ private func isSuccess(_ result: VolumeResult?) -> Bool { if case .success = res
     @Test func theLeaderIsFoundAndFollowed() throws {
         let cell = try FakeCell()
         let volume = try cell.volume()
+        cell.world.run(for: .seconds(5))
+        #expect(!cell.world.log.contains { $0.contains("waits for") }, "it was answered")
         #expect(isSuccess(cell.write(volume, at: 0, 1, count: 4096)))
         cell.store.defaultLeader = ServerID(3)
         #expect(isSuccess(cell.write(volume, at: 0, 2, count: 4096)))

@@ -11,6 +11,8 @@ import Environment
 final class Attaching {
     /// A metadata server that is not ready yet is asked again after this long.
     static let askAgainAfter = Duration.milliseconds(200)
+    /// An answer that takes longer is worth a line to whoever waits for it.
+    static let silenceMax = Duration.seconds(2)
 
     private let environment: any Environment
     private let options: AttachOptions
@@ -20,6 +22,7 @@ final class Attaching {
     private let completed: (Result<RemoteVolume, AttachError>) -> Void
     /// Holds this while it is under way: callbacks of the channel, which this owns, must not.
     private var keeper: TimerID?
+    private var patience: TimerID?
 
     init(
         _ environment: any Environment, _ options: AttachOptions,
@@ -38,6 +41,7 @@ final class Attaching {
 
     func start() {
         keeper = environment.after(options.timeout * 2) { withExtendedLifetime(self) {} }
+        patience = environment.after(Self.silenceMax) { [weak self] in self?.tellWhatIsWaitedFor() }
         askForVolume()
     }
     private func askForVolume() {
@@ -84,10 +88,20 @@ final class Attaching {
             }
         }
     }
+    private func tellWhatIsWaitedFor() {
+        patience = nil
+        let left = (deadline - environment.now).components.seconds
+        let servers = options.metadataServers.map { "\($0)" }.joined(separator: ", ")
+        environment.log(
+            .notice,
+            "\(options.path): waits for the metadata server at \(servers) (\(channel.lastFailure)); gives up in \(left) s"
+        )
+    }
     private func endInNonsense() { end(.badAnswer("an answer to another question")) }
     private func letGo() {
         if let keeper { environment.cancel(keeper) }
-        keeper = nil
+        if let patience { environment.cancel(patience) }
+        (keeper, patience) = (nil, nil)
     }
     private func end(_ error: AttachError) {
         letGo()
