@@ -46,6 +46,9 @@ final class FakeKernel {
             devices[2].isReadOnly && devices[2].inFlight == NBDDevice.InFlight()
                 && devices[2].path == "/dev/nbd10")
         #expect(kernel.table.isConnected(0) && !kernel.table.isConnected(2) && !kernel.table.isConnected(9))
+        // The number may be the next device's.
+        #expect(kernel.table.isConnected(0, as: "curve:vol one") && kernel.table.isConnected(0, as: nil))
+        #expect(!kernel.table.isConnected(0, as: "curve:vol two") && !kernel.table.isConnected(2, as: nil))
     }
     @Test("mounts, swap and stacked devices count as use, on the disk and on its partitions")
     func users() throws {

@@ -89,7 +89,7 @@ final class DeviceDaemon {
 
     private func map(_ record: MappingRecord, _ reply: @escaping (DaemonSocket.Answer) -> Void) {
         if let other = devices[record.path] {
-            if other.isEnding { return other.afterwards.append { [self] in map(record, reply) } }
+            if other.isLeaving { return other.afterwards.append { [self] in map(record, reply) } }
             let where_ = other.device.map { "as /dev/nbd\($0)" } ?? "or is about to be"
             return reply(
                 .failed("\(record.path) is mapped already, \(where_), by process \(getpid())", status: 2))
@@ -102,7 +102,7 @@ final class DeviceDaemon {
 
     /// Maps, or waits for what this daemon has taken up by itself: asked of one that was just started.
     private func adopt(_ record: MappingRecord, _ reply: @escaping (DaemonSocket.Answer) -> Void) {
-        guard let other = devices[record.path], other.isResumed, !other.isEnding else {
+        guard let other = devices[record.path], other.isResumed, !other.isLeaving else {
             return map(record, reply)
         }
         if let index = other.device { return reply(.done("/dev/nbd\(index)")) }

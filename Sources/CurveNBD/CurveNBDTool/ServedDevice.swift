@@ -18,6 +18,10 @@ final class ServedDevice {
     let isResumed: Bool
     /// It is on its way out: what wants the same volume comes after it.
     private(set) var isEnding = false
+    /// It is, or the kernel has let the device go, which is noticed in a moment.
+    var isLeaving: Bool {
+        isEnding || device.map { !BlockDeviceTable().isConnected($0, as: record.identifier) } ?? false
+    }
     /// Who wants to hear of the device.
     var whenUsable: [(DaemonSocket.Answer) -> Void] = []
     /// What waits for its end.

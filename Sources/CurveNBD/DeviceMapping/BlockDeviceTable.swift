@@ -50,6 +50,15 @@ public struct BlockDeviceTable: Sendable {
 
     /// True while the kernel serves the device; cheaper than ``device(_:)``.
     public func isConnected(_ index: UInt32) -> Bool { Text.line("\(sys)/block/nbd\(index)/pid") != nil }
+    /// True while the kernel serves the device under this identifier, or does not say under which.
+    ///
+    /// A number that became free is given to the next device at once.
+    public func isConnected(_ index: UInt32, as identifier: String?) -> Bool {
+        guard isConnected(index) else { return false }
+        return identifier == nil || (self.identifier(of: index) ?? identifier) == identifier
+    }
+    /// What the connecting program called its volume; `nil` when nothing is connected, and before Linux 5.14.
+    func identifier(of index: UInt32) -> String? { Text.line("\(sys)/block/nbd\(index)/backend") }
 
     /// The number in `/dev/nbdN`, `nbdN` or `N`.
     public static func index(of name: String) -> UInt32? {
@@ -78,7 +87,7 @@ public struct BlockDeviceTable: Sendable {
         return NBDDevice(
             index: index, size: ByteCount(bytes: (UInt64(Text.line("\(root)/size") ?? "") ?? 0) &* 512),
             isReadOnly: Text.line("\(root)/ro") == "1", pid: Text.line("\(root)/pid").flatMap { Int($0) },
-            identifier: Text.line("\(root)/backend"), users: users,
+            identifier: identifier(of: index), users: users,
             inFlight: Self.inFlight(Text.line("\(root)/inflight") ?? ""))
     }
     /// Two numbers: reads, and the rest.

@@ -51,6 +51,8 @@ public final class MappedDevice {
     private let events: NBDKernelEvents?
     private let table = BlockDeviceTable()
     private let mark: DaemonMark
+    /// The kernel keeps the identifier, so that the device is told from the next one of its number.
+    private let isNamed: Bool
 
     /// /dev/nbdN.
     public var path: String { "/dev/nbd\(index)" }
@@ -79,11 +81,13 @@ public final class MappedDevice {
         self.setup = setup
         guard let kernel else {
             (index, mark, holder) = try IoctlMapping.make(options, setup, sockets, table)
+            isNamed = false
             return
         }
         if let orphan = try Self.orphan(options, table) {
             index = orphan
             mark = try DaemonMark(index: index, folder: options.markFolder)
+            isNamed = table.identifier(of: index) != nil
             try join(sockets)
         } else {
             guard !options.mustExist else {
@@ -91,7 +95,14 @@ public final class MappedDevice {
             }
             let pairs = isHeld ? try KernelPairs(connections) : nil
             index = try kernel.connect(setup, sockets: pairs?.kernelEnds ?? sockets.map(\.descriptor))
-            mark = try DaemonMark(index: index, folder: options.markFolder)
+            do throws(DeviceError) {
+                mark = try DaemonMark(index: index, folder: options.markFolder)
+            } catch {
+                // Nobody would serve it.
+                try? kernel.disconnect(index)
+                throw error
+            }
+            isNamed = table.identifier(of: index) != nil
             if let pairs { hold(pairs, sockets) }
             extendLifetime(pairs)
         }
@@ -167,8 +178,10 @@ public final class MappedDevice {
         for _ in 0..<count { sockets.append(try ServerSocket(path: path, exportName: exportName)) }
         return sockets
     }
-    /// True while the kernel has the device.
-    public var isConnected: Bool { table.isConnected(index) }
+    /// True while the kernel has the device: this one, and not the next one of its number.
+    public var isConnected: Bool {
+        table.isConnected(index) && (!isNamed || table.identifier(of: index) == setup.identifier)
+    }
 
     /// Waits for a connection to be lost, and replaces what was lost.
     /// - Parameters:
@@ -243,10 +256,12 @@ public enum DeviceRemoval {
         try disconnect(device)
         for _ in 0..<(timeoutSeconds * 1000 / pollMilliseconds) {
             let hasDaemon = waitsForDaemon && DaemonMark.pid(of: index, folder: markFolder) != nil
-            if !table.isConnected(index), !hasDaemon { return }
+            if !table.isConnected(index) ? !hasDaemon : !table.isConnected(index, as: device.identifier) {
+                return
+            }
             usleep(UInt32(pollMilliseconds) * 1000)
         }
-        throw table.isConnected(index)
+        throw table.isConnected(index, as: device.identifier)
             ? .stillHeld(device: device.path)
             : .daemon("\(device.path) is gone, but its daemon is still running", status: 2)
     }

@@ -149,7 +149,8 @@ public final class NBDKernel {
             case EPERM, EACCES: throw .notPermitted
             case EBUSY where device == nil, EEXIST where device == nil: throw .noneFree
             case EBUSY, EEXIST: throw .busy(device ?? "")
-            case ENODEV, ENOENT: throw .noSuchDevice(device ?? "")
+            // Without a number it is the driver that is not there: somebody unloads it at this moment.
+            case ENODEV, ENOENT: throw device.map { .noSuchDevice($0) } ?? .noModule
             case ENOTCONN: throw .notConnected(device ?? "")
             default: throw .system(call: call, errno: errno)
             }
