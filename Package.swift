@@ -123,12 +123,15 @@ let package = Package(
         room(
             "ISCSIServer", in: "ISCSITarget",
             ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"]),
+        room(
+            "ISCSICoordination", in: "ISCSITarget",
+            ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
         program(
             "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
             [
-                "BlockTypes", "CurveClient", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor",
-                "SCSICommands", "ToolSupport", arguments,
+                "BlockTypes", "CurveClient", "Environment", "ISCSICoordination", "ISCSIProtocol",
+                "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport", arguments,
             ]),
 
         testSupport("Checkers", []),
@@ -199,6 +202,12 @@ let package = Package(
             [
                 "BlockTypes", "Environment", "ISCSIInitiator", "ISCSIProtocol", "ISCSIServer",
                 "MemoryEnvironment", "SCSICommands", "TestVolumes",
+            ]),
+        tests(
+            "ISCSICoordinationTests",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSICoordination", "ISCSIServer",
+                "MemoryEnvironment", "SCSICommands",
             ]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(

@@ -13,13 +13,17 @@ struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Serve volumes as LUNs of one target until Ctrl-C.",
         discussion: """
-            One program at a time serves a volume. --takeover ends the other one's access for good.
+            One program at a time serves a volume. --takeover ends the other one's access for good. Several
+            programs with the same --group, --target and --lun serve the volumes together, as paths to the
+            same disks: reservations and COMPARE AND WRITE hold across them.
             Initiators need no password unless --user is given; the target then lets nobody in without.
             Examples:
               curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db
               curve-iscsi serve --target iqn.2026-11.example.com:vm --lun 0=vm/root --lun 1=vm/data \\
                 --portal 10.0.0.5:3260 --user vm --secret-file /etc/curve/vm.secret \\
                 --allow iqn.1994-05.com.example:host7
+              curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db --group db \\
+                --portal 10.0.0.6:3260
             """)
     @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String
     @Option(help: "NUMBER=VOLUME: a volume's path under the number that initiators use; once for each.")
@@ -41,6 +45,7 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var access: AccessOptions
     @Flag(help: "Take the volumes from whoever holds them; the holder can never write to them again.")
     var takeover = false
+    @Option(help: "Serve the volumes together with all who say the same name.") var group: String?
     @Option(help: "Fail requests after this many seconds without a majority (default: wait).")
     var errorAfter: Int?
     @Option(help: "Stable name of this gateway: started again under it, it need not wait for the old lease.")
@@ -57,11 +62,12 @@ struct ServeCommand: ParsableCommand {
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
+        if let group, group.isEmpty { throw ToolError.failed("--group needs a name") }
         let plans = try plannedUnits(mds: try metadata.servers().addresses)
         let reactor = try daemon.reactor(name: "curve-iscsi")
         let gateway = TargetGateway(
-            reactor: reactor, target: description, listen: addresses, chap: access.digests)
-        gateway.server.portals = announce
+            reactor: reactor, target: description, listen: addresses, announced: announce,
+            chap: access.digests, group: group)
         try gateway.run(plans)
     }
 
@@ -93,10 +99,11 @@ struct ServeCommand: ParsableCommand {
             guard !plans.contains(where: { $0.attach.path == path }) else {
                 throw ToolError.failed("\(path) is given twice; one volume has one number")
             }
-            let options = AttachOptions(
+            var options = AttachOptions(
                 path: path, metadataServers: mds, holder: "curve-iscsi serve on \(place)",
                 holderKey: holderKey ?? place, takeOver: takeover, isReadOnly: readOnly,
                 policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue)
+            options.group = group ?? ""
             plans.append(UnitPlan(lun: number, blockBytes: blockSize, attach: options))
         }
         return plans

@@ -1,0 +1,253 @@
+import BlockTypes
+import ISCSIServer
+import MemoryEnvironment
+import SCSICommands
+import Testing
+
+@testable import ISCSICoordination
+
+@Suite struct GatewayTests {
+    static let register = ReservationRequest.register(
+        key: 0, newKey: 7, ignoringKey: false, persists: false)
+
+    @Test("gateways take the lowest free tags, and all tell the same port groups")
+    func tags() {
+        let site = FakeSite()
+        let gateways = (0..<3).map { _ in site.gateway() }
+        #expect(gateways.map(\.tag) == [1, 2, 3])
+        for gateway in gateways { #expect(gateway.groups.map(\.tag) == [1, 2, 3]) }
+        var hasLeft = false
+        gateways[1].coordinator.leave { hasLeft = true }
+        site.world.run(for: .seconds(1))
+        #expect(hasLeft && !gateways[1].isExpelled)
+        #expect(gateways[0].groups.map(\.tag) == [1, 3])
+        #expect(site.gateway().tag == 2)
+    }
+
+    @Test("gateways that enter at the same moment get different tags")
+    func crowd() {
+        let site = FakeSite()
+        let gateways = (0..<8).map { _ in FakeGateway(site) }
+        site.world.run(for: .seconds(1))
+        #expect(gateways.compactMap(\.tag).sorted() == Array(1...8))
+        for gateway in gateways { #expect(gateway.groups.count == 8) }
+    }
+
+    @Test("the volumes of one target's gateways are refused to those of another")
+    func otherTarget() {
+        let site = FakeSite()
+        let first = site.gateway()
+        let second = site.gateway(target: "iqn.2026-11.io.curve:other")
+        #expect(second.refusal == .otherTarget(targetName) && second.tag == nil)
+        first.coordinator.leave {}
+        site.world.run(for: .seconds(1))
+        second.enter()
+        site.world.run(for: .seconds(1))
+        #expect(second.tag == 1)
+    }
+
+    @Test("a state that an initiator sets is everybody's")
+    func states() {
+        let site = FakeSite()
+        let gateways = [site.gateway(), site.gateway()]
+        var said: [Bool] = []
+        gateways[0].coordinator.set([PortGroup(tag: 2, state: .standby)], of: targetName) {
+            said.append($0)
+            #expect(gateways[0].groups.map(\.state) == [.activeOptimized, .standby])
+        }
+        site.world.run(for: .milliseconds(100))
+        #expect(said == [true])
+        #expect(gateways[1].groups.map(\.state) == [.activeOptimized, .standby])
+    }
+
+    @Test("a change of reservations is done when the other gateway goes by it")
+    func agreement() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { storing in
+            heard.append(storing)
+            #expect(second.tables[0].registrations.count == 1)
+        }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored])
+        #expect(first.tables == second.tables)
+    }
+
+    @Test("two gateways that change at the same moment both get their way, one after the other")
+    func race() {
+        let site = FakeSite()
+        let gateways = (0..<3).map { _ in site.gateway() }
+        var done = 0
+        for round in 0..<10 {
+            for gateway in gateways {
+                gateway.change(Self.register, "i\(round)") { if $0 == .stored { done += 1 } }
+            }
+            site.world.run(for: .seconds(1))
+        }
+        #expect(done == 30)
+        for gateway in gateways { #expect(gateway.tables[0].registrations.count == 30) }
+        #expect(gateways.allSatisfy { $0.tables == gateways[0].tables && !$0.isExpelled })
+    }
+
+    @Test("a change whose answer is lost is done once, and known as done")
+    func lostAnswer() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        first.volumes[0].lostAnswers = 1
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(3))
+        #expect(heard == [.stored])
+        #expect(first.tables[0].version == 1 && first.tables == second.tables)
+    }
+
+    @Test(
+        "a change whose answer is lost and that others changed again is no success; all go by what is there")
+    func doubt() throws {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        first.volumes[0].lostAnswers = 1
+        let clock = site.world.environment("clock")
+        // The other one has heard of the first change before it makes its own.
+        first.volumes[0].meanwhile = {
+            clock.after(.milliseconds(50)) { second.change(Self.register, "b") { _ in } }
+        }
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(10))
+        #expect(heard == [.failed])
+        #expect(first.tables[0].registrations.count == 2 && first.tables == second.tables)
+    }
+
+    @Test("a gateway that is slow delays a change, and stays")
+    func slow() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        second.cut(true)
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(2))
+        #expect(heard.isEmpty)
+        second.cut(false)
+        site.world.run(for: .seconds(30))
+        #expect(heard == [.stored])
+        #expect(first.tables == second.tables && !second.isExpelled)
+    }
+
+    @Test("a change does not wait for a dead gateway: that one is removed, with its RESERVE(6) and its place")
+    func dead() {
+        let site = FakeSite(volumes: 2)
+        let (first, second) = (site.gateway(), site.gateway())
+        second.change(.simpleReserve, "b", unit: 1) { _ in }
+        site.world.run(for: .milliseconds(100))
+        #expect(first.tables[1].simpleHolder != nil)
+        second.cut(true)
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(10))
+        #expect(heard == [.stored])
+        #expect(site.groups.allSatisfy { $0.members.count == 1 })
+        #expect(first.tables[1].simpleHolder == nil && first.groups.map(\.tag) == [1])
+        // It may come back to life, and can do nothing any more.
+        second.cut(false)
+        site.world.run(for: .seconds(30))
+        #expect(second.isExpelled)
+        #expect(site.gateway().tag == 2)
+    }
+
+    @Test("a gateway whose lease has run out, or that an operator removed, is taken out by whoever notices")
+    func noticed() {
+        let site = FakeSite()
+        let gateways = (0..<3).map { _ in site.gateway() }
+        site.groups[0].members[1].isSilent = true
+        gateways[1].cut(true)
+        site.groups[0].members.removeLast()
+        site.world.run(for: .seconds(5))
+        #expect(gateways[0].groups.map(\.tag) == [1])
+        #expect(gateways[2].isExpelled)
+    }
+
+    @Test(
+        "what does not outlive a loss of power is gone when gateways come where there were none",
+        arguments: [false, true])
+    func power(persists: Bool) {
+        let site = FakeSite()
+        var gateway = site.gateway()
+        let request = ReservationRequest.register(
+            key: 0, newKey: 7, ignoringKey: false, persists: persists)
+        gateway.change(request, "a") { _ in }
+        site.world.run(for: .milliseconds(100))
+        let second = site.gateway()
+        #expect(second.tables[0].registrations.count == 1)
+        for other in [gateway, second] { other.coordinator.leave {} }
+        site.world.run(for: .seconds(1))
+        gateway = site.gateway()
+        #expect(gateway.tables[0].registrations.count == (persists ? 1 : 0))
+        let beside = site.gateway()
+        #expect(beside.tables == gateway.tables)
+    }
+
+    @Test("a gateway that cannot ask is told so, and takes nothing")
+    func unreachable() {
+        let site = FakeSite()
+        let gateway = FakeGateway(site, enters: false)
+        gateway.cut(true)
+        gateway.enter()
+        site.world.run(for: .seconds(30))
+        #expect(gateway.refusal == .unavailable && site.groups[0].values.isEmpty)
+        gateway.cut(false)
+        gateway.enter()
+        site.world.run(for: .seconds(1))
+        gateway.cut(true)
+        var heard: [ReservationStoring] = []
+        gateway.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(60))
+        #expect(heard == [.failed])
+    }
+}
+
+@Suite struct ValueCodingTests {
+    static var list: GatewayList {
+        var list = GatewayList()
+        (list.target, list.power, list.author) = ("t", 5, 6)
+        for tag in [UInt16(2), 1] {
+            list.add(
+                Gateway(
+                    sessions: [Gateway.Session(volume: 3, epoch: UInt32(tag))],
+                    group: PortGroup(tag: tag, state: .standby), portals: ["a:1", "b:2"]))
+        }
+        return list
+    }
+    @Test("values come back as they were put, and not from any part of their bytes")
+    func roundTrips() throws {
+        let list = Self.list
+        #expect(try GatewayList(decoding: list.encoded) == list)
+        #expect(list.freeTag == 3)
+        var table = ReservationTable()
+        table.version = 4
+        let record = ReservationRecord(power: 1, author: 2, number: 3, table: table)
+        #expect(try ReservationRecord(decoding: record.encoded, version: 4) == record)
+        #expect(throws: ValueError.self) { try ReservationRecord(decoding: record.encoded, version: 5) }
+        var seen = SeenVersions()
+        seen.note(9, 4, present: [9])
+        seen.note(2, 3, present: [2, 9])
+        let read = try SeenVersions(decoding: seen.encoded)
+        #expect(read == seen && read[9] == 4 && read[2] == 3 && read[1] == 0)
+        for count in 1..<list.encoded.count {
+            #expect(throws: ValueError.self) {
+                try GatewayList(decoding: Array(list.encoded.prefix(count)))
+            }
+        }
+        for count in 0..<record.encoded.count {
+            #expect(throws: ValueError.self) {
+                try ReservationRecord(decoding: Array(record.encoded.prefix(count)), version: 4)
+            }
+        }
+        for count in 1..<seen.encoded.count {
+            #expect(throws: ValueError.self) {
+                try SeenVersions(decoding: Array(seen.encoded.prefix(count)))
+            }
+        }
+    }
+}
