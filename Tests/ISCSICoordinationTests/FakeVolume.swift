@@ -46,6 +46,8 @@ final class FakeVolume: SharedVolume {
     var number: VolumeID { group.number }
     /// Nothing gets through, either way.
     var isCut = false
+    /// Hears no news of this value; questions are answered.
+    var deafFor: String?
     /// So many swaps are done, and their answers lost.
     var lostAnswers = 0
     /// Runs before a lost answer is noticed.
@@ -91,6 +93,7 @@ final class FakeVolume: SharedVolume {
         _ name: String, after: UInt64, wait: Duration,
         completed: @escaping (Result<VolumeValue, AttachError>) -> Void
     ) {
+        let isDeaf = name == deafFor
         call(completed) { [group, environment] reply in
             guard wait > .zero, group.value(name).version <= after else {
                 return reply(.success(group.value(name)))
@@ -101,7 +104,7 @@ final class FakeVolume: SharedVolume {
                 isAnswered = true
                 reply(.success(value))
             }
-            group.watch(name, after: after, reply: answer)
+            if !isDeaf { group.watch(name, after: after, reply: answer) }
             environment.after(wait) { answer(group.value(name)) }
         }
     }

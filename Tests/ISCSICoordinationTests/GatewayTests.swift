@@ -135,6 +135,25 @@ import Testing
         #expect(first.tables == second.tables && !second.isExpelled)
     }
 
+    @Test("a change waits for a gateway that came a moment ago, and of which nobody has told yet")
+    func newcomer() {
+        let site = FakeSite()
+        let first = FakeGateway(site, enters: false)
+        first.volumes[0].deafFor = "gateways"
+        first.enter()
+        site.world.run(for: .milliseconds(100))
+        let second = site.gateway()
+        #expect(first.groups.count == 1 && second.groups.count == 2)
+        second.cut(true)
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a") { heard.append($0) }
+        site.world.run(for: .seconds(2))
+        #expect(heard.isEmpty)
+        second.cut(false)
+        site.world.run(for: .seconds(3))
+        #expect(heard == [.stored] && first.tables == second.tables)
+    }
+
     @Test("a change does not wait for a dead gateway: that one is removed, with its RESERVE(6) and its place")
     func dead() {
         let site = FakeSite(volumes: 2)
