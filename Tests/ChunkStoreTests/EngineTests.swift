@@ -326,6 +326,31 @@ import StoreCrashModel
         harness.commitAll()
         #expect(harness.store.room(for: try write(place), in: harness.copyset) == .enough)
     }
+    @Test("a follower whose room is all history lets it go for the entries that come")
+    func historyGoesFirst() throws {
+        let harness = try StoreHarness(sizeBytes: 32 << 20, journalBytes: 2 << 20)
+        harness.prepare()
+        let (payload, checksums) = ModelBytes.payload(Array(repeating: 3, count: 64))
+        func entry() throws -> LogEntry {
+            let write = Operation.write(
+                try harness.run(0, 0, 64), SnapshotNumber(0), harness.tag(), checksums: checksums,
+                payload: payload)
+            return LogEntry(LogPosition(term: Term(1), index: LogIndex(UInt64(rounds) + 2)), write)
+        }
+        // A member is gone for good, so nobody says that what it has not seen may go.
+        var rounds = 0
+        while rounds < 1000 {
+            let next = try entry()
+            guard harness.store.appendableCount(of: [next], to: harness.copyset) == 1 else { break }
+            harness.append(next.operation)
+            harness.commitAll()
+            rounds += 1
+        }
+        #expect((50..<1000).contains(rounds), "it is full of what was overwritten")
+        // Once to let it go, once more when that is durable.
+        for _ in 0..<2 { harness.tick() }
+        #expect(harness.store.appendableCount(of: [try entry()], to: harness.copyset) == 1)
+    }
     @Test("growth stops while there is a reserve, a quarter of a small store; overwrites go on, trims always")
     func room() throws {
         let harness = try StoreHarness(sizeBytes: 24 << 20, journalBytes: 1 << 20)

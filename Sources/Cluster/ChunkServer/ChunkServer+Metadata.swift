@@ -23,6 +23,8 @@ struct Registration {
     var inquiry: VolumeID?
     /// When the MDS first said yes.
     var registeredAt: Duration = .zero
+    /// When the MDS last answered a heartbeat.
+    var heartbeatAnsweredAt: Duration?
 
     /// True when the addresses known are those of the newest process that was heard of. A refusal at an
     /// address that a process has left says nothing about the process that took its place elsewhere.
@@ -245,6 +247,7 @@ extension ChunkServer {
     }
 
     private func heartbeatAnswered(_ response: ControlServerHeartbeatResponse, reported: [UInt64]) {
+        registration.heartbeatAnsweredAt = environment.now
         store.remember(metadataRevision: response.revision)
         registration.inquiry = response.hasInquiry ? VolumeID(response.inquiry.afterVolume) : nil
         if response.hasAddressBook { take(response.addressBook) }

@@ -485,6 +485,7 @@ extension ChunkStore {
     // MARK: Pacing
 
     func tickJournal() {
+        if owesSpace { makeSpace() }
         let isTight = isShortOfSpace || allocator.freeBlocks < allocator.capacityBlocks / 4
         guard isTight || journal.isIdle && now - journal.lastWatermarks >= Self.idleWatermarksEvery else {
             return

@@ -64,7 +64,7 @@ extension ChunkStore {
             bytes += entry.operation.payloadByteCount
             guard stagedBytes + bytes <= settings.stagedBytesMax else { return count }
             guard bytes == 0 || bytes / Geometry.blockBytes <= spareBlocks else {
-                (isShortOfSpace, copyset.lackedRoomAt) = (true, now)
+                (isShortOfSpace, owesSpace, copyset.lackedRoomAt) = (true, true, now)
                 return count
             }
         }

@@ -122,7 +122,7 @@ extension ChunkStore {
     }
     /// Space before history: peers that lag far get a full copy instead.
     func makeSpace() {
-        isShortOfSpace = false
+        (isShortOfSpace, owesSpace) = (false, false)
         for id in copysetIDs {
             guard let copyset = copysetsByID[id], !copyset.quarantine.isEmpty else { continue }
             dropEntries(copyset, through: copyset.applied)

@@ -72,6 +72,8 @@ public final class ChunkStore {
     var entryCount = 0
     var nextSerial: UInt64 = 1
     var isShortOfSpace = false
+    /// An entry found no room: history goes at the next tick, since nothing else would ask for it.
+    var owesSpace = false
     var recovery: Recovery?
 
     /// A store on a device of `geometry`; nothing happens before ``open(expectedCluster:)``.

@@ -160,6 +160,8 @@ extension ISCSIServer {
         }
     }
     private func note(_ error: VolumeError, _ unit: ServedUnit, _ target: ServedTarget) {
+        // A difference is what a comparison is asked for.
+        if case .miscompare = error { return }
         counters.failedRequests += 1
         guard unit.loggedErrors.insert(error).inserted else { return }
         environment.log(

@@ -119,7 +119,10 @@ final class WorldServers {
     /// True for a disk that its server could not go on with.
     func isGone(_ index: Int) -> Bool { atlas.isGone(members[index].id) }
     /// A damaging disk may end its server at any time, and then nobody can tell a copy from it.
-    func mayBeCloned(_ index: Int) -> Bool { members[index].isServing && !isDamaging(index) }
+    /// A metadata server that does not hear the original takes the copy for the original come back.
+    func mayBeCloned(_ index: Int) -> Bool {
+        members[index].isServing && !isDamaging(index) && members[index].server?.isHeardByMetadata == true
+    }
     /// True when its server was there when all were stopped.
     func servedToTheEnd(_ index: Int) -> Bool { servedLast.contains(index) }
     private func stateNow(_ server: ServerID, _ copyset: CopysetID) -> CopysetState? {
