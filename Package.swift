@@ -50,6 +50,7 @@ func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
 
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 
 let package = Package(
@@ -58,6 +59,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
@@ -127,11 +129,13 @@ let package = Package(
             "ISCSICoordination", in: "ISCSITarget",
             ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
+        room("ISCSIConfiguration", in: "ISCSITarget", []),
         program(
             "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
             [
-                "BlockTypes", "CurveClient", "Environment", "ISCSICoordination", "ISCSIProtocol",
-                "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport", arguments,
+                "BlockTypes", "ControlMessages", "CurveClient", "Environment", "ISCSIConfiguration",
+                "ISCSICoordination", "ISCSIProtocol", "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport",
+                arguments, yams,
             ]),
 
         testSupport("Checkers", []),
@@ -216,6 +220,7 @@ let package = Package(
                 "BlockTypes", "Checkers", "ClusterScenario", "CurveClient", "Environment", "GoldenText",
                 "Simulation", "TestVolumes",
             ]),
+        tests("ISCSIConfigurationTests", ["ISCSIConfiguration"]),
         tests("TidyTests", []),
     ]
 )

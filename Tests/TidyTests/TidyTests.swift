@@ -13,7 +13,7 @@ import Testing
     static let cores = [
         "Core/BlockTypes", "Core/CurveWire", "ClientLib/VolumeCore", "Cluster/Raft", "Cluster/ChunkStore",
         "Cluster/MetadataCore", "CurveNBD/NBDProtocol", "ISCSITarget/ISCSIProtocol",
-        "ISCSITarget/SCSIBoundary", "ISCSITarget/SCSICommands",
+        "ISCSITarget/SCSIBoundary", "ISCSITarget/SCSICommands", "ISCSITarget/ISCSIConfiguration",
     ]
     static let bannedInCores = [
         "import Foundation", "import Glibc", "import Dispatch", "import Reactor", "import CLinux",
