@@ -130,12 +130,19 @@ let package = Package(
             ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
         room("ISCSIConfiguration", in: "ISCSITarget", []),
+        room(
+            "ISCSIGateway", in: "ISCSITarget",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSICoordination",
+                "ISCSIProtocol", "ISCSIServer", "SCSICommands", "VolumeCore",
+            ]),
         program(
             "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
             [
                 "BlockTypes", "ControlMessages", "CurveClient", "Environment", "ISCSIConfiguration",
-                "ISCSICoordination", "ISCSIProtocol", "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport",
-                arguments, yams,
+                "ISCSICoordination", "ISCSIGateway", "ISCSIProtocol", "ISCSIServer", "Reactor",
+                "SCSICommands",
+                "ToolSupport", arguments, yams,
             ]),
 
         testSupport("Checkers", []),

@@ -46,6 +46,21 @@ import Testing
         #expect(second.tag == 1)
     }
 
+    @Test("a tag that is wanted is taken, unless another gateway has it")
+    func wantedTag() {
+        let site = FakeSite()
+        let first = FakeGateway(site, enters: false)
+        let second = FakeGateway(site, enters: false)
+        var heard: [Result<UInt16, GatewayError>] = []
+        first.coordinator.enter(portals: [], tag: 7) { heard.append($0) }
+        site.world.run(for: .seconds(1))
+        second.coordinator.enter(portals: [], tag: 7) { heard.append($0) }
+        site.world.run(for: .seconds(1))
+        second.coordinator.enter(portals: [], tag: 3) { heard.append($0) }
+        site.world.run(for: .seconds(1))
+        #expect(heard == [.success(7), .failure(.tagTaken(7)), .success(3)])
+    }
+
     @Test("a state that an initiator sets is everybody's")
     func states() {
         let site = FakeSite()

@@ -24,7 +24,8 @@ import Testing
     /// Shells run in the simulator too: they wait only through `Environment`.
     static let shells = [
         "Cluster/ChunkServer", "Cluster/MetadataServer", "CurveNBD/NBDServer",
-        "ISCSITarget/ISCSIServer", "ISCSITarget/ISCSICoordination", "Core/FramedLink", "Core/ControlMessages",
+        "ISCSITarget/ISCSIServer", "ISCSITarget/ISCSICoordination", "ISCSITarget/ISCSIGateway",
+        "Core/FramedLink", "Core/ControlMessages",
         "Core/Simulation",
     ]
     static let bannedInShells = [

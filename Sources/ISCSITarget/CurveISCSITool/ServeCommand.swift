@@ -3,6 +3,7 @@ import BlockTypes
 import CurveClient
 import Environment
 import Foundation
+import ISCSIGateway
 import ISCSIProtocol
 import ISCSIServer
 import Reactor
@@ -17,7 +18,9 @@ struct ServeCommand: ParsableCommand {
             programs with the same --group, --target and --lun serve the volumes together, as paths to the
             same disks: reservations and COMPARE AND WRITE hold across them.
             Initiators need no password unless --user is given; the target then lets nobody in without.
+            With --gateway the cluster's configuration says what is served; see 'curve-iscsi --help'.
             Examples:
+              curve-iscsi serve --gateway a
               curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db
               curve-iscsi serve --target iqn.2026-11.example.com:vm --lun 0=vm/root --lun 1=vm/data \\
                 --portal 10.0.0.5:3260 --user vm --secret-file /etc/curve/vm.secret \\
@@ -25,9 +28,14 @@ struct ServeCommand: ParsableCommand {
               curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db --group db \\
                 --portal 10.0.0.6:3260
             """)
-    @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String
+    @Option(
+        help:
+            "Serve what the cluster's configuration says for the gateway of this name, and go by its changes."
+    )
+    var gateway: String?
+    @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String?
     @Option(help: "NUMBER=VOLUME: a volume's path under the number that initiators use; once for each.")
-    var lun: [String]
+    var lun: [String] = []
     @Option(
         help: """
             Address to listen on, host:port or unix:/path; may be given several times (default: \
@@ -54,6 +62,12 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var daemon: DaemonOptions
 
     func run() throws {
+        if let gateway { return try serve(gateway) }
+        guard let target, !lun.isEmpty else {
+            throw ToolError.failed(
+                "say what to serve: --gateway NAME for what the cluster's configuration has, or --target and "
+                    + "--lun")
+        }
         let addresses = try portals()
         let description = try access.describe(target: target)
         guard blockSize == 512 || blockSize == 4096 else {
@@ -69,6 +83,38 @@ struct ServeCommand: ParsableCommand {
             reactor: reactor, target: description, listen: addresses, announced: announce,
             chap: access.digests, group: group)
         try gateway.run(plans)
+    }
+
+    /// What the configuration says for `name`, until a signal comes.
+    private func serve(_ name: String) throws {
+        let isMixed =
+            target != nil || !lun.isEmpty || !portal.isEmpty || !announce.isEmpty || group != nil || readOnly
+            || takeover || blockSize != 512 || holderKey != nil || access.isGiven
+        guard !isMixed else {
+            throw ToolError.failed(
+                "--gateway serves what the configuration says; of the other options only --error-after, "
+                    + "--allow-md5 and --mds go with it")
+        }
+        if let errorAfter, errorAfter <= 0 {
+            throw ToolError.failed("--error-after is a number of seconds from 1")
+        }
+        let here = ProcessInfo.processInfo
+        var options = ConfiguredGateway.Options(
+            name: name, process: "\(here.hostName) pid \(here.processIdentifier)",
+            metadataServers: try metadata.servers().addresses)
+        if let errorAfter { options.policy = .errorAfter(.seconds(errorAfter)) }
+        let reactor = try daemon.reactor(name: "curve-iscsi")
+        let gateway = ConfiguredGateway(environment: reactor, options: options, chap: access.digests)
+        var failure: ToolError?
+        gateway.ready = { announceReady($0) }
+        gateway.failed = { text in
+            failure = .failed(text)
+            reactor.stop()
+        }
+        try onTermination(of: reactor) { gateway.stop { reactor.stop() } }
+        gateway.begin()
+        reactor.run()
+        if let failure { throw failure }
     }
 
     private func portals() throws -> [SocketAddress] {
@@ -123,6 +169,10 @@ struct AccessOptions: ParsableArguments {
     @Option(help: "File with the target's own secret, different from the user's.") var mutualSecretFile:
         String?
 
+    /// Something that only goes with a target of its own.
+    var isGiven: Bool {
+        !allow.isEmpty || user != nil || secretFile != nil || mutualUser != nil || mutualSecretFile != nil
+    }
     var digests: CHAPDigests { .openSSL(allowsMD5: allowMd5) }
 
     func describe(target: String) throws -> TargetDescription {
@@ -182,11 +232,15 @@ enum SecretFile {
         guard let data = FileManager.default.contents(atPath: path) else {
             throw ToolError.failed("the secret file \(path) cannot be read; check its owner")
         }
+        return try secret(data, in: path)
+    }
+    /// The bytes of `data`, without the end of its line.
+    static func secret(_ data: Data, in place: String) throws -> [UInt8] {
         var bytes = [UInt8](data.prefix(bytesMax + 3))
         while let last = bytes.last, last == 0x0a || last == 0x0d { bytes.removeLast() }
         guard (bytesMin...bytesMax).contains(bytes.count) else {
             throw ToolError.failed(
-                "the secret in \(path) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
+                "the secret in \(place) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
         }
         return bytes
     }

@@ -12,6 +12,8 @@ public enum GatewayError: Error, Hashable, Sendable, CustomStringConvertible {
     case otherTarget(String)
     /// There is no room for one more.
     case tooMany(Int)
+    /// Another gateway has the tag.
+    case tagTaken(UInt16)
 
     /// What happened and what to do, in one line.
     public var description: String {
@@ -19,6 +21,8 @@ public enum GatewayError: Error, Hashable, Sendable, CustomStringConvertible {
         case .unavailable: "the list of gateways cannot be had from the cluster; see 'curve status'"
         case .otherTarget(let name):
             "gateways of this group serve the target \(name); give the same --target, or another --group"
+        case .tagTaken(let tag):
+            "another gateway of the target has the group tag \(tag), or one that is gone had it a moment ago"
         case .tooMany(let most): "\(most) gateways serve the target, the most there may be; stop one"
         }
     }
@@ -98,17 +102,20 @@ public final class ClusterCoordinator: TargetCoordinator {
 
     /// Takes a place among the gateways of the target, and the lowest free tag with it. Those who are gone
     /// are taken out before.
-    /// - Parameter portals: where initiators reach this one.
+    /// - Parameters:
+    ///   - portals: where initiators reach this one.
+    ///   - wanted: the tag to take in place of the lowest free one.
     public func enter(
-        portals: [String], completed: @escaping (Result<UInt16, GatewayError>) -> Void
+        portals: [String], tag wanted: UInt16? = nil,
+        completed: @escaping (Result<UInt16, GatewayError>) -> Void
     ) {
         list.read { [self] isRead in
             guard isRead else { return completed(.failure(.unavailable)) }
-            lookAround { [self] in add(portals, completed) }
+            lookAround { [self] in add(portals, wanted, completed) }
         }
     }
     private func add(
-        _ portals: [String], _ completed: @escaping (Result<UInt16, GatewayError>) -> Void
+        _ portals: [String], _ wanted: UInt16?, _ completed: @escaping (Result<UInt16, GatewayError>) -> Void
     ) {
         var refusal: GatewayError?
         let power = environment.random()
@@ -124,10 +131,12 @@ public final class ClusterCoordinator: TargetCoordinator {
                 refusal = .otherTarget(list.target)
             } else if list.gateways.count >= Self.gatewaysMax {
                 refusal = .tooMany(Self.gatewaysMax)
+            } else if let wanted, list.gateways.contains(where: { $0.group.tag == wanted }) {
+                refusal = .tagTaken(wanted)
             }
             guard refusal == nil else { return false }
             list.add(
-                Gateway(sessions: sessions, group: PortGroup(tag: list.freeTag), portals: portals))
+                Gateway(sessions: sessions, group: PortGroup(tag: wanted ?? list.freeTag), portals: portals))
             return true
         } completed: { [self] isDone in
             if let refusal { return completed(.failure(refusal)) }

@@ -75,7 +75,9 @@ public struct TargetDescription: Sendable {
 
     func admits(_ initiatorName: String, from address: [UInt8]) -> Bool {
         guard let initiators else { return true }
-        return initiators.contains { $0.admits(initiatorName, from: address) }
+        // A rule that names the initiator goes before those for everybody.
+        let named = initiators.filter { $0.initiatorName == initiatorName }
+        return (named.isEmpty ? initiators : named).contains { $0.admits(initiatorName, from: address) }
     }
 }
 

@@ -3,6 +3,8 @@ struct AgreedLogin {
     var initiatorName = ""
     /// `nil`: a discovery session.
     var targetName: String?
+    /// Who the initiator proved to be; `nil`: no proof was wanted.
+    var userName: String?
     var sessionIdentifier: UInt64 = 0
     /// 0: a session of its own; otherwise the one that the connection wants to join.
     var sessionHandle: UInt16 = 0
@@ -227,6 +229,7 @@ struct LoginExchange {
         replies += try exchange.answer(proofs)
         chap = exchange
         isAuthenticated = exchange.isDone
+        agreed.userName = exchange.userName
     }
     private mutating func chooseMethod(_ offered: String) throws(LoginStatus) -> String {
         guard !methodAnswered else { throw .initiatorError }

@@ -226,11 +226,14 @@ extension PortalGroup {
     /// Says that all connections to a target end, and ends them; initiators may come back after `seconds`.
     public func dropSessions(ofTarget name: String, seconds: UInt16, effects: inout [Effect]) {
         for session in sessions where session.names?.targetName == name {
-            if let connection = session.connections.first(where: { $0.phase == .fullFeature }) {
-                notify(connection, .sessionDropped, numbers: (0, seconds, 0), effects: &effects)
-            }
-            end(session, .dropped, effects: &effects)
+            drop(session, seconds: seconds, effects: &effects)
         }
+    }
+    func drop(_ session: TargetSession, seconds: UInt16, effects: inout [Effect]) {
+        if let connection = session.connections.first(where: { $0.phase == .fullFeature }) {
+            notify(connection, .sessionDropped, numbers: (0, seconds, 0), effects: &effects)
+        }
+        end(session, .dropped, effects: &effects)
     }
     /// Hands an asynchronous event of a logical unit on.
     public func reportEvent(

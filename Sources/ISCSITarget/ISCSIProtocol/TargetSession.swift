@@ -26,6 +26,8 @@ final class TargetSession {
     /// `nil`: a discovery session.
     let names: Nexus?
     let initiatorName: String
+    /// Who the initiator proved to be.
+    let userName: String?
     let limits: ISCSILimits
     var parameters: SessionParameters
     var connections: [TargetConnection] = []
@@ -62,7 +64,7 @@ final class TargetSession {
         handle: UInt16, nexus: NexusID, names: Nexus?, agreed: AgreedLogin, limits: ISCSILimits
     ) {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
-        (initiatorName, parameters) = (agreed.initiatorName, agreed.session)
+        (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
         expectedCommandNumber = agreed.firstCommandNumber
         maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
         // A power of two, so that numbers that wrap around keep their distance.

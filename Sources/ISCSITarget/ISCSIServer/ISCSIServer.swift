@@ -125,6 +125,12 @@ public final class ISCSIServer {
         tellPortals()
         return listener.address
     }
+    /// Accepts nobody on `address` any more; who is there stays.
+    public func stopListening(on address: SocketAddress) {
+        for listener in listeners where listener.address == address { listener.close() }
+        listeners.removeAll { $0.address == address }
+        tellPortals()
+    }
     /// Serves one initiator whose connection was made elsewhere.
     public func serve(_ link: any Connection) { accept(link) }
 

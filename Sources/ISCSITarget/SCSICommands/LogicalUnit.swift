@@ -14,6 +14,7 @@ struct LogicalUnit: Sendable {
         let names: Nexus
         var attentions = UnitAttentions()
         var preventsRemoval = false
+        var right = UnitAccess.Right.writes
         var reservation: ReservationParty {
             ReservationParty(initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
         }
@@ -68,6 +69,7 @@ struct LogicalUnit: Sendable {
         guard partyIndex[nexus] == nil else { return }
         partyIndex[nexus] = parties.count
         var party = Party(nexus: nexus, names: names)
+        party.right = configuration.access?.right(of: names.initiatorName) ?? .writes
         party.attentions.add(.powerOnOrReset, max: limits.attentionsMax)
         parties.append(party)
     }

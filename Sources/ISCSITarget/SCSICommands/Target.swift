@@ -25,6 +25,8 @@ public struct Target: Sendable {
         case unitAdded(UnitNumber, UnitConfiguration, ByteCount, ReservationTable)
         /// It is gone for initiators; what it has begun it ends.
         case unitRemoved(UnitNumber)
+        /// Others may see the unit or write to it.
+        case accessChanged(UnitNumber, UnitAccess?)
         /// The volume has another size.
         case resized(UnitNumber, ByteCount)
         /// The pool below is filling up.
@@ -108,6 +110,7 @@ public struct Target: Sendable {
         case .unitAdded(let number, let configuration, let size, let table):
             add(number, configuration, size, table)
         case .unitRemoved(let number): remove(number)
+        case .accessChanged(let number, let access): change(number, to: access)
         case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
         case .softThresholdReached(let number):
             with(number, &effects) { unit, _ in unit.attend(.softThresholdReached) }
@@ -166,9 +169,8 @@ public struct Target: Sendable {
         for index in units.indices { units[index].nexusBegan(nexus, names) }
     }
     func isVisible(_ unit: LogicalUnit, to nexus: NexusID) -> Bool {
-        guard let initiators = unit.configuration.initiators else { return true }
-        guard let names = unit.party(nexus)?.names else { return false }
-        return initiators.contains(names.initiatorName)
+        guard unit.configuration.access != nil else { return true }
+        return unit.party(nexus).map { $0.right != .hidden } ?? false
     }
 
     // MARK: Commands
