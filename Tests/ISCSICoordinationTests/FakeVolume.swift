@@ -138,6 +138,8 @@ final class FakeGateway {
     /// By unit, as a logical unit would have them.
     var tables: [ReservationTable]
     var isExpelled = false
+    /// What a change has ended goes on.
+    var holdsSettling = false
 
     init(_ site: FakeSite, target: String = targetName, enters: Bool = true) {
         let environment = site.world.environment("gateway")
@@ -154,6 +156,7 @@ final class FakeGateway {
             guard let index = keys.firstIndex(of: key) else { return }
             #expect(table.version > tables[index].version)
             tables[index] = table
+            if !holdsSettling { coordinator.settled(table.version, of: key) }
         }
         if enters { enter() }
     }
@@ -182,7 +185,7 @@ final class FakeGateway {
     ) {
         do throws(ReservationRefusal) {
             let old = tables[unit]
-            let next = try old.applying(request, from: party(name), registrationsMax: 256)
+            let next = try old.applying(request, from: party(name), registrationsMax: 128)
             coordinator.store(next, of: keys[unit], replacing: old.version) { [self] storing in
                 switch storing {
                 case .stored:
@@ -190,6 +193,7 @@ final class FakeGateway {
                     completed(.stored)
                 case .outdated(let theirs):
                     tables[unit] = theirs
+                    if !holdsSettling { coordinator.settled(theirs.version, of: keys[unit]) }
                     change(request, name, unit: unit, completed: completed)
                 case .failed: completed(.failed)
                 }

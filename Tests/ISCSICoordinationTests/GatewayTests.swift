@@ -120,6 +120,28 @@ import Testing
         #expect(first.tables[0].registrations.count == 2 && first.tables == second.tables)
     }
 
+    @Test("a change is done when nothing is left elsewhere of what it ended; who has heard of it stays")
+    func settling() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        second.holdsSettling = true
+        var heard: [ReservationStoring] = []
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .seconds(12))
+        #expect(heard.isEmpty && second.tables[0].version == 1)
+        second.coordinator.settled(1, of: second.keys[0])
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored])
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .seconds(60))
+        #expect(heard == [.stored, .failed] && !second.isExpelled)
+        second.coordinator.settled(2, of: second.keys[0])
+        // The other way meanwhile: nobody waits for himself.
+        second.change(.reset(.unit), "b") { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored, .failed, .stored] && first.tables == second.tables)
+    }
+
     @Test("a gateway that is slow delays a change, and stays")
     func slow() {
         let site = FakeSite()
@@ -249,10 +271,11 @@ import Testing
         #expect(try ReservationRecord(decoding: record.encoded, version: 4) == record)
         #expect(throws: ValueError.self) { try ReservationRecord(decoding: record.encoded, version: 5) }
         var seen = SeenVersions()
-        seen.note(9, 4, present: [9])
-        seen.note(2, 3, present: [2, 9])
+        seen.note(9, SeenVersions.Note(told: 4, settled: 1), present: [9])
+        seen.note(2, SeenVersions.Note(told: 3, settled: 3), present: [2, 9])
         let read = try SeenVersions(decoding: seen.encoded)
-        #expect(read == seen && read[9] == 4 && read[2] == 3 && read[1] == 0)
+        #expect(read == seen && read[9].told == 4 && read[9].settled == 1 && read[2].told == 3)
+        #expect(read[1] == SeenVersions.Note())
         for count in 1..<list.encoded.count {
             #expect(throws: ValueError.self) {
                 try GatewayList(decoding: Array(list.encoded.prefix(count)))

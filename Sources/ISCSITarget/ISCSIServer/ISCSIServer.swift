@@ -43,6 +43,9 @@ public final class ISCSIServer {
     var unflushed: [ServerLink] = []
     // Looked up, never iterated.
     var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:]
+    /// Commands that are being ended because another gateway did so. Looked up, never iterated.
+    var endings: [TaskEndingID: (target: ServedTarget, unit: UnitNumber, version: UInt64)] = [:]
+    var endingCount: UInt64 = 0
     /// Whose a command is, by its slot.
     var taskTargets: [ServedTarget?] = []
     var inFlightCommands = 0
@@ -199,7 +202,7 @@ public final class ISCSIServer {
         (isStopping, isAbandoned) = (true, true)
         closeListeners()
         for link in inOrder { abandon(link) }
-        (targets, nexuses, taskTargets) = ([], [:], [])
+        (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
         for listener in listeners { listener.close() }

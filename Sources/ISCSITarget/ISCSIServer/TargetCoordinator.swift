@@ -32,7 +32,11 @@ public protocol TargetCoordinator: AnyObject {
     func join(unit: UnitKey, completed: @escaping (ReservationTable?) -> Void)
     /// It does so no longer.
     func leave(unit: UnitKey)
-    /// Keeps `table` if what is kept has still the version `replacing`; then all other gateways are told.
+    /// This gateway goes by version `version` of a unit's reservations, and nothing of what the change ended
+    /// will still happen here. May be called while ``reservationsChanged`` runs.
+    func settled(_ version: UInt64, of unit: UnitKey)
+    /// Keeps `table` if what is kept has still the version `replacing`; then all other gateways are told, and
+    /// `completed` says so when they have settled it.
     func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,
         completed: @escaping (ReservationStoring) -> Void)
@@ -74,6 +78,8 @@ public final class LocalCoordinator: TargetCoordinator {
         guard let table = tables[unit] else { return }
         tables[unit] = table.persistsThroughPowerLoss ? table.afterPowerLoss() : nil
     }
+    /// Nobody waits for that.
+    public func settled(_ version: UInt64, of unit: UnitKey) {}
     /// See the protocol.
     public func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,
