@@ -1,8 +1,9 @@
 import SCSICommands
 
 /// Bytes in a value that are not what belongs there.
-struct ValueError: Error, Hashable, CustomStringConvertible {
-    let description: String
+public struct ValueError: Error, Hashable, CustomStringConvertible {
+    /// What is wrong with them.
+    public let description: String
     init(_ description: String) { self.description = description }
 }
 

@@ -155,10 +155,20 @@ extension PortalGroup {
         for target in configuration.targets where name == nil || target.name == name {
             guard target.admits(session.initiatorName, from: connection.address) else { continue }
             pairs.append(TextPair(key: "TargetName", value: target.name))
-            let addresses = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
-            for address in addresses { pairs.append(TextPair(key: "TargetAddress", value: address)) }
+            for address in addresses(of: target) {
+                pairs.append(TextPair(key: "TargetAddress", value: address))
+            }
         }
         return pairs
+    }
+
+    /// Where a target is to be found. Nothing stands for the address that was asked, so that other groups'
+    /// are told only beside it, or instead of it.
+    private func addresses(of target: TargetDescription) -> [String] {
+        let others = configuration.otherAddresses[target.name] ?? []
+        guard configuration.isAvailable else { return others }
+        let own = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
+        return own.isEmpty ? [] : own + others
     }
 
     // MARK: Logout

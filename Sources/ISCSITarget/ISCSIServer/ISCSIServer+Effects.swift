@@ -56,6 +56,7 @@ extension ISCSIServer {
         case .nexusEnded(let nexus):
             guard let ended = nexuses.removeValue(forKey: nexus) else { return }
             step(ended.target, .nexusEnded(nexus))
+            tellDrained()
         }
     }
     private func queue(_ piece: SendPiece, on id: ConnectionID) {

@@ -21,6 +21,9 @@ public protocol TargetCoordinator: AnyObject {
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)? { get set }
     /// The port groups of a target that was joined have come, gone or changed their state.
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)? { get set }
+    /// The places where other gateways offer a target that was joined have changed: `address:port,tag` each,
+    /// as SendTargets tells them.
+    var addressesChanged: ((_ target: String, [String]) -> Void)? { get set }
 
     /// This gateway offers a target through the ports `own`.
     /// - Parameter completed: the port groups of all gateways that offer it; `nil`: nobody could be asked.
@@ -51,6 +54,8 @@ public final class LocalCoordinator: TargetCoordinator {
     public var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     /// Called when an initiator has set states.
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
+    /// Never called.
+    public var addressesChanged: ((_ target: String, [String]) -> Void)?
 
     private let environment: any Environment
     // Looked up, never iterated.
