@@ -25,7 +25,7 @@ import ToolSupport
         subcommands: [
             ServeCommand.self, TargetCommand.self, LUNCommand.self, PortalCommand.self, ACLCommand.self,
             UserCommand.self, DiscoveryCommand.self, SessionCommand.self, ApplyCommand.self,
-            ExportCommand.self,
+            ExportCommand.self, GatewayCommand.self,
         ])
 
     static func main() { ToolExit.run(Self.self) }

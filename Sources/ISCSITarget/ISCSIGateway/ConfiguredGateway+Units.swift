@@ -74,14 +74,15 @@ extension ConfiguredGateway {
         let identity = UnitIdentity(cluster: volume.cluster, volume: volume.number)
         let key = UnitKey(identifier: identity.identifier)
         let coordinator = ClusterCoordinator(
-            environment: environment, target: unit.target, units: [(key: key, volume: volume)])
+            environment: environment, target: unit.target, name: options.name,
+            units: [(key: key, volume: volume)])
         unit.coordinator = coordinator
         coordinator.expelled = { [weak self, weak unit, weak coordinator] in
             guard let self, let unit, coordinator === unit.coordinator else { return }
             lost(unit, "another gateway took this one out")
         }
-        let announced = portals.filter(\.isOpen).map { $0.announced ?? $0.address }
-        coordinator.enter(portals: announced, tag: tag) { [self] result in
+        coordinator.drainChanged = { [weak self] in self?.drain($0) }
+        coordinator.enter(tag: tag) { [self] result in
             guard !isStopping, coordinator === unit.coordinator else { return }
             switch result {
             case .failure(let error): fail(unit, "\(error)")
@@ -91,6 +92,9 @@ extension ConfiguredGateway {
                 coordinators?.add(coordinator, key, of: unit.target) { [self] isJoined in
                     guard !isStopping, coordinator === unit.coordinator else { return }
                     guard isJoined else { return fail(unit, "the other gateways cannot be heard of") }
+                    coordinator.announce(portals: server?.toldPortals ?? [])
+                    if coordinator.isDraining { drain(true) }
+                    coordinator.drain(isDraining)
                     add(unit, volume)
                 }
             }
@@ -108,6 +112,33 @@ extension ConfiguredGateway {
             goOn(unit)
             tellReady()
             report()
+        }
+    }
+
+    /// Where initiators reach this gateway, for those whom other gateways tell.
+    func announce() {
+        for unit in units { unit.coordinator?.announce(portals: server?.toldPortals ?? []) }
+    }
+    /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
+    private func drain(_ isWanted: Bool) {
+        guard !isStopping, let server else { return }
+        guard isWanted != isDraining else {
+            // One of the other volumes has heard of it; nobody may be left by now.
+            guard isWanted, server.status.sessions == 0 else { return }
+            for unit in units { unit.coordinator?.drained() }
+            return
+        }
+        isDraining = isWanted
+        for unit in units where unit.hasEntered { unit.coordinator?.drain(isWanted) }
+        guard isWanted else {
+            log(.notice, "initiators may log in again")
+            return server.endDrain()
+        }
+        log(.notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
+        server.drain { [weak self] in
+            guard let self, isDraining else { return }
+            log(.notice, "no session is left; the gateway can be stopped")
+            for unit in units { unit.coordinator?.drained() }
         }
     }
 

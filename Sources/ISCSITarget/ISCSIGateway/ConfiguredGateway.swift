@@ -54,6 +54,8 @@ public final class ConfiguredGateway {
     private var portalRetry: TimerID?
     private var isReady = false
     private(set) var isStopping = false
+    /// Initiators are to go elsewhere.
+    var isDraining = false
     private var stopped: (() -> Void)?
     var reporter = GatewayReporter()
 
@@ -171,6 +173,7 @@ public final class ConfiguredGateway {
         let open = portals.filter(\.isOpen)
         server.portals =
             open.contains { $0.announced != nil } ? open.map { $0.announced ?? $0.address } : []
+        announce()
         if portals.contains(where: { !$0.isOpen }), portalRetry == nil {
             portalRetry = environment.after(Self.retryAfter) { [weak self] in
                 self?.portalRetry = nil

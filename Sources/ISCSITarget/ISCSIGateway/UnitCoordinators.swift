@@ -10,12 +10,14 @@ import SCSICommands
 final class UnitCoordinators: TargetCoordinator {
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
+    var addressesChanged: ((_ target: String, [String]) -> Void)?
 
     private struct Entry {
         let target: String
         let key: UnitKey
         let coordinator: ClusterCoordinator
         var groups: [PortGroup]
+        var addresses: [String] = []
     }
     private let environment: any Environment
     private let own: PortGroup
@@ -42,9 +44,19 @@ final class UnitCoordinators: TargetCoordinator {
             entries[index].groups = groups
             tell(entries[index].target)
         }
+        var known: [String] = []
+        coordinator.addressesChanged = { [weak self, weak coordinator] _, addresses in
+            known = addresses
+            guard let self, let coordinator,
+                let index = entries.firstIndex(where: { $0.coordinator === coordinator })
+            else { return }
+            entries[index].addresses = addresses
+            tell(entries[index].target)
+        }
         coordinator.join(target: target, own: own) { [self] groups in
             guard let groups else { return completed(false) }
-            entries.append(Entry(target: target, key: key, coordinator: coordinator, groups: groups))
+            entries.append(
+                Entry(target: target, key: key, coordinator: coordinator, groups: groups, addresses: known))
             tell(target)
             completed(true)
         }
@@ -55,10 +67,20 @@ final class UnitCoordinators: TargetCoordinator {
         let entry = entries.remove(at: index)
         entry.coordinator.reservationsChanged = nil
         entry.coordinator.groupsChanged = nil
+        entry.coordinator.addressesChanged = nil
         tell(entry.target)
     }
     private func tell(_ target: String) {
-        if targets.contains(target) { groupsChanged?(target, groups(of: target)) }
+        guard targets.contains(target) else { return }
+        groupsChanged?(target, groups(of: target))
+        addressesChanged?(target, addresses(of: target))
+    }
+    /// Each once, in the order in which units were joined.
+    private func addresses(of target: String) -> [String] {
+        var all: [String] = []
+        for address in entries.filter({ $0.target == target }).flatMap(\.addresses)
+        where !all.contains(address) { all.append(address) }
+        return all
     }
     /// By tag; of two units that say different things the later one is right.
     private func groups(of target: String) -> [PortGroup] {
@@ -91,6 +113,9 @@ final class UnitCoordinators: TargetCoordinator {
         coordinator.join(unit: unit, completed: completed)
     }
     func leave(unit: UnitKey) { coordinator(of: unit)?.leave(unit: unit) }
+    func settled(_ version: UInt64, of unit: UnitKey) {
+        coordinator(of: unit)?.settled(version, of: unit)
+    }
     func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,
         completed: @escaping (ReservationStoring) -> Void
