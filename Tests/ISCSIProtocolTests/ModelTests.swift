@@ -193,6 +193,8 @@ final class ModelWorld {
             case .execute(let id, let command): execute(id, command)
             case .abort(let id): aborting.insert(id)
             case .manage(let id, _, _, _): manages.append(id)
+            case .commandsCleared(let id, _):
+                if ended.contains(id) { problems.append("a nexus was told of something after its end") }
             }
         }
         let open = running.filter { !aborting.contains($0.id) }

@@ -30,6 +30,9 @@ public final class PortalGroup {
         /// The tasks that it is about have ended; do the rest and report by
         /// ``PortalGroup/managed(_:_:effects:)``. The logical unit is 0 for functions of the whole target.
         case manage(ManagementID, ManagementFunction, NexusID, LUN)
+        /// Commands of this nexus for this logical unit ended with their connection, and the session goes on:
+        /// a unit attention has to tell (RFC 7143, section 11.14.5).
+        case commandsCleared(NexusID, LUN)
         /// The session is over and all its commands have ended.
         case nexusEnded(NexusID)
     }
@@ -127,7 +130,9 @@ public final class PortalGroup {
         guard let connection = connections[id], connection.phase == .fullFeature else { return }
         if connection.wasHeard {
             connection.wasHeard = false
-        } else if connection.pingTag != nil {
+        } else if connection.pingTag != nil || connection.session?.names == nil {
+            // A discovery session takes no pings (section 4.3).
+
             close(connection, .silent, effects: &effects)
         } else {
             ping(connection, effects: &effects)
@@ -243,11 +248,11 @@ public final class PortalGroup {
             return takeCommand(header, additional, connection, session, effects: &effects)
         case Opcode.dataOut where session.names != nil:
             return takeDataOut(header, connection, session, effects: &effects)
-        case Opcode.taskManagementRequest where session.names != nil, Opcode.nopOut, Opcode.textRequest,
-            Opcode.logoutRequest:
+        case Opcode.taskManagementRequest where session.names != nil,
+            Opcode.nopOut where session.names != nil, Opcode.textRequest, Opcode.logoutRequest:
             connection.incoming = .control(header)
             return .bytes
-        case Opcode.scsiCommand, Opcode.dataOut, Opcode.taskManagementRequest:
+        case Opcode.scsiCommand, Opcode.dataOut, Opcode.taskManagementRequest, Opcode.nopOut:
             // A discovery session looks for targets and does nothing else (section 4.3).
             connection.reject(header, .protocolError, effects: &effects)
         case Opcode.snack:

@@ -41,6 +41,8 @@ extension ISCSIServer {
             } else {
                 group.managed(id, .rejected, effects: &effects)
             }
+        case .commandsCleared(let nexus, let lun):
+            if let target = nexuses[nexus]?.target { step(target, .commandsCleared(nexus, lun)) }
         case .nexusEnded(let nexus):
             guard let ended = nexuses.removeValue(forKey: nexus) else { return }
             step(ended.target, .nexusEnded(nexus))

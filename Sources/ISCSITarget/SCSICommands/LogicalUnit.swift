@@ -89,6 +89,11 @@ struct LogicalUnit: Sendable {
             parties[index].attentions.add(attention, max: limits.attentionsMax)
         }
     }
+    /// Tells one nexus of something.
+    mutating func attend(_ attention: AdditionalSense, only nexus: NexusID) {
+        guard let index = partyIndex[nexus] else { return }
+        parties[index].attentions.add(attention, max: limits.attentionsMax)
+    }
 
     // MARK: What happens to the unit
 

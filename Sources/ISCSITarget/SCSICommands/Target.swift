@@ -19,6 +19,8 @@ public struct Target: Sendable {
         case nexusBegan(NexusID, Nexus)
         /// It is gone, and its commands have ended.
         case nexusEnded(NexusID)
+        /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
+        case commandsCleared(NexusID, LUN)
         /// A volume has answered.
         case volumeCompleted(VolumeToken, VolumeResult)
         /// There is a new logical unit, with the reservations that the cluster knows.
@@ -103,6 +105,9 @@ public struct Target: Sendable {
             nexuses.removeAll { $0.id == nexus }
             for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
             for index in leaving.indices { leaving[index].nexusEnded(nexus, effects: &effects) }
+        case .commandsCleared(let nexus, let lun):
+            guard let index = unitIndex(lun, for: nexus) else { break }
+            units[index].attend(.clearedByTransport, only: nexus)
         case .volumeCompleted(let token, let result):
             with(token.unit, &effects) { $0.volumeCompleted(token.task, result, effects: &$1) }
         case .unitAdded(let number, let configuration, let size, let table):

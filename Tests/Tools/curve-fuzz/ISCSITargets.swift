@@ -73,7 +73,7 @@ private final class Gate {
                 // It is found among those that wait, and answered with them.
                 require(waiting.contains(id), "an abort of what was not given out")
             case .manage(let id, _, _, _): functions.append(id)
-            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded: break
+            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded, .commandsCleared: break
             }
         }
     }
