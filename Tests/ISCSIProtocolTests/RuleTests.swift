@@ -269,7 +269,7 @@ import Testing
             #expect(status == 0 && text.contains("TargetAlias=\(alias)") == isTold)
         }
     }
-    @Test("a request to move on that has more text to come is an error, and a full house is 0302h")
+    @Test("a request to move on that has more text to come is an error")
     func otherRefusals() {
         let harness = LoginTests.harness()
         harness.open(1)
