@@ -34,7 +34,8 @@ extension PortalGroup {
         _ header: PDUHeader, _ extras: AdditionalSegments, _ attribute: TaskAttribute,
         _ connection: TargetConnection, _ session: TargetSession
     ) -> SCSITask {
-        let cdb = header.commandBytes + extras.commandBytes
+        var cdb = header.commandBytes
+        if !extras.commandBytes.isEmpty { cdb += extras.commandBytes }
         let length = Int(header.transferTag)
         let isWrite = header.has(Flag.write)
         let isRead = header.has(Flag.read)

@@ -14,8 +14,12 @@ struct LogicalUnit: Sendable {
         let names: Nexus
         var attentions = UnitAttentions()
         var preventsRemoval = false
-        var reservation: ReservationParty {
-            ReservationParty(initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
+        /// Made once: every command is judged by it.
+        let reservation: ReservationParty
+        init(nexus: NexusID, names: Nexus) {
+            (self.nexus, self.names) = (nexus, names)
+            reservation = ReservationParty(
+                initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
         }
     }
 
@@ -33,8 +37,6 @@ struct LogicalUnit: Sendable {
     var tasks: [RunningTask?] = []
     var freeTasks: [TaskNumber] = []
     var taskCount = 0
-    /// Looked up, never iterated.
-    var taskNumbers: [TaskID: TaskNumber] = [:]
     var locks = RangeLocks()
 
     var reservations = ReservationTable()

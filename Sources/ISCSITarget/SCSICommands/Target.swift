@@ -247,6 +247,8 @@ public struct TransferTable: Hashable, Sendable {
 
     /// All blocks have 512 bytes.
     public init() {}
+    /// The blocks of all units have the same size.
+    public var isUniform: Bool { blockBytes.isEmpty }
     /// What `cdb` for `lun` wants to move.
     public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
         var bytes = Self.usualBlockBytes
