@@ -228,6 +228,12 @@ let package = Package(
                 "Simulation", "TestVolumes",
             ]),
         tests("ISCSIConfigurationTests", ["ISCSIConfiguration"]),
+        tests(
+            "ISCSIGatewayTests",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSIGateway",
+                "ISCSIServer", "MemoryEnvironment", "MetadataServer",
+            ]),
         tests("TidyTests", []),
     ]
 )

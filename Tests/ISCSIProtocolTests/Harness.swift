@@ -57,6 +57,8 @@ final class Harness {
     var farewells: [NexusID] = []
     var holdsFarewells = false
     var endedTasks: [UInt64] = []
+    /// Nexus and LUN of what a connection took with it.
+    var cleared: [String] = []
     /// True: what is sent stays in the socket's queue.
     var isDeaf = false
     var queued: [UInt64: Int] = [:]
@@ -149,6 +151,7 @@ final class Harness {
                 if closed[id.rawValue] != nil { broken.append("a connection was closed twice") }
                 closed[id.rawValue] = reason
             case .nexusBegan(let id, let nexus): nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
+            case .commandsCleared(let id, let lun): cleared.append("\(id.rawValue) \(lun.rawValue)")
             case .nexusEnded(let id): nexusLog.append("-\(id.rawValue)")
             case .nexusLeaves(let id):
                 farewells.append(id)

@@ -60,7 +60,7 @@ public struct Redirection: Hashable, Sendable {
 public struct TargetDescription: Sendable {
     /// Its iSCSI name, in lower case.
     public let name: String
-    /// A word for people.
+    /// A word for people, told at every login if it has at most 255 bytes and no control characters.
     public var alias = ""
     /// Who may log in; `nil`: everybody who proves to be one of the users.
     public var initiators: [InitiatorRule]?

@@ -42,6 +42,7 @@ extension PortalGroup {
     func drop(_ task: SCSITask, effects: inout [Effect]) {
         forget(task)
         goOnWithout(task, effects: &effects)
+        tellWindow(task.session, effects: &effects)
     }
     /// Forgets a task; ``goOnWithout(_:effects:)`` must follow.
     func forget(_ task: SCSITask) {
@@ -84,7 +85,8 @@ extension PortalGroup {
         var header = PDUHeader(opcode: Opcode.scsiResponse, flags: Flag.final | residuals.flags)
         header.setByte(3, answer.status)
         header.taskTag = task.taskTag
-        header.dataNumber = dataNumber &+ task.requestNumber
+        // R2Ts count only beside data to the initiator (section 11.4.8).
+        header.dataNumber = dataNumber == 0 ? 0 : dataNumber &+ task.requestNumber
         header.bufferOffset = residuals.bidirectionalRead
         header.lastWord = residuals.count
         connection.stamp(&header, usesStatus: true)

@@ -53,6 +53,8 @@ extension ISCSIServer {
         case .tasksEnded(let id):
             guard let ended = endings.removeValue(forKey: id) else { return }
             step(ended.target, .tasksEnded(ended.unit, version: ended.version))
+        case .commandsCleared(let nexus, let lun):
+            if let target = nexuses[nexus]?.target { step(target, .commandsCleared(nexus, lun)) }
         case .nexusEnded(let nexus):
             guard let ended = nexuses.removeValue(forKey: nexus) else { return }
             step(ended.target, .nexusEnded(nexus))

@@ -24,6 +24,8 @@ public final class ISCSIServer {
     /// Open connections by number, oldest first: numbers only grow.
     private var links: [ConnectionID: ServerLink] = [:]
     private var linkCount: UInt64 = 0
+    /// The link looked up last: the effects of a turn are mostly about one.
+    private var recentLink: ServerLink?
     private var pingTimer: TimerID?
     /// One line per shortage is enough.
     private var hasComplained = false
@@ -257,10 +259,15 @@ public final class ISCSIServer {
     private var inOrder: [ServerLink] {
         links.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
     }
-    func link(_ id: ConnectionID) -> ServerLink? { links[id] }
+    func link(_ id: ConnectionID) -> ServerLink? {
+        if let recentLink, recentLink.id == id { return recentLink }
+        recentLink = links[id]
+        return recentLink
+    }
     /// Forgets a connection. Harmless when it is forgotten already.
     func forget(_ link: ServerLink) {
         links[link.id] = nil
+        recentLink = nil
         if links.isEmpty, let pingTimer {
             environment.cancel(pingTimer)
             self.pingTimer = nil

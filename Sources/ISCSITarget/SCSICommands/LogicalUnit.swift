@@ -15,8 +15,12 @@ struct LogicalUnit: Sendable {
         var attentions = UnitAttentions()
         var preventsRemoval = false
         var right = UnitAccess.Right.writes
-        var reservation: ReservationParty {
-            ReservationParty(initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
+        /// Made once: every command is judged by it.
+        let reservation: ReservationParty
+        init(nexus: NexusID, names: Nexus) {
+            (self.nexus, self.names) = (nexus, names)
+            reservation = ReservationParty(
+                initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
         }
     }
 
@@ -34,8 +38,6 @@ struct LogicalUnit: Sendable {
     var tasks: [RunningTask?] = []
     var freeTasks: [TaskNumber] = []
     var taskCount = 0
-    /// Looked up, never iterated.
-    var taskNumbers: [TaskID: TaskNumber] = [:]
     var locks = RangeLocks()
 
     var reservations = ReservationTable()
@@ -96,6 +98,11 @@ struct LogicalUnit: Sendable {
         for index in parties.indices where parties[index].nexus != except {
             parties[index].attentions.add(attention, max: limits.attentionsMax)
         }
+    }
+    /// Tells one nexus of something.
+    mutating func attend(_ attention: AdditionalSense, only nexus: NexusID) {
+        guard let index = partyIndex[nexus] else { return }
+        parties[index].attentions.add(attention, max: limits.attentionsMax)
     }
 
     // MARK: What happens to the unit

@@ -106,7 +106,6 @@ extension LogicalUnit {
             number = TaskNumber(rawValue: tasks.count)
             tasks.append(task)
         }
-        if case .command(let id) = task.origin { taskNumbers[id] = number }
         return number
     }
 
@@ -280,7 +279,6 @@ extension LogicalUnit {
         if task.holdsVersion != nil { settle(effects: &effects) }
     }
     private mutating func forget(_ number: TaskNumber) {
-        if case .command(let id)? = tasks[number.rawValue]?.origin { taskNumbers[id] = nil }
         tasks[number.rawValue] = nil
         freeTasks.append(number)
         taskCount -= 1
@@ -294,11 +292,16 @@ extension LogicalUnit {
     /// Takes a command back if nothing of it has begun, or as soon as its present step has ended.
     /// - Returns: false when it is not of this unit.
     mutating func abort(_ id: TaskID, effects: inout [Effect]) -> Bool {
-        guard let number = taskNumbers[id] else { return false }
+        // Rare enough to look at all of them; every command would pay for a table.
+        guard
+            let place = tasks.firstIndex(where: {
+                if case .command(let own)? = $0?.origin { own == id } else { false }
+            })
+        else { return false }
+        let number = TaskNumber(rawValue: place)
         if case .sanitize? = tasks[number.rawValue]?.work {
             // SBC-4, section 4.11.2: it goes on, only nobody waits for it any more.
             tasks[number.rawValue]?.origin = .background
-            taskNumbers[id] = nil
             effects.append(.aborted(id))
             return true
         }

@@ -23,6 +23,8 @@ public struct Target: Sendable {
         case nexusLeaves(NexusID)
         /// What ``Effect/endTasks(_:version:)`` asked for is done.
         case tasksEnded(UnitNumber, version: UInt64)
+        /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
+        case commandsCleared(NexusID, LUN)
         /// A volume has answered.
         case volumeCompleted(VolumeToken, VolumeResult)
         /// There is a new logical unit, with the reservations that the cluster knows.
@@ -121,6 +123,9 @@ public struct Target: Sendable {
             nexuses.removeAll { $0.id == nexus }
             for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
             for index in leaving.indices { leaving[index].nexusEnded(nexus, effects: &effects) }
+        case .commandsCleared(let nexus, let lun):
+            guard let index = unitIndex(lun, for: nexus) else { break }
+            units[index].attend(.clearedByTransport, only: nexus)
         case .volumeCompleted(let token, let result):
             with(token.unit, &effects) { $0.volumeCompleted(token.task, result, effects: &$1) }
         case .unitAdded(let number, let configuration, let size, let table):
@@ -314,6 +319,8 @@ public struct TransferTable: Hashable, Sendable {
 
     /// All blocks have 512 bytes.
     public init() {}
+    /// The blocks of all units have the same size.
+    public var isUniform: Bool { blockBytes.isEmpty }
     /// What `cdb` for `lun` wants to move.
     public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
         var bytes = Self.usualBlockBytes

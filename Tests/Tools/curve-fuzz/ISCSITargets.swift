@@ -76,7 +76,7 @@ private final class Gate {
             case .manage(let id, _, _, _): functions.append(id)
             case .nexusLeaves(let id): leavers.append(id)
             case .tasksEnded: require(false, "tasks ended that nobody wanted ended")
-            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded: break
+            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded, .commandsCleared: break
             }
         }
     }
