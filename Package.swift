@@ -172,6 +172,8 @@ let package = Package(
                 "TestVolumes",
             ]),
         testProgram(
+            "iscsi-load", ["BlockTypes", "Environment", "ISCSIInitiator", "Reactor"]),
+        testProgram(
             "volume-latency", ["BlockTypes", "ControlMessages", "CurveClient", "Environment", "Reactor"]),
 
         tests("BlockTypesTests", ["BlockTypes"]),
