@@ -130,8 +130,8 @@ let package = Package(
         program(
             "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
             [
-                "BlockTypes", "CurveClient", "Environment", "ISCSICoordination", "ISCSIProtocol",
-                "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport", arguments,
+                "BlockTypes", "ControlMessages", "CurveClient", "Environment", "ISCSICoordination",
+                "ISCSIProtocol", "ISCSIServer", "Reactor", "SCSICommands", "ToolSupport", arguments,
             ]),
 
         testSupport("Checkers", []),

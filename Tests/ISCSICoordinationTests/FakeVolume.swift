@@ -34,6 +34,8 @@ final class FakeGroup {
             watcher.reply(value)
         }
     }
+    /// As a database does that was put back from an older copy.
+    func forget(_ name: String) { values[name] = VolumeValue(version: 1, bytes: []) }
     func watch(_ name: String, after: UInt64, reply: @escaping (VolumeValue) -> Void) {
         watchers.append((name, after, reply))
     }
@@ -135,9 +137,14 @@ final class FakeGateway {
     var tag: UInt16?
     var refusal: GatewayError?
     var groups: [PortGroup] = []
+    /// Where the others are, as initiators are told.
+    var addresses: [String] = []
+    var drains: [Bool] = []
     /// By unit, as a logical unit would have them.
     var tables: [ReservationTable]
     var isExpelled = false
+    /// What a change has ended goes on.
+    var holdsSettling = false
 
     init(_ site: FakeSite, target: String = targetName, enters: Bool = true) {
         let environment = site.world.environment("gateway")
@@ -147,18 +154,22 @@ final class FakeGateway {
         }
         tables = keys.map { _ in ReservationTable() }
         coordinator = ClusterCoordinator(
-            environment: environment, target: target, units: Array(zip(keys, volumes)))
+            environment: environment, target: target, name: "g\(volumes[0].epoch.rawValue)",
+            units: Array(zip(keys, volumes)))
         coordinator.groupsChanged = { [unowned self] _, groups in self.groups = groups }
+        coordinator.addressesChanged = { [unowned self] _, addresses in self.addresses = addresses }
+        coordinator.drainChanged = { [unowned self] in drains.append($0) }
         coordinator.expelled = { [unowned self] in isExpelled = true }
         coordinator.reservationsChanged = { [unowned self] key, table in
             guard let index = keys.firstIndex(of: key) else { return }
             #expect(table.version > tables[index].version)
             tables[index] = table
+            if !holdsSettling { coordinator.settled(table.version, of: key) }
         }
         if enters { enter() }
     }
     func enter() {
-        coordinator.enter(portals: ["10.0.0.1:3260"]) { [self] result in
+        coordinator.enter { [self] result in
             switch result {
             case .failure(let error): refusal = error
             case .success(let tag):
@@ -182,7 +193,7 @@ final class FakeGateway {
     ) {
         do throws(ReservationRefusal) {
             let old = tables[unit]
-            let next = try old.applying(request, from: party(name), registrationsMax: 256)
+            let next = try old.applying(request, from: party(name), registrationsMax: 128)
             coordinator.store(next, of: keys[unit], replacing: old.version) { [self] storing in
                 switch storing {
                 case .stored:
@@ -190,6 +201,7 @@ final class FakeGateway {
                     completed(.stored)
                 case .outdated(let theirs):
                     tables[unit] = theirs
+                    if !holdsSettling { coordinator.settled(theirs.version, of: keys[unit]) }
                     change(request, name, unit: unit, completed: completed)
                 case .failed: completed(.failed)
                 }

@@ -46,6 +46,80 @@ import Testing
         #expect(second.tag == 1)
     }
 
+    @Test("each tells where the others are, as far as these want initiators")
+    func portals() {
+        let site = FakeSite()
+        let gateways = (0..<3).map { _ in site.gateway() }
+        for (number, gateway) in gateways.enumerated() {
+            gateway.coordinator.announce(portals: ["10.0.0.\(number):3260"])
+        }
+        site.world.run(for: .seconds(1))
+        #expect(gateways[0].addresses == ["10.0.0.1:3260,2", "10.0.0.2:3260,3"])
+        #expect(site.gateway().addresses.count == 3)
+        Self.change(site) { $0.setDrain(.asked, of: 2) }
+        site.world.run(for: .seconds(1))
+        #expect(gateways[0].addresses == ["10.0.0.2:3260,3"])
+        // What could not be said at once is said later.
+        gateways[2].cut(true)
+        gateways[2].coordinator.announce(portals: ["10.0.0.9:3260"])
+        site.world.run(for: .seconds(4))
+        gateways[2].cut(false)
+        site.world.run(for: .seconds(20))
+        #expect(gateways[0].addresses == ["10.0.0.9:3260,3"])
+        gateways[2].coordinator.leave {}
+        site.world.run(for: .seconds(1))
+        #expect(gateways[0].addresses.isEmpty)
+    }
+    /// As somebody does who is a member for a moment.
+    private static func change(_ site: FakeSite, _ change: (inout GatewayList) -> Bool) {
+        let value = site.groups[0].value(GatewayList.valueName)
+        guard var list = try? GatewayList(decoding: value.bytes), change(&list) else {
+            Issue.record("nothing to change")
+            return
+        }
+        site.groups[0].put(GatewayList.valueName, list.encoded)
+    }
+
+    @Test("a drain: standby for all, told to the one that is meant, and done when that says so")
+    func drain() throws {
+        let site = FakeSite()
+        let gateways = [site.gateway(), site.gateway()]
+        Self.change(site) { $0.setDrain(.asked, of: $0.gateway(called: "g2")?.group.tag ?? 0) }
+        site.world.run(for: .milliseconds(100))
+        for gateway in gateways { #expect(gateway.groups.map(\.state) == [.activeOptimized, .standby]) }
+        #expect(gateways[0].drains.isEmpty && gateways[1].drains == [true])
+        gateways[0].coordinator.drained()  // It was not asked.
+        gateways[1].coordinator.drained()
+        site.world.run(for: .milliseconds(100))
+        let list = try GatewayList(decoding: site.groups[0].value(GatewayList.valueName).bytes)
+        #expect(list.gateways.map(\.drain) == [.none, .done] && list.gateways.map(\.name) == ["g1", "g2"])
+        #expect(list.gateway(called: "2") == list.gateways[1] && list.gateway(called: "3") == nil)
+        Self.change(site) { $0.setDrain(.none, of: 2) }
+        site.world.run(for: .milliseconds(100))
+        #expect(
+            gateways[1].drains == [true, false]
+                && gateways[0].groups.allSatisfy { $0.state == .activeOptimized })
+    }
+
+    @Test("a metadata server that went back is told of in the log, and nobody goes by what it has")
+    func wentBack() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        for name in ["a", "b", "c"] {
+            first.change(Self.register, name) { _ in }
+            site.world.run(for: .milliseconds(100))
+        }
+        site.groups[0].forget("reservations")
+        var heard: [ReservationStoring] = []
+        var next = first.tables[0]
+        next.version += 1
+        first.coordinator.store(next, of: first.keys[0], replacing: 3) { heard.append($0) }
+        site.world.run(for: .seconds(1))
+        #expect(heard == [.outdated(first.tables[0])] && first.tables == second.tables)
+        #expect(first.tables[0].registrations.count == 3)
+        #expect(site.world.log.count { $0.contains("put back from an older copy") } == 1)
+    }
+
     @Test("a state that an initiator sets is everybody's")
     func states() {
         let site = FakeSite()
@@ -118,6 +192,28 @@ import Testing
         site.world.run(for: .seconds(10))
         #expect(heard == [.failed])
         #expect(first.tables[0].registrations.count == 2 && first.tables == second.tables)
+    }
+
+    @Test("a change is done when nothing is left elsewhere of what it ended; who has heard of it stays")
+    func settling() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        second.holdsSettling = true
+        var heard: [ReservationStoring] = []
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .seconds(12))
+        #expect(heard.isEmpty && second.tables[0].version == 1)
+        second.coordinator.settled(1, of: second.keys[0])
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored])
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .seconds(60))
+        #expect(heard == [.stored, .failed] && !second.isExpelled)
+        second.coordinator.settled(2, of: second.keys[0])
+        // The other way meanwhile: nobody waits for himself.
+        second.change(.reset(.unit), "b") { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored, .failed, .stored] && first.tables == second.tables)
     }
 
     @Test("a gateway that is slow delays a change, and stays")
@@ -233,8 +329,8 @@ import Testing
         for tag in [UInt16(2), 1] {
             list.add(
                 Gateway(
-                    sessions: [Gateway.Session(volume: 3, epoch: UInt32(tag))],
-                    group: PortGroup(tag: tag, state: .standby), portals: ["a:1", "b:2"]))
+                    name: "gateway \(tag)", sessions: [Gateway.Session(volume: 3, epoch: UInt32(tag))],
+                    group: PortGroup(tag: tag, state: .standby), portals: ["a:1", "b:2"], drain: .asked))
         }
         return list
     }
@@ -249,10 +345,11 @@ import Testing
         #expect(try ReservationRecord(decoding: record.encoded, version: 4) == record)
         #expect(throws: ValueError.self) { try ReservationRecord(decoding: record.encoded, version: 5) }
         var seen = SeenVersions()
-        seen.note(9, 4, present: [9])
-        seen.note(2, 3, present: [2, 9])
+        seen.note(9, SeenVersions.Note(told: 4, settled: 1), present: [9])
+        seen.note(2, SeenVersions.Note(told: 3, settled: 3), present: [2, 9])
         let read = try SeenVersions(decoding: seen.encoded)
-        #expect(read == seen && read[9] == 4 && read[2] == 3 && read[1] == 0)
+        #expect(read == seen && read[9].told == 4 && read[9].settled == 1 && read[2].told == 3)
+        #expect(read[1] == SeenVersions.Note())
         for count in 1..<list.encoded.count {
             #expect(throws: ValueError.self) {
                 try GatewayList(decoding: Array(list.encoded.prefix(count)))

@@ -14,7 +14,7 @@ import ToolSupport
             Exit status: 0 done, 1 not found or not connected, 2 wrong usage or an error.
             """,
         version: Version.text,
-        subcommands: [ServeCommand.self])
+        subcommands: [ServeCommand.self, GatewayCommand.self])
 
     static func main() { ToolExit.run(Self.self) }
 }

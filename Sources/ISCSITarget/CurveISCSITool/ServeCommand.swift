@@ -35,9 +35,10 @@ struct ServeCommand: ParsableCommand {
             """)
     var portal: [String] = []
     @Option(
+        name: [.customLong("advertise"), .customLong("announce")],
         help: """
-            Address:port that initiators are told when they look for targets; may be given several times \
-            (default: the portals, but for wildcards).
+            Address:port that initiators are told when they look for targets, by all gateways of a group; \
+            may be given several times (default: the portals, but for wildcards).
             """)
     var announce: [String] = []
     @Option(help: "Bytes in a block: 512 or 4096.") var blockSize = 512

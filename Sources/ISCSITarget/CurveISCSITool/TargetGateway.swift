@@ -90,11 +90,13 @@ final class TargetGateway {
             let identity = UnitIdentity(cluster: entry.volume.cluster, volume: entry.volume.number)
             return (UnitKey(identifier: identity.identifier), entry.volume)
         }
-        let coordinator = ClusterCoordinator(environment: reactor, target: target.name, units: units)
+        let coordinator = ClusterCoordinator(
+            environment: reactor, target: target.name, name: served.first?.plan.attach.holderKey ?? "",
+            units: units)
         self.coordinator = coordinator
         coordinator.expelled = { [weak self] in self?.wasRemoved() }
-        let portals = announced.isEmpty ? addresses.map(\.description) : announced
-        coordinator.enter(portals: portals) { [self] result in
+        coordinator.drainChanged = { [weak self] in self?.drain($0) }
+        coordinator.enter { [self] result in
             guard !isStopping else { return }
             switch result {
             case .failure(let error): fail("cannot serve: \(error)")
@@ -124,8 +126,32 @@ final class TargetGateway {
     }
     private func open(_ server: ISCSIServer) {
         do {
-            announceReady(try addresses.map { try server.listen(on: $0) })
+            let listened = try addresses.map { try server.listen(on: $0) }
+            if let coordinator {
+                if server.toldPortals.isEmpty {
+                    reactor.log(
+                        .warning,
+                        "other gateways cannot tell initiators where this one is; give --advertise HOST:PORT")
+                }
+                coordinator.announce(portals: server.toldPortals)
+                if coordinator.isDraining { drain(true) }
+            }
+            announceReady(listened)
         } catch { fail("cannot serve: \(words(for: error))") }
+    }
+    /// An operator sends initiators elsewhere, or lets them come again.
+    private func drain(_ isDraining: Bool) {
+        guard !isStopping, let server else { return }
+        guard isDraining else {
+            reactor.log(.notice, "initiators may log in again")
+            return server.endDrain()
+        }
+        reactor.log(
+            .notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
+        server.drain { [weak self] in
+            self?.reactor.log(.notice, "no session is left; the gateway can be stopped")
+            self?.coordinator?.drained()
+        }
     }
     private func fail(_ text: String) {
         guard !isStopping else { return }

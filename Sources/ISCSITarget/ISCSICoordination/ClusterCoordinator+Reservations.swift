@@ -22,6 +22,10 @@ final class HeldUnit {
     var isJoined = false
     /// The version that this gateway goes by.
     var told: UInt64 = 0
+    /// The version of which nothing is left to happen here that it ended.
+    var settled: UInt64 = 0
+    /// The newest version of another gateway's, who waits to hear that it was heard.
+    var owed: UInt64 = 0
     /// A change of this gateway's is under way; what others change is told after it.
     var isStoring = false
     var waiting: Waiting?
@@ -69,6 +73,7 @@ extension ClusterCoordinator {
         _ unit: HeldUnit, _ table: ReservationTable, _ completed: (ReservationTable?) -> Void
     ) {
         (unit.isJoined, unit.told) = (true, table.version)
+        (unit.settled, unit.owed) = (table.version, table.version)
         unit.reservations.watch()
         unit.seen.watch()
         completed(table)
@@ -84,7 +89,15 @@ extension ClusterCoordinator {
         stopWaiting(unit, isDone: false)
     }
 
-    /// See the protocol. `.stored` also says that every other gateway goes by the change.
+    /// See the protocol.
+    public func settled(_ version: UInt64, of key: UnitKey) {
+        guard let unit = held(key), version > unit.settled else { return }
+        unit.settled = version
+        if unit.isJoined { acknowledge(unit) }
+    }
+
+    /// See the protocol. `.stored` also says that every other gateway goes by the change, and has nothing
+    /// left of what it ended.
     public func store(
         _ table: ReservationTable, of key: UnitKey, replacing version: UInt64,
         completed: @escaping (ReservationStoring) -> Void
@@ -110,8 +123,9 @@ extension ClusterCoordinator {
             case .outdated:
                 guard let theirs = record(of: unit)?.table else { return end(.failed) }
                 unit.told = max(unit.told, theirs.version)
-                acknowledge(unit)
+                unit.owed = max(unit.owed, theirs.version)
                 end(.outdated(theirs))
+                acknowledge(unit)
             case .failed: end(.failed)
             }
         }
@@ -143,19 +157,19 @@ extension ClusterCoordinator {
         guard unit.isJoined, !unit.isStoring, !isOver, unit.reservations.version > unit.told,
             let record = record(of: unit)
         else { return }
-        unit.told = record.table.version
+        (unit.told, unit.owed) = (record.table.version, record.table.version)
         reservationsChanged?(unit.key, record.table)
         acknowledge(unit)
     }
-    /// Notes in `seen` what this gateway goes by, until it stands there.
+    /// Notes in `seen` what this gateway goes by and has settled, until it stands there.
     func acknowledge(_ unit: HeldUnit) {
         let own = unit.volume.epoch.rawValue
-        guard !unit.isAcknowledging, !isOver, var seen = seen(of: unit), seen[own] < unit.told else {
-            return
-        }
+        guard !unit.isAcknowledging, !isOver, var seen = seen(of: unit) else { return }
+        let noted = seen[own]
+        guard noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled) else { return }
         unit.isAcknowledging = true
         let present = known.gateways.compactMap { $0.epoch(of: unit.volume.number.rawValue) }
-        seen.note(own, unit.told, present: present)
+        seen.note(own, SeenVersions.Note(told: unit.told, settled: unit.settled), present: present)
         unit.seen.swap(seen.encoded, expected: unit.seen.version) { [self] swap in
             unit.isAcknowledging = false
             guard swap == .failed else { return acknowledge(unit) }
@@ -189,24 +203,25 @@ extension ClusterCoordinator {
             unit.waiting = waiting
             guard waiting.rounds < Self.roundsMax else { return stopWaiting(unit, isDone: false) }
             waitOn(unit)
-            takeOut(laggards(unit, waiting.version)[...], force: true) { [weak self] in
-                self?.check(unit)
-            }
+            // One that has heard refuses what it must; what it had begun may wait for its volume still, and
+            // other volumes' initiators are not to pay for that.
+            let deaf = others(unit) { $0.told < waiting.version }
+            takeOut(deaf[...], force: true) { [weak self] in self?.check(unit) }
         }
     }
-    private func laggards(_ unit: HeldUnit, _ version: UInt64) -> [Gateway] {
+    private func others(_ unit: HeldUnit, who lags: (SeenVersions.Note) -> Bool) -> [Gateway] {
         let seen = seen(of: unit) ?? SeenVersions()
         return known.gateways.filter { gateway in
             guard !isOwn(gateway), let epoch = gateway.epoch(of: unit.volume.number.rawValue) else {
                 return false
             }
-            return seen[epoch] < version
+            return lags(seen[epoch])
         }
     }
     /// Ends the wait of a change when nobody lags behind it any more.
     func check(_ unit: HeldUnit) {
         guard let waiting = unit.waiting, waiting.knowsOthers else { return }
-        if laggards(unit, waiting.version).isEmpty { stopWaiting(unit, isDone: true) }
+        if others(unit, who: { $0.settled < waiting.version }).isEmpty { stopWaiting(unit, isDone: true) }
     }
     func stopWaiting(_ unit: HeldUnit, isDone: Bool) {
         guard let waiting = unit.waiting else { return }

@@ -12,6 +12,8 @@ public enum GatewayError: Error, Hashable, Sendable, CustomStringConvertible {
     case otherTarget(String)
     /// There is no room for one more.
     case tooMany(Int)
+    /// The list of gateways would be longer than a value may be.
+    case tooLong
 
     /// What happened and what to do, in one line.
     public var description: String {
@@ -19,6 +21,7 @@ public enum GatewayError: Error, Hashable, Sendable, CustomStringConvertible {
         case .unavailable: "the list of gateways cannot be had from the cluster; see 'curve status'"
         case .otherTarget(let name):
             "gateways of this group serve the target \(name); give the same --target, or another --group"
+        case .tooLong: "the list of gateways is full; serve fewer volumes in one target"
         case .tooMany(let most): "\(most) gateways serve the target, the most there may be; stop one"
         }
     }
@@ -34,6 +37,10 @@ public final class ClusterCoordinator: TargetCoordinator {
     public var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     /// See the protocol.
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
+    /// See the protocol.
+    public var addressesChanged: ((_ target: String, [String]) -> Void)?
+    /// An operator wants initiators to go elsewhere, or to come again.
+    public var drainChanged: ((_ isDraining: Bool) -> Void)?
     /// Another gateway has taken this one out: whatever it does from now on is refused.
     public var expelled: (() -> Void)?
 
@@ -50,26 +57,33 @@ public final class ClusterCoordinator: TargetCoordinator {
 
     let environment: any Environment
     let target: String
+    let name: String
     let list: SharedValue
     /// In the order that was given, the keeper's first.
     let units: [HeldUnit]
     var known = GatewayList()
-    /// The port group that ``enter(portals:completed:)`` took.
+    /// The port group that ``enter(completed:)`` took.
     public private(set) var tag: UInt16?
     private var isJoined = false
+    private var portals: [String] = []
+    /// Initiators are to go elsewhere.
+    public private(set) var isDraining = false
     private var isLeaving = false
     private(set) var isOver = false
     private var writes: UInt64 = 0
 
     /// A gateway of `target` that has not said so yet.
-    /// - Parameter units: volumes that it holds, the same ones in the same order at every gateway.
+    /// - Parameters:
+    ///   - name: what people call this gateway.
+    ///   - units: volumes that it holds, the same ones in the same order at every gateway.
     public init(
-        environment: any Environment, target: String, units: [(key: UnitKey, volume: any SharedVolume)]
+        environment: any Environment, target: String, name: String,
+        units: [(key: UnitKey, volume: any SharedVolume)]
     ) {
         invariant(!units.isEmpty, "a target whose gateways agree in no volume")
-        (self.environment, self.target) = (environment, target)
+        (self.environment, self.target, self.name) = (environment, target, name)
         self.units = units.map { HeldUnit($0.key, $0.volume, environment) }
-        list = SharedValue("gateways", of: self.units[0].volume, environment: environment)
+        list = SharedValue(GatewayList.valueName, of: self.units[0].volume, environment: environment)
         list.changed = { [weak self] in self?.listChanged() }
         for unit in self.units {
             unit.reservations.changed = { [weak self, weak unit] in
@@ -98,18 +112,13 @@ public final class ClusterCoordinator: TargetCoordinator {
 
     /// Takes a place among the gateways of the target, and the lowest free tag with it. Those who are gone
     /// are taken out before.
-    /// - Parameter portals: where initiators reach this one.
-    public func enter(
-        portals: [String], completed: @escaping (Result<UInt16, GatewayError>) -> Void
-    ) {
+    public func enter(completed: @escaping (Result<UInt16, GatewayError>) -> Void) {
         list.read { [self] isRead in
             guard isRead else { return completed(.failure(.unavailable)) }
-            lookAround { [self] in add(portals, completed) }
+            lookAround { [self] in add(completed) }
         }
     }
-    private func add(
-        _ portals: [String], _ completed: @escaping (Result<UInt16, GatewayError>) -> Void
-    ) {
+    private func add(_ completed: @escaping (Result<UInt16, GatewayError>) -> Void) {
         var refusal: GatewayError?
         let power = environment.random()
         let sessions = units.map {
@@ -127,8 +136,10 @@ public final class ClusterCoordinator: TargetCoordinator {
             }
             guard refusal == nil else { return false }
             list.add(
-                Gateway(sessions: sessions, group: PortGroup(tag: list.freeTag), portals: portals))
-            return true
+                Gateway(
+                    name: name, sessions: sessions, group: PortGroup(tag: list.freeTag), portals: portals))
+            if list.encoded.count > SharedValue.bytesMax { refusal = .tooLong }
+            return refusal == nil
         } completed: { [self] isDone in
             if let refusal { return completed(.failure(refusal)) }
             guard isDone, let own else { return completed(.failure(.unavailable)) }
@@ -136,6 +147,30 @@ public final class ClusterCoordinator: TargetCoordinator {
             list.watch()
             lookLater()
             completed(.success(own.group.tag))
+        }
+    }
+    /// Says where initiators reach this gateway, now or as soon as the cluster can be told.
+    public func announce(portals: [String]) {
+        self.portals = portals
+        tellOwn {}
+    }
+    /// No initiator is left of those who were to go elsewhere.
+    public func drained() {
+        guard let tag else { return }
+        changeList {
+            $0.setDrain(.done, of: tag)
+        } completed: { _ in
+        }
+    }
+    /// Lets the list say of this gateway what is so.
+    private func tellOwn(completed: @escaping () -> Void) {
+        guard let own, own.portals != portals, !isLeaving else { return completed() }
+        changeList { [self] list in
+            guard let index = list.gateways.firstIndex(where: { isOwn($0) }) else { return false }
+            list.gateways[index].portals = portals
+            return list.encoded.count <= SharedValue.bytesMax
+        } completed: { _ in
+            completed()
         }
     }
     /// Gives the place up; nobody needs to wait for this gateway any more.
@@ -195,7 +230,19 @@ public final class ClusterCoordinator: TargetCoordinator {
             return
         }
         if isJoined, before.groups != known.groups { groupsChanged?(target, known.groups) }
+        if isJoined, addresses(before) != addresses(known) { addressesChanged?(target, addresses(known)) }
+        let wantsDrain = own.map { $0.drain != .none } ?? false
+        if wantsDrain != isDraining {
+            isDraining = wantsDrain
+            drainChanged?(wantsDrain)
+        }
         for unit in units { check(unit) }
+    }
+    /// Where the others are that initiators may come to, as SendTargets tells it.
+    private func addresses(_ list: GatewayList) -> [String] {
+        list.gateways.filter { !isOwn($0) && $0.drain == .none }.flatMap { gateway in
+            gateway.portals.map { "\($0),\(gateway.group.tag)" }
+        }
     }
     /// Hears and says nothing any more.
     private func finish() {
@@ -210,18 +257,21 @@ public final class ClusterCoordinator: TargetCoordinator {
     private func lookLater() {
         environment.after(Self.lookInterval) { [weak self] in
             guard let self, !isOver else { return }
-            lookAround { [weak self] in self?.lookLater() }
+            lookAround { [weak self] in
+                self?.tellOwn { [weak self] in self?.lookLater() }
+            }
         }
     }
 
     // MARK: Targets
 
-    /// See the protocol; ``enter(portals:completed:)`` comes first.
+    /// See the protocol; ``enter(completed:)`` comes first.
     public func join(target name: String, own: PortGroup, completed: @escaping ([PortGroup]?) -> Void) {
         environment.after(.zero) { [self] in
             guard name == target, let tag, tag == own.tag, !isOver else { return completed(nil) }
             isJoined = true
             completed(known.groups)
+            addressesChanged?(target, addresses(known))
         }
     }
     /// See the protocol.

@@ -9,19 +9,41 @@ public struct Gateway: Hashable, Sendable {
         /// The attachment's number.
         public var epoch: UInt32
     }
+    /// Whether initiators are to go elsewhere.
+    public enum Drain: UInt8, Hashable, Sendable {
+        /// No.
+        case none = 0
+        /// They were asked to, and no more are let in.
+        case asked = 1
+        /// None is left.
+        case done = 2
+    }
+    /// What people call it.
+    public var name: String
     /// One for each volume that it serves, the keeper's first.
     public var sessions: [Session]
     /// Its target port group.
     public var group: PortGroup
-    /// Where initiators reach it.
+    /// Where initiators reach it: `address:port`.
     public var portals: [String]
+    /// Whether they are to go elsewhere.
+    public var drain: Drain
+    /// A gateway of no name yet that wants initiators.
+    public init(
+        name: String = "", sessions: [Session], group: PortGroup, portals: [String], drain: Drain = .none
+    ) {
+        (self.name, self.sessions, self.group) = (name, sessions, group)
+        (self.portals, self.drain) = (portals, drain)
+    }
 
     func epoch(of volume: UInt64) -> UInt32? { sessions.first { $0.volume == volume }?.epoch }
 }
 
 /// What the value `gateways` of a target's first volume holds: who serves the target, and as which ports.
 public struct GatewayList: Hashable, Sendable {
-    private static let format: UInt8 = 1
+    private static let format: UInt8 = 2
+    /// What the value is called.
+    public static let valueName = "gateways"
     /// The target's name.
     public var target = ""
     /// Another number each time that gateways come where there were none: whatever does not outlive a loss
@@ -43,18 +65,42 @@ public struct GatewayList: Hashable, Sendable {
         for gateway in gateways where gateway.group.tag == tag { tag += 1 }
         return tag
     }
+    /// The gateway that somebody means by its name or its tag; `nil`: none, or several of the name.
+    public func gateway(called word: String) -> Gateway? {
+        if let tag = UInt16(word) { return gateways.first { $0.group.tag == tag } }
+        let found = gateways.filter { $0.name == word }
+        return found.count == 1 ? found[0] : nil
+    }
+    /// Sends the initiators of gateway `tag` elsewhere, or lets them come again.
+    /// - Returns: false: there is none, or nothing to change.
+    public mutating func setDrain(_ drain: Gateway.Drain, of tag: UInt16) -> Bool {
+        guard let index = gateways.firstIndex(where: { $0.group.tag == tag }),
+            gateways[index].drain != drain
+        else { return false }
+        switch drain {
+        case .none: gateways[index].group.state = .activeOptimized
+        // Nothing begins there any more, and what has begun may end.
+        case .asked: gateways[index].group.state = .standby
+        case .done: guard gateways[index].drain == .asked else { return false }
+        }
+        gateways[index].drain = drain
+        return true
+    }
     mutating func add(_ gateway: Gateway) {
         gateways.append(gateway)
         gateways.sort { $0.group.tag < $1.group.tag }
     }
 
-    var encoded: [UInt8] {
+    /// The value's bytes.
+    public var encoded: [UInt8] {
         var bytes: [UInt8] = [Self.format]
         bytes.put(target)
         bytes.put(power)
         bytes.put(author)
         bytes.put(UInt16(clamping: gateways.count))
         for gateway in gateways {
+            bytes.put(gateway.name)
+            bytes.append(gateway.drain.rawValue)
             bytes.put(UInt16(clamping: gateway.sessions.count))
             for session in gateway.sessions {
                 bytes.put(session.volume)
@@ -67,7 +113,8 @@ public struct GatewayList: Hashable, Sendable {
         }
         return bytes
     }
-    init(decoding bytes: [UInt8]) throws(ValueError) {
+    /// What the value's bytes say.
+    public init(decoding bytes: [UInt8]) throws(ValueError) {
         guard !bytes.isEmpty else { return }
         var reader = ValueReader(bytes)
         guard try reader.next(UInt8.self) == Self.format else { throw ValueError("unknown format") }
@@ -81,6 +128,10 @@ public struct GatewayList: Hashable, Sendable {
         }
     }
     private static func gateway(_ reader: inout ValueReader) throws(ValueError) -> Gateway {
+        let name = try reader.text()
+        guard let drain = Gateway.Drain(rawValue: try reader.next(UInt8.self)) else {
+            throw ValueError("an unknown state of a gateway")
+        }
         var sessions: [Gateway.Session] = []
         for _ in 0..<(try reader.next(UInt16.self)) {
             sessions.append(
@@ -93,6 +144,6 @@ public struct GatewayList: Hashable, Sendable {
         (group.state, group.isPreferred) = (state, try reader.next(UInt8.self) != 0)
         var portals: [String] = []
         for _ in 0..<(try reader.next(UInt16.self)) { portals.append(try reader.text()) }
-        return Gateway(sessions: sessions, group: group, portals: portals)
+        return Gateway(name: name, sessions: sessions, group: group, portals: portals, drain: drain)
     }
 }

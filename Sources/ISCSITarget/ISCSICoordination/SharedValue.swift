@@ -21,6 +21,9 @@ final class SharedValue {
     /// A read or a swap is given up after so many failures; each has its own timeout.
     static let attemptsMax = 3
 
+    /// The metadata server refuses longer values.
+    static let bytesMax = 64 << 10
+
     let name: String
     let volume: any SharedVolume
     private let environment: any Environment
@@ -32,6 +35,7 @@ final class SharedValue {
     /// Counts watches; only the last one goes on.
     private var watches = 0
     private var isWatching = false
+    private var hasComplained = false
 
     init(_ name: String, of volume: any SharedVolume, environment: any Environment) {
         (self.name, self.volume, self.environment) = (name, volume, environment)
@@ -65,6 +69,7 @@ final class SharedValue {
             switch result {
             case .success(let answer):
                 note(answer.value)
+                if answer.value.version < expected { complainOfPast(answer.value.version) }
                 if answer.isSwapped || answer.value.version == expected + 1 && answer.value.bytes == new {
                     return completed(.swapped)
                 }
@@ -78,6 +83,17 @@ final class SharedValue {
                 }
             }
         }
+    }
+
+    /// What was there when it was asked is older than what was seen before.
+    private func complainOfPast(_ found: UInt64) {
+        guard !hasComplained else { return }
+        hasComplained = true
+        environment.log(
+            .error,
+            "iscsi: the metadata server has version \(found) of the value '\(name)' of volume "
+                + "\(volume.number), and this gateway saw version \(version): its database was put back "
+                + "from an older copy; stop all gateways of the target, then start them again")
     }
 
     /// Hears of every change from now on, or of the last of several.

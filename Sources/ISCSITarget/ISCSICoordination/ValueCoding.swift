@@ -1,8 +1,9 @@
 import SCSICommands
 
 /// Bytes in a value that are not what belongs there.
-struct ValueError: Error, Hashable, CustomStringConvertible {
-    let description: String
+public struct ValueError: Error, Hashable, CustomStringConvertible {
+    /// What is wrong with them.
+    public let description: String
     init(_ description: String) { self.description = description }
 }
 
@@ -86,19 +87,26 @@ struct ReservationRecord: Hashable {
 
 /// What the value `seen` of a unit's volume holds: the newest reservations that each gateway goes by.
 struct SeenVersions: Hashable {
-    private static let format: UInt8 = 1
+    /// One gateway's word.
+    struct Note: Hashable {
+        /// It goes by this version.
+        var told: UInt64 = 0
+        /// Nothing is left there of what this version ended.
+        var settled: UInt64 = 0
+    }
+    private static let format: UInt8 = 2
     /// By session, ascending.
-    private(set) var entries: [(session: UInt32, version: UInt64)] = []
+    private(set) var entries: [(session: UInt32, note: Note)] = []
 
     static func == (left: Self, right: Self) -> Bool { left.encoded == right.encoded }
     func hash(into hasher: inout Hasher) { hasher.combine(encoded) }
 
     init() {}
-    subscript(session: UInt32) -> UInt64 { entries.first { $0.session == session }?.version ?? 0 }
-    /// Notes that `session` goes by `version`, and forgets all who are not in `present`.
-    mutating func note(_ session: UInt32, _ version: UInt64, present: [UInt32]) {
+    subscript(session: UInt32) -> Note { entries.first { $0.session == session }?.note ?? Note() }
+    /// Takes the word of `session`, and forgets all who are not in `present`.
+    mutating func note(_ session: UInt32, _ note: Note, present: [UInt32]) {
         entries.removeAll { $0.session == session || !present.contains($0.session) }
-        entries.append((session, version))
+        entries.append((session, note))
         entries.sort { $0.session < $1.session }
     }
     var encoded: [UInt8] {
@@ -106,7 +114,8 @@ struct SeenVersions: Hashable {
         bytes.put(UInt16(clamping: entries.count))
         for entry in entries {
             bytes.put(entry.session)
-            bytes.put(entry.version)
+            bytes.put(entry.note.told)
+            bytes.put(entry.note.settled)
         }
         return bytes
     }
@@ -115,7 +124,9 @@ struct SeenVersions: Hashable {
         var reader = ValueReader(bytes)
         guard try reader.next(UInt8.self) == Self.format else { throw ValueError("unknown format") }
         for _ in 0..<(try reader.next(UInt16.self)) {
-            entries.append((try reader.next(UInt32.self), try reader.next(UInt64.self)))
+            let session = try reader.next(UInt32.self)
+            let note = Note(told: try reader.next(UInt64.self), settled: try reader.next(UInt64.self))
+            entries.append((session, note))
         }
         guard reader.isAtEnd else { throw ValueError("bytes behind the end") }
     }

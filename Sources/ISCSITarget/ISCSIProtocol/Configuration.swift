@@ -85,6 +85,11 @@ public struct PortalGroupConfiguration: Sendable {
     public var portalGroupTag: UInt16 = 1
     /// Its addresses as initiators are told them: `address:port`.
     public var portals: [String] = []
+    /// Where other portal groups offer a target: `address:port,tag`, by the target's name. Looked up, never
+    /// iterated.
+    public var otherAddresses: [String: [String]] = [:]
+    /// False: initiators are told to come back later, or to go elsewhere, whatever the target.
+    public var isAvailable = true
     /// Its targets, in the order in which SendTargets names them.
     public var targets: [TargetDescription] = []
     /// How initiators of discovery sessions prove who they are.

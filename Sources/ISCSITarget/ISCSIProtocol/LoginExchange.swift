@@ -187,7 +187,7 @@ struct LoginExchange {
     private mutating func choose(_ targetName: String) throws(LoginStatus) -> TargetDescription {
         guard let target = configuration.target(named: targetName) else { throw .notFound }
         guard target.admits(agreed.initiatorName, from: address) else { throw .authorizationFailure }
-        guard target.isAvailable else { throw .serviceUnavailable }
+        guard target.isAvailable, configuration.isAvailable else { throw .serviceUnavailable }
         if let redirection = target.redirection {
             movedTo = redirection.address
             throw redirection.isPermanent ? .movedPermanently : .movedTemporarily

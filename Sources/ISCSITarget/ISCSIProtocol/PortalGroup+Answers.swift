@@ -54,11 +54,15 @@ extension PortalGroup {
     /// Lets go on what waited for the end of a task.
     func goOnWithout(_ task: SCSITask, effects: inout [Effect]) {
         let session = task.session
-        let waiters = task.waiters
-        task.waiters = []
+        let (waiters, endings) = (task.waiters, task.endings)
+        (task.waiters, task.endings) = ([], [])
         for waiter in waiters {
             waiter.waitsFor -= 1
             goOn(waiter, effects: &effects)
+        }
+        for ending in endings {
+            ending.waitsFor -= 1
+            if ending.waitsFor == 0 { effects.append(.tasksEnded(ending.id)) }
         }
         admitWaiting(session, effects: &effects)
         answerLeaving(session, effects: &effects)

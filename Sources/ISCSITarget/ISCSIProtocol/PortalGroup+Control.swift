@@ -212,10 +212,20 @@ extension PortalGroup {
         for target in configuration.targets where name == nil || target.name == name {
             guard target.admits(session.initiatorName, from: connection.address) else { continue }
             pairs.append(TextPair(key: "TargetName", value: target.name))
-            let addresses = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
-            for address in addresses { pairs.append(TextPair(key: "TargetAddress", value: address)) }
+            for address in addresses(of: target) {
+                pairs.append(TextPair(key: "TargetAddress", value: address))
+            }
         }
         return pairs
+    }
+
+    /// Where a target is to be found. Nothing stands for the address that was asked, so that other groups'
+    /// are told only beside it, or instead of it.
+    private func addresses(of target: TargetDescription) -> [String] {
+        let others = configuration.otherAddresses[target.name] ?? []
+        guard configuration.isAvailable else { return others }
+        let own = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
+        return own.isEmpty ? [] : own + others
     }
 
     // MARK: Logout
@@ -251,11 +261,31 @@ extension PortalGroup {
         while let index = session.leaving.firstIndex(where: { leaving in
             !session.tasks.contains { $0.connection.phase == .loggingOut && leaving.concerns($0.connection) }
         }) {
+            let isLast = session.connections.allSatisfy { session.leaving[index].concerns($0) }
+            let ends = isLast && session.names != nil && !session.connections.isEmpty
+            guard !ends || session.farewell == .said else {
+                if session.farewell == .none { effects.append(.nexusLeaves(session.nexus)) }
+                session.farewell = .asked
+                return
+            }
             let leaving = session.leaving.remove(at: index)
             answerLogout(leaving.connection, leaving.header, .closed, effects: &effects)
             let leavers = session.connections.filter { leaving.concerns($0) }
             for leaver in leavers { close(leaver, .loggedOut, effects: &effects) }
         }
+    }
+    /// Whether ``Effect/nexusLeaves(_:)`` was said of the nexus and has no answer.
+    public func waitsForRelease(of nexus: NexusID) -> Bool {
+        sessions.contains { $0.nexus == nexus && $0.farewell == .asked }
+    }
+    /// What ends with a nexus that leaves has ended everywhere, or was waited for long enough. Once or more
+    /// for each ``Effect/nexusLeaves(_:)``.
+    public func nexusReleased(_ nexus: NexusID, effects: inout [Effect]) {
+        guard let session = sessions.first(where: { $0.nexus == nexus }), session.farewell == .asked else {
+            return
+        }
+        session.farewell = .said
+        answerLeaving(session, effects: &effects)
     }
     private func answerLogout(
         _ connection: TargetConnection, _ request: PDUHeader, _ code: LogoutCode, effects: inout [Effect]

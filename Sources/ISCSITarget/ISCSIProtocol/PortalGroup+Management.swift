@@ -120,14 +120,19 @@ extension PortalGroup {
     /// Ends tasks: at once, or by asking for them back when they were given out.
     ///
     /// What was not given out goes first, all of it: room that one of them leaves must not admit another.
-    /// - Parameter function: what waits for their end.
-    func end(_ tasks: [SCSITask], for function: TaskManagement?, effects: inout [Effect]) {
+    /// - Parameters:
+    ///   - function: what waits for their end.
+    ///   - ending: what else does.
+    func end(
+        _ tasks: [SCSITask], for function: TaskManagement?, ending: TaskEnding? = nil,
+        effects: inout [Effect]
+    ) {
         var forgotten: [SCSITask] = []
         for task in tasks {
             switch task.stage {
             case .arriving, .waiting, .gathering: break
             // Nobody is there any more to be answered.
-            case .answered where function == nil: break
+            case .answered where function == nil && ending == nil: break
             case .executing, .aborting, .answered, .ended: continue
             }
             task.session.plug { if case .command(let held) = $0 { held === task } else { false } }
@@ -139,6 +144,10 @@ extension PortalGroup {
                 task.waiters.append(function)
                 function.waitsFor += 1
             }
+            if let ending, task.stage != .answered {
+                task.endings.append(ending)
+                ending.waitsFor += 1
+            }
             if task.stage == .executing {
                 task.stage = .aborting
                 effects.append(.abort(task.id))
@@ -146,6 +155,23 @@ extension PortalGroup {
         }
         for task in forgotten { goOnWithout(task, effects: &effects) }
         for task in forgotten { tellWindow(task.session, effects: &effects) }
+    }
+    /// Ends commands to a target, whoever sent them, without an answer: another gateway has reset the logical
+    /// unit. ``Effect/tasksEnded(_:)`` follows, with an effect of this call or of a later one.
+    /// - Parameter isConcerned: whether commands for this LUN are meant.
+    public func endTasks(
+        ofTarget name: String, ending id: TaskEndingID, where isConcerned: (LUN) -> Bool,
+        effects: inout [Effect]
+    ) {
+        let tasks = (sessions + endingSessions).filter { $0.names?.targetName == name }.flatMap {
+            $0.tasks.filter { $0.stage != .arriving && isConcerned($0.lun) }
+        }
+        let ending = TaskEnding(id)
+        // Counts itself, so that it does not end before all its tasks were asked back.
+        ending.waitsFor = 1
+        end(tasks, for: nil, ending: ending, effects: &effects)
+        ending.waitsFor -= 1
+        if ending.waitsFor == 0 { effects.append(.tasksEnded(id)) }
     }
     /// The tasks have ended: hands the function on, or answers it.
     func goOn(_ function: TaskManagement, effects: inout [Effect]) {

@@ -33,8 +33,13 @@ public final class PortalGroup {
         /// Commands of this nexus for this logical unit ended with their connection, and the session goes on:
         /// a unit attention has to tell (RFC 7143, section 11.14.5).
         case commandsCleared(NexusID, LUN)
+        /// The initiator logs out, and its commands have ended: end what ends with its nexus for others too,
+        /// and report by ``PortalGroup/nexusReleased(_:effects:)``.
+        case nexusLeaves(NexusID)
         /// The session is over and all its commands have ended.
         case nexusEnded(NexusID)
+        /// What ``PortalGroup/endTasks(ofTarget:ending:where:effects:)`` was about has ended.
+        case tasksEnded(TaskEndingID)
     }
 
     let limits: ISCSILimits

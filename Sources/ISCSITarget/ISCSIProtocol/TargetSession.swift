@@ -57,6 +57,9 @@ final class TargetSession {
     var barrier: SCSITask?
     var managements: [TaskManagement] = []
     var leaving: [Leaving] = []
+    /// What ends with the nexus is ended before its last logout is answered.
+    enum Farewell { case none, asked, said }
+    var farewell = Farewell.none
     var nextTransferTag: UInt32 = 1
     var fence = ResponseFence()
 

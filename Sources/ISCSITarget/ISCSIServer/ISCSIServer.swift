@@ -30,6 +30,7 @@ public final class ISCSIServer {
     /// One line per shortage is enough.
     private var hasComplained = false
     private var stopped: (() -> Void)?
+    private var drained: (() -> Void)?
     private(set) var isStopping = false
     /// From here on nothing is read, and what is in flight is waited for.
     private(set) var isQuiescing = false
@@ -45,6 +46,9 @@ public final class ISCSIServer {
     var unflushed: [ServerLink] = []
     // Looked up, never iterated.
     var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:]
+    /// Commands that are being ended because another gateway did so. Looked up, never iterated.
+    var endings: [TaskEndingID: (target: ServedTarget, unit: UnitNumber, version: UInt64)] = [:]
+    var endingCount: UInt64 = 0
     /// Whose a command is, by its slot.
     var taskTargets: [ServedTarget?] = []
     var inFlightCommands = 0
@@ -56,6 +60,8 @@ public final class ISCSIServer {
     /// they are addresses of one interface.
     public var portals: [String] = [] { didSet { tellPortals() } }
 
+    /// What initiators are told by SendTargets of this server: ``portals``, or what stands for them.
+    public var toldPortals: [String] { group.configuration.portals }
     /// How initiators prove who they are before they are told of targets.
     public var discoveryAuthentication: Authentication {
         get { group.configuration.discoveryAuthentication }
@@ -87,6 +93,9 @@ public final class ISCSIServer {
         coordinator.groupsChanged = { [weak self] target, groups in
             guard let self, let served = self.target(named: target) else { return }
             act(served, .groupsChanged(groups))
+        }
+        coordinator.addressesChanged = { [weak self] target, addresses in
+            self?.group.configuration.otherAddresses[target] = addresses
         }
     }
 
@@ -142,6 +151,31 @@ public final class ISCSIServer {
     }
 
     // MARK: The end
+
+    /// Lets nobody in any more, asks initiators to log out, and goes on serving those who stay.
+    /// - Parameter drained: called when no session is left; once for each call, unless ``endDrain()`` comes
+    ///   first.
+    public func drain(drained: @escaping () -> Void) {
+        group.configuration.isAvailable = false
+        self.drained = drained
+        for target in targets {
+            group.requestLogout(
+                fromTarget: target.name, seconds: UInt16(clamping: limits.logoutGrace.components.seconds),
+                effects: &effects)
+        }
+        perform()
+        tellDrained()
+    }
+    /// Lets initiators in again.
+    public func endDrain() {
+        group.configuration.isAvailable = true
+        drained = nil
+    }
+    func tellDrained() {
+        guard nexuses.isEmpty, let drained else { return }
+        self.drained = nil
+        environment.after(.zero, drained)
+    }
 
     /// Stops accepting, asks initiators to log out, answers what is in flight, closes every connection, then
     /// calls `completed`.
@@ -201,7 +235,7 @@ public final class ISCSIServer {
         (isStopping, isAbandoned) = (true, true)
         closeListeners()
         for link in inOrder { abandon(link) }
-        (targets, nexuses, taskTargets) = ([], [:], [])
+        (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
         for listener in listeners { listener.close() }

@@ -25,6 +25,8 @@ struct RunningTask: Sendable {
     var isAborting = false
     /// Ends with status TASK ABORTED at the next occasion.
     var isPreempted = false
+    /// This version of the reservations is settled only when the task has ended.
+    var holdsVersion: UInt64?
     /// What its answer says of the data from the initiator.
     var wantedOutBytes = 0
     var work: Work
@@ -274,6 +276,7 @@ extension LogicalUnit {
         var ready: [TaskNumber] = []
         locks.release(number, ready: &ready)
         for next in ready { submit(next, effects: &effects) }
+        if task.holdsVersion != nil { settle(effects: &effects) }
     }
     private mutating func forget(_ number: TaskNumber) {
         tasks[number.rawValue] = nil
@@ -306,21 +309,34 @@ extension LogicalUnit {
         case .queued:
             tasks[number.rawValue]?.isAborting = true
             finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
-        case .submitted, .storing, .copying: tasks[number.rawValue]?.isAborting = true
+        case .storing:
+            tasks[number.rawValue]?.isAborting = true
+            dropChange(of: number, effects: &effects)
+        case .submitted, .copying: tasks[number.rawValue]?.isAborting = true
         case nil: break
         }
         return true
     }
-    /// Ends all commands of a party whose registration was preempted with PREEMPT AND ABORT.
-    mutating func preempt(_ party: ReservationParty, except: NexusID?, effects: inout [Effect]) {
+    /// Ends all commands of a party whose registration was preempted with PREEMPT AND ABORT in `version`.
+    mutating func preempt(
+        _ party: ReservationParty, in version: UInt64, except: NexusID?, effects: inout [Effect]
+    ) {
         for index in tasks.indices {
             guard let task = tasks[index], let nexus = task.nexus, nexus != except,
-                case .command = task.origin, self.party(nexus)?.reservation == party
+                self.party(nexus)?.reservation == party
             else { continue }
+            guard case .command = task.origin else {
+                // A step of a copy: the next one is refused, this one is waited for.
+                if tasks[index]?.holdsVersion == nil { tasks[index]?.holdsVersion = version }
+                continue
+            }
             tasks[index]?.isPreempted = true
-            if task.stage == .queued {
-                finish(
-                    TaskNumber(rawValue: index), .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            let number = TaskNumber(rawValue: index)
+            switch task.stage {
+            case .queued: finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            case .storing: dropChange(of: number, effects: &effects)
+            case .submitted, .copying:
+                if tasks[index]?.holdsVersion == nil { tasks[index]?.holdsVersion = version }
             }
         }
     }
