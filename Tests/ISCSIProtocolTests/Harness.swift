@@ -53,12 +53,12 @@ final class Harness {
     private var open: Set<TaskID> = []
     var manages: [(id: ManagementID, function: ManagementFunction, lun: LUN)] = []
     var nexusLog: [String] = []
+    /// Nexus and LUN of what a connection took with it.
+    var cleared: [String] = []
     /// Nexuses that leave; they are released at once unless the test holds them.
     var farewells: [NexusID] = []
     var holdsFarewells = false
     var endedTasks: [UInt64] = []
-    /// Nexus and LUN of what a connection took with it.
-    var cleared: [String] = []
     /// True: what is sent stays in the socket's queue.
     var isDeaf = false
     var queued: [UInt64: Int] = [:]

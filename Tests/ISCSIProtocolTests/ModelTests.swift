@@ -194,10 +194,10 @@ final class ModelWorld {
             case .execute(let id, let command): execute(id, command)
             case .abort(let id): aborting.insert(id)
             case .manage(let id, _, _, _): manages.append(id)
-            case .nexusLeaves(let id): leavers.append(id)
-            case .tasksEnded: problems.append("tasks ended that nobody wanted ended")
             case .commandsCleared(let id, _):
                 if ended.contains(id) { problems.append("a nexus was told of something after its end") }
+            case .nexusLeaves(let id): leavers.append(id)
+            case .tasksEnded: problems.append("tasks ended that nobody wanted ended")
             }
         }
         let open = running.filter { !aborting.contains($0.id) }

@@ -30,12 +30,12 @@ public final class PortalGroup {
         /// The tasks that it is about have ended; do the rest and report by
         /// ``PortalGroup/managed(_:_:effects:)``. The logical unit is 0 for functions of the whole target.
         case manage(ManagementID, ManagementFunction, NexusID, LUN)
-        /// The initiator logs out, and its commands have ended: end what ends with its nexus for others too,
-        /// and report by ``PortalGroup/nexusReleased(_:effects:)``.
-        case nexusLeaves(NexusID)
         /// Commands of this nexus for this logical unit ended with their connection, and the session goes on:
         /// a unit attention has to tell (RFC 7143, section 11.14.5).
         case commandsCleared(NexusID, LUN)
+        /// The initiator logs out, and its commands have ended: end what ends with its nexus for others too,
+        /// and report by ``PortalGroup/nexusReleased(_:effects:)``.
+        case nexusLeaves(NexusID)
         /// The session is over and all its commands have ended.
         case nexusEnded(NexusID)
         /// What ``PortalGroup/endTasks(ofTarget:ending:where:effects:)`` was about has ended.

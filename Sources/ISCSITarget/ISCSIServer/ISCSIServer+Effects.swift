@@ -41,6 +41,8 @@ extension ISCSIServer {
             } else {
                 group.managed(id, .rejected, effects: &effects)
             }
+        case .commandsCleared(let nexus, let lun):
+            if let target = nexuses[nexus]?.target { step(target, .commandsCleared(nexus, lun)) }
         case .nexusLeaves(let nexus):
             guard let target = nexuses[nexus]?.target else {
                 return group.nexusReleased(nexus, effects: &effects)
@@ -53,8 +55,6 @@ extension ISCSIServer {
         case .tasksEnded(let id):
             guard let ended = endings.removeValue(forKey: id) else { return }
             step(ended.target, .tasksEnded(ended.unit, version: ended.version))
-        case .commandsCleared(let nexus, let lun):
-            if let target = nexuses[nexus]?.target { step(target, .commandsCleared(nexus, lun)) }
         case .nexusEnded(let nexus):
             guard let ended = nexuses.removeValue(forKey: nexus) else { return }
             step(ended.target, .nexusEnded(nexus))

@@ -19,12 +19,12 @@ public struct Target: Sendable {
         case nexusBegan(NexusID, Nexus)
         /// It is gone, and its commands have ended.
         case nexusEnded(NexusID)
+        /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
+        case commandsCleared(NexusID, LUN)
         /// It is about to go, and waits for ``Effect/nexusReleased(_:)``.
         case nexusLeaves(NexusID)
         /// What ``Effect/endTasks(_:version:)`` asked for is done.
         case tasksEnded(UnitNumber, version: UInt64)
-        /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
-        case commandsCleared(NexusID, LUN)
         /// A volume has answered.
         case volumeCompleted(VolumeToken, VolumeResult)
         /// There is a new logical unit, with the reservations that the cluster knows.
