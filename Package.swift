@@ -50,6 +50,7 @@ func system(_ name: String, _ pkgConfig: String, _ apt: String) -> Target {
 
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 
 let package = Package(
@@ -58,6 +59,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         system("CISAL", "libisal", "libisal-dev"),
@@ -123,12 +125,24 @@ let package = Package(
         room(
             "ISCSIServer", in: "ISCSITarget",
             ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"]),
+        room(
+            "ISCSICoordination", in: "ISCSITarget",
+            ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
+        room("ISCSIConfiguration", in: "ISCSITarget", []),
+        room(
+            "ISCSIGateway", in: "ISCSITarget",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSICoordination",
+                "ISCSIProtocol", "ISCSIServer", "SCSICommands", "VolumeCore",
+            ]),
         program(
             "curve-iscsi", room: "CurveISCSITool", in: "ISCSITarget",
             [
-                "BlockTypes", "CurveClient", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor",
-                "SCSICommands", "ToolSupport", arguments,
+                "BlockTypes", "ControlMessages", "CurveClient", "Environment", "ISCSIConfiguration",
+                "ISCSICoordination", "ISCSIGateway", "ISCSIProtocol", "ISCSIServer", "Reactor",
+                "SCSICommands",
+                "ToolSupport", arguments, yams,
             ]),
 
         testSupport("Checkers", []),
@@ -157,6 +171,8 @@ let package = Package(
                 "BlockTypes", "Environment", "ISCSIProtocol", "ISCSIServer", "Reactor", "SCSICommands",
                 "TestVolumes",
             ]),
+        testProgram(
+            "iscsi-load", ["BlockTypes", "Environment", "ISCSIInitiator", "Reactor"]),
         testProgram(
             "volume-latency", ["BlockTypes", "ControlMessages", "CurveClient", "Environment", "Reactor"]),
 
@@ -200,12 +216,25 @@ let package = Package(
                 "BlockTypes", "Environment", "ISCSIInitiator", "ISCSIProtocol", "ISCSIServer",
                 "MemoryEnvironment", "SCSICommands", "TestVolumes",
             ]),
+        tests(
+            "ISCSICoordinationTests",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSICoordination", "ISCSIServer",
+                "MemoryEnvironment", "SCSICommands",
+            ]),
         tests("NBDServerTests", ["BlockTypes", "Environment", "NBDProtocol", "NBDServer", "TestVolumes"]),
         tests(
             "ScenariosTests",
             [
                 "BlockTypes", "Checkers", "ClusterScenario", "CurveClient", "Environment", "GoldenText",
                 "Simulation", "TestVolumes",
+            ]),
+        tests("ISCSIConfigurationTests", ["ISCSIConfiguration"]),
+        tests(
+            "ISCSIGatewayTests",
+            [
+                "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSIGateway",
+                "ISCSIServer", "MemoryEnvironment", "MetadataServer",
             ]),
         tests("TidyTests", []),
     ]

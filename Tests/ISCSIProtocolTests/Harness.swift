@@ -53,6 +53,12 @@ final class Harness {
     private var open: Set<TaskID> = []
     var manages: [(id: ManagementID, function: ManagementFunction, lun: LUN)] = []
     var nexusLog: [String] = []
+    /// Nexus and LUN of what a connection took with it.
+    var cleared: [String] = []
+    /// Nexuses that leave; they are released at once unless the test holds them.
+    var farewells: [NexusID] = []
+    var holdsFarewells = false
+    var endedTasks: [UInt64] = []
     /// True: what is sent stays in the socket's queue.
     var isDeaf = false
     var queued: [UInt64: Int] = [:]
@@ -145,7 +151,12 @@ final class Harness {
                 if closed[id.rawValue] != nil { broken.append("a connection was closed twice") }
                 closed[id.rawValue] = reason
             case .nexusBegan(let id, let nexus): nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
+            case .commandsCleared(let id, let lun): cleared.append("\(id.rawValue) \(lun.rawValue)")
             case .nexusEnded(let id): nexusLog.append("-\(id.rawValue)")
+            case .nexusLeaves(let id):
+                farewells.append(id)
+                if !holdsFarewells { act { group.nexusReleased(id, effects: &$0) } }
+            case .tasksEnded(let id): endedTasks.append(id.rawValue)
             case .execute(let id, let command):
                 executed.append((id, command))
                 open.insert(id)

@@ -291,6 +291,28 @@ import Testing
         harness.say(wire.logout(0, tag: 5, cmdSN: 101))
         #expect(harness.heard().last?.opcode == 0x26 && harness.closed[1] == .loggedOut)
     }
+    @Test("discovery: other gateways' portals beside its own, or instead of them while nobody is let in")
+    func discoveryOfOthers() {
+        let wire = Wire()
+        let asks = { (change: (inout PortalGroupConfiguration) -> Void) -> [String]? in
+            var configuration = makeConfiguration()
+            configuration.otherAddresses[targetName] = ["10.0.0.2:3260,2"]
+            change(&configuration)
+            let harness = Harness(configuration)
+            _ = Self.one([Self.names[0], "SessionType=Discovery"], harness)
+            harness.say(wire.text(["SendTargets=\(targetName)"], tag: 1, cmdSN: 100, immediate: false))
+            return harness.heard().last?.text
+        }
+        let name = "TargetName=\(targetName)"
+        let own = ["TargetAddress=10.0.0.1:3260,1", "TargetAddress=[fd00::1]:3260,1"]
+        #expect(asks { _ in } == [name] + own + ["TargetAddress=10.0.0.2:3260,2"])
+        #expect(asks { $0.isAvailable = false } == [name, "TargetAddress=10.0.0.2:3260,2"])
+        // Without an address of its own the one that was asked is meant.
+        #expect(asks { $0.portals = [] } == [name])
+        var configuration = makeConfiguration()
+        configuration.isAvailable = false
+        #expect(Self.one(Self.names, Harness(configuration)).0 == 0x0301)
+    }
 }
 
 @Suite struct CHAPTests {

@@ -107,6 +107,48 @@ import Testing
             #expect(harness.closed.keys.sorted() == (function == 7 ? [1, 2] : []))
         }
     }
+    @Test("another gateway's reset ends a unit's commands of all sessions, given out or not, unanswered")
+    func endedFromElsewhere() {
+        let harness = Self.ready()
+        harness.logIn(2, isid: 0x4000_0000_0002)
+        harness.logIn(3, isid: 0x4000_0000_0003, target: "iqn.2026-11.io.curve:t2")
+        let sent: [(UInt64, UInt32, UInt64, UInt32)] = [
+            (1, 1, 0, 100), (1, 2, 5, 101), (2, 11, 0, 100), (3, 21, 0, 100),
+        ]
+        for (id, tag, lun, number) in sent {
+            harness.say(
+                Self.wire.command(tag: tag, cdb: [0, UInt8(tag)], lun: lun, cmdSN: number), on: id)
+        }
+        // Its data are still to come.
+        harness.say(
+            Self.wire.command(tag: 12, cdb: write10(0, 8), length: 4096, cmdSN: 101, write: true), on: 2)
+        for id: UInt64 in 1...3 { _ = harness.heard(id) }
+        let end = { (number: UInt64) in
+            harness.act {
+                harness.group.endTasks(
+                    ofTarget: targetName, ending: TaskEndingID(rawValue: number),
+                    where: { $0.rawValue == 0 }, effects: &$0)
+            }
+        }
+        end(7)
+        let aborted = harness.aborts.compactMap { id in
+            harness.executed.first { $0.id == id }?.command.cdb[1]
+        }
+        #expect(aborted == [1, 11] && harness.endedTasks.isEmpty && harness.executed.count == 4)
+        harness.abort(harness.aborts[0])
+        end(8)
+        #expect(harness.endedTasks.isEmpty && harness.aborts.count == 2)
+        harness.abort(harness.aborts[1])
+        #expect(harness.endedTasks == [7, 8])
+        // A ping that wants no answer tells of the room that they left.
+        for id: UInt64 in 1...2 {
+            let heard = harness.heard(id)
+            #expect(heard.map(\.opcode) == [0x20] && heard[0].transfer == 0xffff_ffff)
+        }
+        #expect(harness.closed.isEmpty)
+        end(9)
+        #expect(harness.endedTasks == [7, 8, 9])
+    }
     @Test("a function waits for commands that were sent before it, but a reset of the target does not")
     func waitsForCommands() {
         var harness = SessionTests.pair()

@@ -171,11 +171,15 @@ final class ModelInitiator {
         random: inout SeededRandom
     ) {
         var (offset, number) = (start, UInt32(0))
-        while offset < end {
-            let count = min(end - offset, agreed.targetSegment, Int.random(in: 1...6000, using: &random))
+        // PDUs without data may come anywhere, and be the one that ends the sequence.
+        let endsEmpty = random.oneIn(4)
+        var isOver = offset == end
+        while !isOver {
+            let most = random.oneIn(8) ? 0 : Int.random(in: 1...6000, using: &random)
+            let count = min(end - offset, agreed.targetSegment, most)
+            isOver = offset + count == end && (count == 0 || !endsEmpty)
             links[link].output += wire.dataOut(
-                tag: command.tag, transfer: transfer, number: number, offset: UInt32(offset),
-                final: offset + count == end,
+                tag: command.tag, transfer: transfer, number: number, offset: UInt32(offset), final: isOver,
                 data: Array(command.data[offset..<(offset + count)]), expStatSN: links[link].expStatSN ?? 0,
                 lun: command.lun)
             (offset, number) = (offset + count, number + 1)
@@ -241,6 +245,7 @@ final class ModelInitiator {
             agreed.immediateData = value("ImmediateData") == "Yes"
             agreed.burst = Int(value("MaxBurstLength") ?? "") ?? 0
             agreed.firstBurst = Int(value("FirstBurstLength") ?? "") ?? 0
+            if agreed.firstBurst > agreed.burst { complain("FirstBurstLength is above MaxBurstLength") }
             agreed.outstanding = Int(value("MaxOutstandingR2T") ?? "") ?? 0
             agreed.connections = Int(value("MaxConnections") ?? "") ?? 0
             agreed.targetSegment = Int(value("MaxRecvDataSegmentLength") ?? "") ?? 0
@@ -262,7 +267,9 @@ final class ModelInitiator {
         case 0x25: takeData(heard)
         case 0x31: takeRequest(heard, link, random: &random)
         case 0x20:
-            if heard.tag == 0xffff_ffff {
+            if heard.tag == 0xffff_ffff, heard.transfer == 0xffff_ffff {
+                if heard.maxCmdSN == 0 { complain("a ping that says nothing") }
+            } else if heard.tag == 0xffff_ffff {
                 links[link].output += wire.nopOut(
                     transfer: heard.transfer, cmdSN: cmdSN, expStatSN: links[link].expStatSN ?? 0)
             } else if pings.removeValue(forKey: heard.tag) == nil
@@ -346,8 +353,9 @@ final class ModelInitiator {
         guard let command = commands[heard.tag], command.fate == .pending else {
             return isLeaving || hearsTheClosed ? () : complain("a status for nobody: \(heard)")
         }
-        if heard.word(36) != command.nextNumber {
-            complain("ExpDataSN \(heard.word(36)), not \(command.nextNumber)")
+        let expected = command.isWrite ? 0 : command.nextNumber
+        if heard.word(36) != expected {
+            complain("ExpDataSN \(heard.word(36)), not \(expected)")
         }
         if heard.status == 0 { judgeResidual(heard, command) }
         if heard.status != 0 && heard.sense != [0x05, 0x24, 0x00] { complain("wrong sense \(heard.sense)") }

@@ -22,6 +22,7 @@ extension ModelWorld {
         }
     }
     private func completeFunction() {
+        if let nexus = leavers.popLast() { act { group.nexusReleased(nexus, effects: &$0) } }
         guard !manages.isEmpty else { return }
         let id = manages.remove(at: pick(manages.count))
         act { group.managed(id, .complete, effects: &$0) }
@@ -128,7 +129,7 @@ extension ModelWorld {
         if group.taskSlots.contains(where: { $0 != nil }) { problems.append("a task is left") }
     }
     private var isQuiet: Bool {
-        running.isEmpty && manages.isEmpty
+        running.isEmpty && manages.isEmpty && leavers.isEmpty
             && initiators.allSatisfy { initiator in
                 initiator.links.allSatisfy {
                     $0.output.isEmpty && toInitiator[$0.id]?.isEmpty != false && !closed.contains($0.id)

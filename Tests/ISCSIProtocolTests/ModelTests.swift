@@ -18,6 +18,7 @@ final class ModelWorld {
     var running: [(id: TaskID, command: SCSICommand, nexus: NexusID)] = []
     var aborting: Set<TaskID> = []
     var manages: [ManagementID] = []
+    var leavers: [NexusID] = []
     var ended: Set<NexusID> = []
     var units: [UInt64: [UInt8]] = [:]
     /// What a block must read as; `nil`: anything, since a write of it was lost.
@@ -193,6 +194,10 @@ final class ModelWorld {
             case .execute(let id, let command): execute(id, command)
             case .abort(let id): aborting.insert(id)
             case .manage(let id, _, _, _): manages.append(id)
+            case .commandsCleared(let id, _):
+                if ended.contains(id) { problems.append("a nexus was told of something after its end") }
+            case .nexusLeaves(let id): leavers.append(id)
+            case .tasksEnded: problems.append("tasks ended that nobody wanted ended")
             }
         }
         let open = running.filter { !aborting.contains($0.id) }

@@ -183,6 +183,34 @@ import Testing
         harness.answer(harness.executed[0].id)
         #expect(harness.heard(1).map(\.opcode) == [0x21, 0x26] && harness.nexusLog.last == "-1")
     }
+    @Test("a logout that ends the session is answered when its nexus is released, others at once")
+    func farewell() {
+        let harness = Self.pair()
+        harness.holdsFarewells = true
+        harness.say(Self.wire.logout(1, tag: 6, cid: 2, cmdSN: 100))
+        #expect(harness.heard(1).last?.opcode == 0x26 && harness.farewells.isEmpty)
+        harness.say(Self.wire.command(tag: 1, cdb: [0], cmdSN: 100))
+        harness.say(Self.wire.logout(0, tag: 5, cmdSN: 101))
+        #expect(harness.farewells.isEmpty)
+        harness.abort(harness.executed[0].id)
+        #expect(harness.farewells.count == 1 && harness.heard(1).isEmpty && harness.nexusLog.count == 1)
+        #expect(harness.group.waitsForRelease(of: harness.farewells[0]))
+        for _ in 0..<2 { harness.act { harness.group.nexusReleased(harness.farewells[0], effects: &$0) } }
+        #expect(harness.heard(1).map(\.opcode) == [0x26] && harness.nexusLog.last == "-1")
+        #expect(harness.farewells.count == 1)
+    }
+    @Test("a session whose connections break while it is released ends, and a late word does no harm")
+    func farewellLost() {
+        let harness = Self.pair()
+        harness.holdsFarewells = true
+        harness.say(Self.wire.logout(0, tag: 5, cmdSN: 100))
+        #expect(harness.farewells.count == 1)
+        harness.lose(1)
+        harness.lose(2)
+        #expect(harness.nexusLog.last == "-1")
+        harness.act { harness.group.nexusReleased(harness.farewells[0], effects: &$0) }
+        #expect(harness.farewells.count == 1 && harness.group.sessions.isEmpty)
+    }
     @Test("a session's logout goes on when the connection that asked is lost")
     func logoutLost() {
         let harness = Self.pair()

@@ -191,6 +191,48 @@ import Testing
         #expect(bench.refusal(Self.swap(holder, 0, [1], name: "one more"))?.code == .noSpace)
     }
 
+    @Test("the cluster has values of its own, which need no attachment, and bounds of their own")
+    func clusterValues() throws {
+        let bench = try Bench.ready()
+        let limits = bench.limits
+        func swap(_ expected: UInt64, _ bytes: [UInt8], name: String = "c") -> MetadataRequest {
+            .swapValue(
+                ValueSwap(
+                    volume: .cluster, epoch: Epoch(0), name: name, expectedVersion: expected, bytes: bytes))
+        }
+        let most = [UInt8](repeating: 7, count: limits.clusterValueBytesMax)
+        #expect(try bench.ask(swap(0, most)) == .value(version: 1, bytes: most, isSwapped: true))
+        #expect(bench.refusal(swap(1, most + [1]))?.code == .badRequest)
+        #expect(try bench.ask(swap(0, [])) == .value(version: 1, bytes: most, isSwapped: false))
+        // A volume's values are others.
+        let id = try bench.create("/v").row.id
+        #expect(try bench.ask(Self.read(id, name: "c")) == .value(version: 0, bytes: [], isSwapped: false))
+        try bench.restart()
+        #expect(
+            try bench.ask(Self.read(.cluster, name: "c")) == .value(version: 1, bytes: most, isSwapped: false)
+        )
+        for number in 1..<limits.clusterValuesMax { try bench.ask(swap(0, [1], name: "\(number)")) }
+        let refusal = bench.refusal(swap(0, [1], name: "one more"))
+        #expect(refusal?.code == .noSpace && refusal?.message.hasPrefix("the cluster has 128 values") == true)
+        #expect(bench.refusal(.attach(AttachRequest(path: "/", holder: "h", holderKey: "k"))) != nil)
+    }
+
+    @Test("who waits for news of the cluster hears of a change")
+    func watchingTheCluster() throws {
+        let bench = try Bench.ready()
+        func received(_ number: UInt64, _ request: MetadataRequest) -> MetadataCore.Event {
+            .received(
+                RequestID(rawValue: number), request, session: SessionID(rawValue: 1),
+                secondsSince1970: bench.wall)
+        }
+        let watch = MetadataRequest.value(volume: .cluster, name: "c", after: 0, wait: .seconds(20))
+        #expect(bench.feed(received(1001, watch)).isEmpty)
+        let swap = ValueSwap(volume: .cluster, epoch: Epoch(0), name: "c", expectedVersion: 0, bytes: [7])
+        let replies = bench.feed(received(1002, .swapValue(swap)))
+        #expect(
+            try replies[RequestID(rawValue: 1001)]?.get() == .value(version: 1, bytes: [7], isSwapped: false))
+    }
+
     @Test("who waits for news hears of a change when it is durable, or of nothing after a while")
     func watching() throws {
         let bench = try Bench.ready()

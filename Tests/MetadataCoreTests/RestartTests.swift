@@ -80,6 +80,7 @@ import Testing
             return .removeMember(volume: volume, epoch: epoch, member: member, force: random.oneIn(2))
         case 16, 17:
             let value = name()
+            let volume = random.oneIn(4) ? .cluster : volume
             let version = bench.core.state.value(volume, value)?.version ?? 0
             return .swapValue(
                 ValueSwap(

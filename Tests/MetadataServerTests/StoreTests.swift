@@ -138,6 +138,26 @@ final class TemporaryFolder {
         #expect(try Set(store.load()) == [row(1, "d"), row(.max, "b")])
     }
 
+    @Test("nobody but the owner reads the file and what SQLite keeps beside it, older files included")
+    func isKeptToOwner() throws {
+        let folder = try TemporaryFolder()
+        for name in ["new.sqlite", "old.sqlite"] {
+            let path = folder.path(name)
+            if name == "old.sqlite" {
+                #expect(
+                    FileManager.default.createFile(
+                        atPath: path, contents: nil, attributes: [.posixPermissions: 0o644]))
+            }
+            let store = try SQLiteMetadataStore(path: path)
+            try store.commit([.put(StoreRow(key: StoreRow.Key(table: "t", number: 1), value: "x"))])
+            for file in try FileManager.default.contentsOfDirectory(atPath: folder.url.path) {
+                let attributes = try FileManager.default.attributesOfItem(atPath: folder.path(file))
+                #expect(attributes[.posixPermissions] as? Int == 0o600, "\(file)")
+            }
+            store.close()
+        }
+    }
+
     @Test("a file in use is refused by name, and free again after close")
     func inUse() throws {
         let folder = try TemporaryFolder()

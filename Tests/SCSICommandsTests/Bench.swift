@@ -140,6 +140,13 @@ final class Bench {
     var aborted: Set<TaskID> = []
     var outcomes: [ManagementID: ManagementOutcome] = [:]
     var goneUnits: [UnitNumber] = []
+    /// Commands without an answer, with their LUN, in the order in which they came.
+    private var open: [(task: TaskID, lun: Int)] = []
+    /// Units whose commands are being ended, with those that are left.
+    private var endings: [(unit: UnitNumber, version: UInt64, left: [TaskID])] = []
+    /// By unit, what was said to be settled last.
+    var settled: [UnitNumber: UInt64] = [:]
+    var released: [NexusID] = []
     /// Requests wait here instead of being done at once.
     var holds = false
     var held: [(token: VolumeToken, request: VolumeRequest)] = []
@@ -211,11 +218,18 @@ final class Bench {
         case .answer(let task, let answer):
             precondition(answers[task] == nil && !aborted.contains(task), "two answers")
             answers[task] = answer
+            ended(task)
         case .aborted(let task):
             precondition(answers[task] == nil && !aborted.contains(task), "two answers")
             aborted.insert(task)
+            ended(task)
         case .managed(let id, let outcome): outcomes[id] = outcome
         case .unitGone(let unit): goneUnits.append(unit)
+        case .nexusReleased(let nexus): released.append(nexus)
+        case .reservationsSettled(let unit, let version):
+            precondition(version > settled[unit] ?? 0, "settled twice")
+            settled[unit] = version
+        case .endTasks(let unit, let version): endTasks(of: unit, version)
         case .storeReservations(let unit, let replacing, let table):
             if holdsKeeper {
                 heldTables.append((unit, replacing, table))
@@ -227,6 +241,24 @@ final class Bench {
             for group in groups { all[Int(group.tag) - 1] = group }
             step(.groupsChanged(all))
             step(.groupsSet(task, isDone: true))
+        }
+    }
+    /// As the transport does it.
+    private func endTasks(of unit: UnitNumber, _ version: UInt64) {
+        let tasks = open.filter { $0.lun == unit.rawValue }.map(\.task)
+        endings.append((unit, version, tasks))
+        for task in tasks where open.contains(where: { $0.task == task }) { step(.abort(task)) }
+        tellEnded()
+    }
+    private func ended(_ task: TaskID) {
+        open.removeAll { $0.task == task }
+        for index in endings.indices { endings[index].left.removeAll { $0 == task } }
+        tellEnded()
+    }
+    private func tellEnded() {
+        while let index = endings.firstIndex(where: { $0.left.isEmpty }) {
+            let ending = endings.remove(at: index)
+            step(.tasksEnded(ending.unit, version: ending.version))
         }
     }
     func store(_ unit: UnitNumber, _ replacing: UInt64, _ table: ReservationTable) {
@@ -254,6 +286,7 @@ final class Bench {
         let address = LUN(rawValue: lunBytes ?? UInt64(lun) << 48)
         let wanted = target.transferSizes(address, cdb: cdb)
         let kept = Array(out.prefix(wanted.outBytes))
+        open.append((task, lun))
         step(
             .execute(
                 task,

@@ -113,8 +113,30 @@ import Testing
         #expect(bench.run(far, out: farList).code == 0x05_2100)
         let (end, endList) = Make.unmap([(bench.blocks, 0)])
         #expect(bench.run(end, out: endList).status == 0)
+        limits.unmapBlocksMax = 7
+        let (large, largeList) = Make.unmap([(0, 4), (8, 4)])
+        #expect(Bench(limits: limits).run(large, out: largeList).code == 0x05_2600)
         let (anchor, anchorList) = Make.unmap([(0, 1)], flags: 1)
         #expect(bench.run(anchor, out: anchorList).code == BlockCommandTests.invalidField)
         #expect(bench.volume.requests.isEmpty)
+    }
+    @Test("UNMAP: descriptors that are cut short, by the list or by the CDB, are left out")
+    func unmapCut() {
+        // Of two descriptors of eight blocks: the list's own length, the CDB's, and how many are left.
+        for (listed, length, whole) in [
+            (32, 40, 2), (31, 40, 1), (17, 40, 1), (16, 40, 1), (15, 40, 0), (32, 39, 1), (32, 24, 1),
+            (32, 23, 0), (32, 8, 0), (48, 40, 2),
+        ] {
+            let bench = Bench()
+            #expect(bench.run(Make.ten(0x2a, 0, 16), out: bench.pattern(7, blocks: 16)).status == 0)
+            var (cdb, list) = Make.unmap([(0, 8), (8, 8)])
+            list[3] = UInt8(listed)
+            cdb[8] = UInt8(length)
+            #expect(bench.run(cdb, out: Array(list.prefix(length))).status == 0)
+            let read = bench.run(Make.ten(0x28, 0, 16)).data
+            let left =
+                [UInt8](repeating: 0, count: 8 * 512 * whole) + bench.pattern(7, blocks: 16 - 8 * whole)
+            #expect(read == left, "\(listed) \(length)")
+        }
     }
 }

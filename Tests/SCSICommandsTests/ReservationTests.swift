@@ -171,11 +171,15 @@ import Testing
         let waiting = bench.send(Make.compare(8, 1), Bench.one, out: [UInt8](repeating: 0, count: 1024))
         let behind = bench.send(Make.ten(0x2a, 8, 1), Bench.one, out: bench.pattern(1))
         let other = bench.send(Make.ten(0x28, 0, 1), Bench.three)
-        #expect(Self.out(bench, 5, type: 1, key: 2, actionKey: 1, Bench.two).status == 0)
+        let (cdb, list) = Make.reserveOut(5, type: 1, key: 2, actionKey: 1)
+        let preempt = bench.send(cdb, Bench.two, out: list)
         #expect(bench.reply(behind)?.status == 0x40)
         bench.holds = false
+        // Not before the last of them has ended.
+        bench.completeHeld()
+        #expect(bench.reply(running)?.status == 0x40 && bench.reply(preempt) == nil)
         while !bench.held.isEmpty { bench.completeHeld() }
-        #expect(bench.reply(running)?.status == 0x40)
+        #expect(bench.reply(preempt)?.status == 0)
         #expect(bench.reply(waiting)?.status == 0x40)
         #expect(bench.reply(other)?.status == 0)
         #expect(bench.run([0, 0, 0, 0, 0, 0]).code == 0x06_2a05)
@@ -255,7 +259,10 @@ import Testing
         let read = b.send(Make.ten(0x28, 0, 1), Bench.two)
         #expect(Self.out(a, 5, type: 3, key: 1, actionKey: 2, Bench.one).status == 0)
         b.holds = false
+        let unit = UnitNumber(rawValue: 0)
+        #expect(a.settled[unit] == 4 && b.settled[unit] == 3)
         b.completeHeld()
+        #expect(b.settled[unit] == 4)
         #expect(b.reply(read)?.status == 0x40)
         #expect(b.run([0, 0, 0, 0, 0, 0], Bench.two).code == 0x06_2a05)
         // The same initiator at the other gateway is another nexus.
@@ -293,7 +300,133 @@ import Testing
         #expect(Self.out(bench, 0, actionKey: 1, Bench.one).status == 0)
     }
 
+    @Test(
+        "a reset or CLEAR TASK SET ends commands at the other gateway too, and is told there",
+        arguments: [
+            (ManagementFunction.logicalUnitReset, 0x06_2903), (.targetWarmReset, 0x06_2902),
+            (.targetColdReset, 0x06_2901), (.clearTaskSet, 0x06_2f00),
+        ])
+    func resetElsewhere(function: ManagementFunction, code: Int) {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes) { $0.isRemovable = true }
+        let unit = UnitNumber(rawValue: 0)
+        #expect(b.run([0x1e, 0, 0, 0, 1, 0], Bench.two).status == 0)
+        let isReset = function != .clearTaskSet
+        if isReset { #expect(b.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0) }
+        let before = b.settled[unit] ?? 0
+        b.holds = true
+        let read = b.send(Make.ten(0x28, 0, 1), Bench.two)
+        let compare = b.send(Make.compare(8, 1), Bench.two, out: [UInt8](repeating: 0, count: 1024))
+        let waiting = b.send(Make.ten(0x2a, 8, 1), Bench.two, out: b.pattern(1))
+        #expect(a.manage(function) == .complete)
+        #expect(b.aborted == [waiting] && b.settled[unit] == (before > 0 ? before : nil))
+        b.holds = false
+        while !b.held.isEmpty { b.completeHeld() }
+        #expect(b.aborted == [waiting, compare] && b.reply(read)?.status == 0)
+        #expect(b.settled[unit] == before + 1)
+        for nexus in [Bench.one, Bench.two, Bench.three] {
+            #expect(b.run([0, 0, 0, 0, 0, 0], nexus).code == code)
+            #expect(b.run([0, 0, 0, 0, 0, 0], nexus).status == 0)
+        }
+        #expect(a.run([0, 0, 0, 0, 0, 0], Bench.two).code == code)
+        #expect(a.run([0, 0, 0, 0, 0, 0], Bench.two).status == 0)
+        // Nobody holds it, and nobody prevents removal, but for a cleared task set.
+        #expect(a.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0)
+        if isReset { #expect(b.target.units[0].isRemovalPrevented == false) }
+        #expect(a.answers.values.allSatisfy { $0.status != 0x40 })
+    }
+    @Test("a reset that the keeper does not hear of is no success")
+    func resetUnheard() {
+        let bench = Bench(units: 2)
+        bench.keeper.failsEvery = 2
+        #expect(bench.manage(.targetWarmReset) == .rejected)
+        bench.keeper.failsEvery = 0
+        #expect(bench.manage(.targetWarmReset) == .complete)
+    }
+    @Test("a command that waits for the keeper ends with a reset elsewhere, and does not hold it up")
+    func resetMeetsChange() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        b.holdsKeeper = true
+        let (cdb, list) = Make.reserveOut(0, actionKey: 7)
+        let first = b.send(cdb, Bench.one, out: list)
+        let second = b.send(cdb, Bench.two, out: list)
+        // B hears of the reset as the answer to its own offer, as the cluster tells it.
+        keeper.gateways.removeLast()
+        #expect(a.manage(.logicalUnitReset) == .complete)
+        let offer = b.heldTables.removeFirst()
+        b.store(offer.0, offer.1, offer.2)
+        #expect(b.heldTables.isEmpty && b.settled[UnitNumber(rawValue: 0)] == 1)
+        #expect([first, second].allSatisfy { b.aborted.contains($0) || b.reply($0)?.status == 0x40 })
+        #expect(keeper.tables[UnitNumber(rawValue: 0)]?.registrations.isEmpty == true)
+    }
+    @Test("mode parameters are the same at all gateways, and a change of them is told")
+    func modesElsewhere() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        var list: [UInt8] = [0, 0, 0, 0] + a.run([0x1a, 8, 0x0a, 0, 255, 0]).data.dropFirst(4)
+        list[8] |= 0x08
+        #expect(a.run([0x15, 0x10, 0, 0, UInt8(list.count), 0], out: list).status == 0)
+        #expect(a.run([0, 0, 0, 0, 0, 0]).status == 0)
+        #expect(b.run([0, 0, 0, 0, 0, 0], Bench.one).code == 0x06_2a01)
+        #expect(b.run(Make.ten(0x2a, 0, 1), Bench.one, out: b.pattern(1)).code == 0x07_2702)
+        #expect(b.manage(.logicalUnitReset) == .complete)
+        #expect(a.run(Make.ten(0x2a, 0, 1), out: a.pattern(1)).code == 0x06_2903)
+        #expect(a.run(Make.ten(0x2a, 0, 1), out: a.pattern(1)).status == 0)
+    }
+    @Test("an initiator that leaves gives up its RESERVE(6) first, and nobody else's")
+    func farewell() {
+        let bench = Bench(units: 2)
+        #expect(bench.run([0x16, 0, 0, 0, 0, 0]).status == 0)
+        bench.step(.nexusLeaves(Bench.two))
+        #expect(bench.released == [Bench.two])
+        bench.holdsKeeper = true
+        bench.step(.nexusLeaves(Bench.one))
+        #expect(bench.released == [Bench.two] && bench.heldTables.count == 1)
+        let offer = bench.heldTables.removeFirst()
+        bench.store(offer.0, offer.1, offer.2)
+        #expect(bench.released == [Bench.two, Bench.one])
+    }
+
     // MARK: The table
+
+    @Test("the fullest table with the longest names fits the bound; one registration more is refused")
+    func fullest() throws {
+        var table = ReservationTable()
+        let most = ReservationTable.registrationsMax
+        func party(_ number: Int) -> ReservationParty {
+            let name = String(repeating: "n", count: ReservationTable.portNameBytesMax - 4)
+            return ReservationParty(initiatorPort: name + String(1000 + number), targetPort: 9)
+        }
+        for number in 0..<most {
+            table = try table.applying(
+                .register(key: 0, newKey: 5, ignoringKey: false, persists: true), from: party(number),
+                registrationsMax: most)
+        }
+        #expect(throws: ReservationRefusal.noRoom) {
+            try table.applying(
+                .register(key: 0, newKey: 5, ignoringKey: false, persists: true), from: party(most),
+                registrationsMax: most)
+        }
+        table = try table.applying(
+            .reserve(key: 5, type: .exclusiveAccessRegistrantsOnly), from: party(0), registrationsMax: most)
+        for _ in 0..<(2 * most) {
+            table = try table.applying(.reset(.unit), from: party(1), registrationsMax: most)
+        }
+        table.simpleHolder = party(2)
+        #expect(table.notices.count == ReservationTable.noticesMax)
+        let bytes = table.encoded
+        #expect(bytes.count > ReservationTable.encodedBytesMax - 1024)
+        #expect(bytes.count <= ReservationTable.encodedBytesMax)
+        #expect(try ReservationTable(decoding: bytes) == table)
+        table.simpleHolder = nil
+        // What one change brings is never cut off.
+        let cleared = try table.applying(.clear(key: 5), from: party(0), registrationsMax: most)
+        #expect(cleared.notices.count { $0.version == cleared.version } == most - 1)
+    }
 
     @Test("random changes: the table stays sound, survives its bytes, and loses what it must")
     func randomChanges() throws {

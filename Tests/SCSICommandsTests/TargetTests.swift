@@ -62,7 +62,9 @@ import Testing
     }
     @Test("a unit for some initiators is nowhere for the others")
     func masking() {
-        let bench = Bench { $0.initiators = ["iqn.2026-01.test:i1"] }
+        let bench = Bench {
+            $0.access = UnitAccess(named: [.init("iqn.2026-01.test:i1", .writes)], others: .hidden)
+        }
         #expect(bench.run(UnitTests.ready).status == 0)
         #expect(bench.run(UnitTests.ready, Bench.two).code == 0x05_2500)
         #expect(Self.list(bench.run(Self.reportLUNs(0), Bench.two)) == [])
@@ -203,7 +205,10 @@ import Testing
         #expect(bench.run(Self.results(0, id: 1)).data[4] == 2)
         let protected = Bench(units: 2) { $0.isReadOnly = $0.lun == 1 }
         #expect(protected.run(cdb, out: list).code == 0x0a_0d01)
-        let hidden = Bench(units: 2) { $0.initiators = $0.lun == 1 ? ["iqn.2026-01.test:i2"] : nil }
+        let hidden = Bench(units: 2) {
+            let other = UnitAccess.Rule("iqn.2026-01.test:i2", .writes)
+            $0.access = $0.lun == 1 ? UnitAccess(named: [other], others: .hidden) : nil
+        }
         #expect(hidden.run(cdb, out: list).code == 0x0a_0804)
         #expect(hidden.run(cdb, Bench.two, out: list).status == 0)
     }

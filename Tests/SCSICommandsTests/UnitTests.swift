@@ -296,6 +296,22 @@ import Testing
         #expect(bench.run([0x03, 0, 0, 0, 252, 0]).data[2] == 0)
         #expect(bench.run([0x03, 1, 0, 0, 252, 0]).data[0] == 0x72)
     }
+    @Test("commands that the transport ended are told to their nexus alone, on their unit alone")
+    func clearedByTransport() {
+        let bench = Bench()
+        bench.step(.commandsCleared(Bench.one, LUN(rawValue: 0)))
+        bench.step(.commandsCleared(Bench.one, LUN(rawValue: 77 << 48)))
+        #expect(bench.run(Self.ready, Bench.two).status == 0)
+        #expect(bench.run(Self.ready).code == 0x06_477f)
+        #expect(bench.run(Self.ready).status == 0)
+    }
+    @Test("a reset of a nexus tells it alone")
+    func nexusReset() {
+        let bench = Bench()
+        #expect(bench.manage(.nexusReset) == .complete)
+        #expect(bench.run(Self.ready, Bench.two).status == 0)
+        #expect(bench.run(Self.ready).code == 0x06_2907)
+    }
     @Test("resets: the greater hides the lesser, all else stays")
     func precedence() {
         var attentions = UnitAttentions()

@@ -13,7 +13,7 @@ import Testing
     static let cores = [
         "Core/BlockTypes", "Core/CurveWire", "ClientLib/VolumeCore", "Cluster/Raft", "Cluster/ChunkStore",
         "Cluster/MetadataCore", "CurveNBD/NBDProtocol", "ISCSITarget/ISCSIProtocol",
-        "ISCSITarget/SCSIBoundary", "ISCSITarget/SCSICommands",
+        "ISCSITarget/SCSIBoundary", "ISCSITarget/SCSICommands", "ISCSITarget/ISCSIConfiguration",
     ]
     static let bannedInCores = [
         "import Foundation", "import Glibc", "import Dispatch", "import Reactor", "import CLinux",
@@ -24,7 +24,9 @@ import Testing
     /// Shells run in the simulator too: they wait only through `Environment`.
     static let shells = [
         "Cluster/ChunkServer", "Cluster/MetadataServer", "CurveNBD/NBDServer",
-        "ISCSITarget/ISCSIServer", "Core/FramedLink", "Core/ControlMessages", "Core/Simulation",
+        "ISCSITarget/ISCSIServer", "ISCSITarget/ISCSICoordination", "ISCSITarget/ISCSIGateway",
+        "Core/FramedLink", "Core/ControlMessages",
+        "Core/Simulation",
     ]
     static let bannedInShells = [
         "import Glibc", "import Dispatch", "import Reactor", "import CLinux", " async ", "await ", " Task {",

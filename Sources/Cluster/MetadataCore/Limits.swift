@@ -22,6 +22,8 @@ public struct MetadataLimits: Hashable, Sendable {
     public var copysetsMax = 1 << 17
     /// Values of one volume, bytes of one, and bytes of its name: reservations of a few units fit.
     public var valuesPerVolumeMax = 16, valueBytesMax = 64 << 10, valueNameBytesMax = 64
+    /// Values of the cluster itself, and bytes of one: a message of 1 MiB holds it with room to spare.
+    public var clusterValuesMax = 128, clusterValueBytesMax = 512 << 10
     /// Requests that wait for a value to change, and how long one may.
     public var watchesMax = 4096, watchMax: Duration = .seconds(30)
     /// Directories; all are held in memory.

@@ -1,7 +1,8 @@
 import BlockTypes
 
 /// Small values that a volume's holders agree on, reservations for example: who changes one says which
-/// version it saw, and only a present holder may.
+/// version it saw, and only a present holder may. Those of the cluster itself stand where no volume can,
+/// under ``BlockTypes/VolumeID/cluster``; anybody may change them.
 extension MetadataCore {
     /// Somebody waits for a value to change.
     struct Watch {
@@ -14,26 +15,38 @@ extension MetadataCore {
     }
 
     func value(_ volume: VolumeID, _ name: String) throws(MetadataRefusal) -> MetadataReply {
-        guard let row = state.volumes[volume], !row.isPurging else {
+        guard mayHaveValues(volume) else {
             throw MetadataRefusal(.notFound, "there is no volume \(volume)")
         }
         let found = state.value(volume, name)
         return .value(version: found?.version ?? 0, bytes: found?.bytes ?? [], isSwapped: false)
     }
 
+    private func mayHaveValues(_ volume: VolumeID) -> Bool {
+        volume == .cluster || state.volumes[volume]?.isPurging == false
+    }
+    /// How many values a volume, or the cluster, may have, and of how many bytes.
+    private func valueBounds(_ volume: VolumeID) -> (count: Int, bytes: Int) {
+        volume == .cluster
+            ? (limits.clusterValuesMax, limits.clusterValueBytesMax)
+            : (limits.valuesPerVolumeMax, limits.valueBytesMax)
+    }
+
     func swapValue(_ swap: ValueSwap) throws(MetadataRefusal) -> Decision {
-        let row = try attachment(of: swap.volume, epoch: swap.epoch)
-        guard row.holder != nil else {
-            throw MetadataRefusal(.fenced, "volume \(swap.volume) is detached; attach it again")
+        if swap.volume != .cluster {
+            let row = try attachment(of: swap.volume, epoch: swap.epoch)
+            guard row.holder != nil else {
+                throw MetadataRefusal(.fenced, "volume \(swap.volume) is detached; attach it again")
+            }
         }
+        let bounds = valueBounds(swap.volume)
         guard !swap.name.isEmpty, swap.name.utf8.count <= limits.valueNameBytesMax else {
             throw MetadataRefusal(
                 .badRequest, "a value's name has 1 to \(limits.valueNameBytesMax) bytes")
         }
-        guard swap.bytes.count <= limits.valueBytesMax else {
+        guard swap.bytes.count <= bounds.bytes else {
             throw MetadataRefusal(
-                .badRequest,
-                "a value has at most \(limits.valueBytesMax) bytes, this one \(swap.bytes.count)")
+                .badRequest, "a value has at most \(bounds.bytes) bytes, this one \(swap.bytes.count)")
         }
         let old = state.value(swap.volume, swap.name)
         if swap.attempt != 0, let old, old.attempt == swap.attempt {
@@ -45,10 +58,11 @@ extension MetadataCore {
         let taken = (state.values[swap.volume] ?? []).map(\.slot)
         guard
             let slot = old?.slot
-                ?? (0..<UInt8(clamping: limits.valuesPerVolumeMax)).first(where: { !taken.contains($0) })
+                ?? (0..<UInt8(clamping: bounds.count)).first(where: { !taken.contains($0) })
         else {
+            let owner = swap.volume == .cluster ? "the cluster" : "volume \(swap.volume)"
             throw MetadataRefusal(
-                .noSpace, "volume \(swap.volume) has \(taken.count) values, the most there may be")
+                .noSpace, "\(owner) has \(taken.count) values, the most there may be")
         }
         var new = ValueRow(
             volume: swap.volume, slot: slot, name: swap.name, version: swap.expectedVersion + 1, hex: "",
@@ -65,7 +79,7 @@ extension MetadataCore {
         _ request: MetadataRequest, _ id: RequestID, _ session: SessionID, now: Duration
     ) -> Bool {
         guard case .value(let volume, let name, let after, let wait) = request, wait > .zero,
-            watches.count < limits.watchesMax, state.volumes[volume]?.isPurging == false,
+            watches.count < limits.watchesMax, mayHaveValues(volume),
             state.value(volume, name)?.version ?? 0 <= after
         else { return false }
         watches.append(
@@ -81,7 +95,7 @@ extension MetadataCore {
         watches = []
         for watch in all {
             let isOver =
-                now >= watch.end || state.volumes[watch.volume]?.isPurging != false
+                now >= watch.end || !mayHaveValues(watch.volume)
                 || state.value(watch.volume, watch.name)?.version ?? 0 > watch.after
             guard isOver else {
                 watches.append(watch)

@@ -210,7 +210,7 @@ extension MetadataState {
         for server in serversInOrder where server.id.rawValue >= cluster.nextServer {
             throw DamagedMetadata("chunkserver \(server.id) lies beyond the counter")
         }
-        for id in values.keys.sorted() where volumes[id] == nil {
+        for id in values.keys.sorted() where id != .cluster && volumes[id] == nil {
             throw DamagedMetadata("a value is of volume \(id), which does not exist")
         }
         for id in tasks.keys.sorted() {

@@ -174,7 +174,7 @@ public struct GroupRow: Hashable, Sendable, Codable {
     public var members: [MemberRow]
 }
 
-/// A small value that a volume's holders agree on. Gone with the volume.
+/// A small value that a volume's holders agree on, gone with the volume; or one of the cluster itself.
 public struct ValueRow: Hashable, Sendable, Codable {
     /// The volume.
     public var volume: VolumeID

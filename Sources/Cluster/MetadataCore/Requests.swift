@@ -201,9 +201,9 @@ public enum RecycledSelector: Hashable, Sendable {
     case path(String)
 }
 
-/// A change of one of a volume's values.
+/// A change of one of a volume's values, or of the cluster's.
 public struct ValueSwap: Hashable, Sendable {
-    /// The volume.
+    /// The volume; ``BlockTypes/VolumeID/cluster``: none, and no attachment is needed.
     public var volume: VolumeID
     /// The attachment of who asks.
     public var epoch: Epoch

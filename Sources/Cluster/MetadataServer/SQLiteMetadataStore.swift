@@ -1,5 +1,11 @@
 import GRDB
 
+#if canImport(FoundationEssentials)
+    import FoundationEssentials
+#else
+    import Foundation
+#endif
+
 /// Rows in one SQLite file. The only place that knows GRDB.
 ///
 /// Write-ahead log, synced at each commit (`synchronous = FULL`). The file stays locked as long as it is open
@@ -32,6 +38,7 @@ public final class SQLiteMetadataStore: MetadataStore {
             try db.execute(sql: "PRAGMA journal_mode = WAL")
             try db.execute(sql: "PRAGMA synchronous = FULL")
         }
+        Self.keepToOwner(path)
         let found: Int
         do {
             queue = try DatabaseQueue(path: path, configuration: configuration)
@@ -53,6 +60,19 @@ public final class SQLiteMetadataStore: MetadataStore {
         guard found <= Self.migrations.count else {
             close()
             throw .newerSchema(path: path, found: found, known: Self.migrations.count)
+        }
+    }
+
+    /// Values may hold secrets of iSCSI users: nobody but the owner reads the file, its log or its index,
+    /// also where an older release left it open to others. SQLite gives those two the file's own mode. What
+    /// cannot be done here (a read-only file system, another owner) the opening that follows will tell.
+    private static func keepToOwner(_ path: String) {
+        let files = FileManager.default
+        if !files.fileExists(atPath: path) {
+            _ = files.createFile(atPath: path, contents: nil, attributes: [.posixPermissions: 0o600])
+        }
+        for name in [path, path + "-wal", path + "-shm"] where files.fileExists(atPath: name) {
+            try? files.setAttributes([.posixPermissions: 0o600], ofItemAtPath: name)
         }
     }
 

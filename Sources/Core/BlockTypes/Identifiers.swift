@@ -22,6 +22,8 @@ public struct VolumeID: Identifier {
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
     /// The largest number that fits a ``ChunkKey``.
     public static let max: UInt64 = (1 << 38) - 1
+    /// No volume: the owner of values that belong to the cluster itself.
+    public static let cluster = VolumeID(rawValue: 0)
 }
 
 /// One Raft group of replicas.

@@ -1654,7 +1654,8 @@ public nonisolated struct ControlRemoveMemberResponse: Sendable {
   public init() {}
 }
 
-/// Small values that a volume's holders agree on: versioned, durable, gone with the volume.
+/// Small values that a volume's holders agree on: versioned, durable, gone with the volume. Volume 0 stands for the
+/// cluster itself: anybody may change its values, and the epoch says nothing.
 public nonisolated struct ControlGetValueRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for

@@ -48,6 +48,8 @@ extension MetadataServerList {
 package struct MetadataCall {
     package let servers: MetadataServerList
     package var timeout: Duration
+    /// Asking twice is harmless: after a broken connection the question is asked again.
+    package var isIdempotent = false
     /// A connection that is not there after this long ends the call: an MDS that is being started again is
     /// worth a moment, and nobody likes to wait for a wrong address.
     private static let connectPatience = Duration.seconds(3)
@@ -83,7 +85,7 @@ package struct MetadataCall {
         var request = ControlRequest()
         request.body = body
         var outcome: Result<ControlResponse, ControlError>?
-        channel.call(request, timeout: timeout) { result in
+        channel.call(request, timeout: timeout, isIdempotent: isIdempotent) { result in
             outcome = outcome ?? result
             channel.close()
             reactor.stop()

@@ -3,6 +3,7 @@ import BlockTypes
 import CurveClient
 import Environment
 import Foundation
+import ISCSIGateway
 import ISCSIProtocol
 import ISCSIServer
 import Reactor
@@ -13,17 +14,28 @@ struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve", abstract: "Serve volumes as LUNs of one target until Ctrl-C.",
         discussion: """
-            One program at a time serves a volume. --takeover ends the other one's access for good.
+            One program at a time serves a volume. --takeover ends the other one's access for good. Several
+            programs with the same --group, --target and --lun serve the volumes together, as paths to the
+            same disks: reservations and COMPARE AND WRITE hold across them.
             Initiators need no password unless --user is given; the target then lets nobody in without.
+            With --gateway the cluster's configuration says what is served; see 'curve-iscsi --help'.
             Examples:
+              curve-iscsi serve --gateway a
               curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db
               curve-iscsi serve --target iqn.2026-11.example.com:vm --lun 0=vm/root --lun 1=vm/data \\
                 --portal 10.0.0.5:3260 --user vm --secret-file /etc/curve/vm.secret \\
                 --allow iqn.1994-05.com.example:host7
+              curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db --group db \\
+                --portal 10.0.0.6:3260
             """)
-    @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String
+    @Option(
+        help:
+            "Serve what the cluster's configuration says for the gateway of this name, and go by its changes."
+    )
+    var gateway: String?
+    @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String?
     @Option(help: "NUMBER=VOLUME: a volume's path under the number that initiators use; once for each.")
-    var lun: [String]
+    var lun: [String] = []
     @Option(
         help: """
             Address to listen on, host:port or unix:/path; may be given several times (default: \
@@ -31,9 +43,10 @@ struct ServeCommand: ParsableCommand {
             """)
     var portal: [String] = []
     @Option(
+        name: [.customLong("advertise"), .customLong("announce")],
         help: """
-            Address:port that initiators are told when they look for targets; may be given several times \
-            (default: the portals, but for wildcards).
+            Address:port that initiators are told when they look for targets, by all gateways of a group; \
+            may be given several times (default: the portals, but for wildcards).
             """)
     var announce: [String] = []
     @Option(help: "Bytes in a block: 512 or 4096.") var blockSize = 512
@@ -41,6 +54,7 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var access: AccessOptions
     @Flag(help: "Take the volumes from whoever holds them; the holder can never write to them again.")
     var takeover = false
+    @Option(help: "Serve the volumes together with all who say the same name.") var group: String?
     @Option(help: "Fail requests after this many seconds without a majority (default: wait).")
     var errorAfter: Int?
     @Option(help: "Stable name of this gateway: started again under it, it need not wait for the old lease.")
@@ -49,6 +63,12 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var daemon: DaemonOptions
 
     func run() throws {
+        if let gateway { return try serve(gateway) }
+        guard let target, !lun.isEmpty else {
+            throw ToolError.failed(
+                "say what to serve: --gateway NAME for what the cluster's configuration has, or --target and "
+                    + "--lun")
+        }
         let addresses = try portals()
         let description = try access.describe(target: target)
         guard blockSize == 512 || blockSize == 4096 else {
@@ -57,12 +77,45 @@ struct ServeCommand: ParsableCommand {
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
+        if let group, group.isEmpty { throw ToolError.failed("--group needs a name") }
         let plans = try plannedUnits(mds: try metadata.servers().addresses)
         let reactor = try daemon.reactor(name: "curve-iscsi")
         let gateway = TargetGateway(
-            reactor: reactor, target: description, listen: addresses, chap: access.digests)
-        gateway.server.portals = announce
+            reactor: reactor, target: description, listen: addresses, announced: announce,
+            chap: access.digests, group: group)
         try gateway.run(plans)
+    }
+
+    /// What the configuration says for `name`, until a signal comes.
+    private func serve(_ name: String) throws {
+        let isMixed =
+            target != nil || !lun.isEmpty || !portal.isEmpty || !announce.isEmpty || group != nil || readOnly
+            || takeover || blockSize != 512 || holderKey != nil || access.isGiven
+        guard !isMixed else {
+            throw ToolError.failed(
+                "--gateway serves what the configuration says; of the other options only --error-after, "
+                    + "--allow-md5 and --mds go with it")
+        }
+        if let errorAfter, errorAfter <= 0 {
+            throw ToolError.failed("--error-after is a number of seconds from 1")
+        }
+        let here = ProcessInfo.processInfo
+        var options = ConfiguredGateway.Options(
+            name: name, process: "\(here.hostName) pid \(here.processIdentifier)",
+            metadataServers: try metadata.servers().addresses)
+        if let errorAfter { options.policy = .errorAfter(.seconds(errorAfter)) }
+        let reactor = try daemon.reactor(name: "curve-iscsi")
+        let gateway = ConfiguredGateway(environment: reactor, options: options, chap: access.digests)
+        var failure: ToolError?
+        gateway.ready = { announceReady($0) }
+        gateway.failed = { text in
+            failure = .failed(text)
+            reactor.stop()
+        }
+        try onTermination(of: reactor) { gateway.stop { reactor.stop() } }
+        gateway.begin()
+        reactor.run()
+        if let failure { throw failure }
     }
 
     private func portals() throws -> [SocketAddress] {
@@ -93,10 +146,11 @@ struct ServeCommand: ParsableCommand {
             guard !plans.contains(where: { $0.attach.path == path }) else {
                 throw ToolError.failed("\(path) is given twice; one volume has one number")
             }
-            let options = AttachOptions(
+            var options = AttachOptions(
                 path: path, metadataServers: mds, holder: "curve-iscsi serve on \(place)",
                 holderKey: holderKey ?? place, takeOver: takeover, isReadOnly: readOnly,
                 policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue)
+            options.group = group ?? ""
             plans.append(UnitPlan(lun: number, blockBytes: blockSize, attach: options))
         }
         return plans
@@ -116,6 +170,10 @@ struct AccessOptions: ParsableArguments {
     @Option(help: "File with the target's own secret, different from the user's.") var mutualSecretFile:
         String?
 
+    /// Something that only goes with a target of its own.
+    var isGiven: Bool {
+        !allow.isEmpty || user != nil || secretFile != nil || mutualUser != nil || mutualSecretFile != nil
+    }
     var digests: CHAPDigests { .openSSL(allowsMD5: allowMd5) }
 
     func describe(target: String) throws -> TargetDescription {
@@ -175,11 +233,15 @@ enum SecretFile {
         guard let data = FileManager.default.contents(atPath: path) else {
             throw ToolError.failed("the secret file \(path) cannot be read; check its owner")
         }
+        return try secret(data, in: path)
+    }
+    /// The bytes of `data`, without the end of its line.
+    static func secret(_ data: Data, in place: String) throws -> [UInt8] {
         var bytes = [UInt8](data.prefix(bytesMax + 3))
         while let last = bytes.last, last == 0x0a || last == 0x0d { bytes.removeLast() }
         guard (bytesMin...bytesMax).contains(bytes.count) else {
             throw ToolError.failed(
-                "the secret in \(path) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
+                "the secret in \(place) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
         }
         return bytes
     }

@@ -51,6 +51,8 @@ struct CHAPExchange {
     private let challenge: [UInt8]
     private let identifier: UInt8
     private var phase = Phase.begun
+    /// Who answered the challenge rightly.
+    private(set) var userName: String?
 
     /// Bytes of randomness that an exchange needs: challenge and identifier.
     static let randomBytes = 33
@@ -95,7 +97,7 @@ struct CHAPExchange {
             if value("CHAP_I") != nil || value("CHAP_C") != nil {
                 reply = try proveOurselves(value("CHAP_I"), value("CHAP_C"), algorithm, against: user)
             }
-            phase = .done
+            (phase, userName) = (.done, user.name)
             return reply
         case .done: throw .authenticationFailure
         }

@@ -60,7 +60,7 @@ public struct Redirection: Hashable, Sendable {
 public struct TargetDescription: Sendable {
     /// Its iSCSI name, in lower case.
     public let name: String
-    /// A word for people.
+    /// A word for people, told at every login if it has at most 255 bytes and no control characters.
     public var alias = ""
     /// Who may log in; `nil`: everybody who proves to be one of the users.
     public var initiators: [InitiatorRule]?
@@ -75,7 +75,9 @@ public struct TargetDescription: Sendable {
 
     func admits(_ initiatorName: String, from address: [UInt8]) -> Bool {
         guard let initiators else { return true }
-        return initiators.contains { $0.admits(initiatorName, from: address) }
+        // A rule that names the initiator goes before those for everybody.
+        let named = initiators.filter { $0.initiatorName == initiatorName }
+        return (named.isEmpty ? initiators : named).contains { $0.admits(initiatorName, from: address) }
     }
 }
 
@@ -85,6 +87,11 @@ public struct PortalGroupConfiguration: Sendable {
     public var portalGroupTag: UInt16 = 1
     /// Its addresses as initiators are told them: `address:port`.
     public var portals: [String] = []
+    /// Where other portal groups offer a target: `address:port,tag`, by the target's name. Looked up, never
+    /// iterated.
+    public var otherAddresses: [String: [String]] = [:]
+    /// False: initiators are told to come back later, or to go elsewhere, whatever the target.
+    public var isAvailable = true
     /// Its targets, in the order in which SendTargets names them.
     public var targets: [TargetDescription] = []
     /// How initiators of discovery sessions prove who they are.

@@ -3,6 +3,8 @@ struct AgreedLogin {
     var initiatorName = ""
     /// `nil`: a discovery session.
     var targetName: String?
+    /// Who the initiator proved to be; `nil`: no proof was wanted.
+    var userName: String?
     var sessionIdentifier: UInt64 = 0
     /// 0: a session of its own; otherwise the one that the connection wants to join.
     var sessionHandle: UInt16 = 0
@@ -40,6 +42,10 @@ struct LoginExchange {
     private var authentication = Authentication.none
     private var chap: CHAPExchange?
     private var operational: OperationalNegotiation
+    /// The TargetName that was said first; in a discovery session it means nothing.
+    private var namedTarget: String?
+    /// Operational keys that were said: each may be said once. Looked up, never iterated.
+    private var negotiated: Set<String> = []
     /// Text of a step that comes in several PDUs.
     private var incoming: [UInt8] = []
     /// Text of ours that goes out in several, and the flags of the last of them.
@@ -95,6 +101,9 @@ struct LoginExchange {
             if next == .fullFeature {
                 lastIsComplete = true
                 (agreed.session, agreed.connection) = (operational.session, operational.connection)
+                // Where FirstBurstLength was not said, or before a lower MaxBurstLength (section 13.14).
+                agreed.session.firstBurstBytesMax = min(
+                    agreed.session.firstBurstBytesMax, agreed.session.burstBytesMax)
             }
         }
         outgoing = OutgoingText(TextPairs.encode(replies))
@@ -149,12 +158,16 @@ struct LoginExchange {
         guard let name = value("InitiatorName") else { throw .missingParameter }
         guard Self.isName(name) else { throw .initiatorError }
         agreed.initiatorName = name.lowercased()
+        namedTarget = value("TargetName")?.lowercased()
         switch value("SessionType") ?? "Normal" {
         case "Normal":
-            guard let targetName = value("TargetName") else { throw .missingParameter }
-            try choose(targetName.lowercased())
+            guard let namedTarget else { throw .missingParameter }
+            let target = try choose(namedTarget)
             replies.append(
                 TextPair(key: "TargetPortalGroupTag", value: String(configuration.portalGroupTag)))
+            if TextPairs.isValue(target.alias) {
+                replies.append(TextPair(key: "TargetAlias", value: target.alias))
+            }
         case "Discovery":
             // Every discovery session has one connection.
             guard agreed.sessionHandle == 0 else { throw .cannotInclude }
@@ -173,16 +186,17 @@ struct LoginExchange {
             isLeading: agreed.sessionHandle == 0, session: parameters)
         isIdentified = true
     }
-    private mutating func choose(_ targetName: String) throws(LoginStatus) {
+    private mutating func choose(_ targetName: String) throws(LoginStatus) -> TargetDescription {
         guard let target = configuration.target(named: targetName) else { throw .notFound }
         guard target.admits(agreed.initiatorName, from: address) else { throw .authorizationFailure }
-        guard target.isAvailable else { throw .serviceUnavailable }
+        guard target.isAvailable, configuration.isAvailable else { throw .serviceUnavailable }
         if let redirection = target.redirection {
             movedTo = redirection.address
             throw redirection.isPermanent ? .movedPermanently : .movedTemporarily
         }
         agreed.targetName = targetName
         authentication = target.authentication
+        return target
     }
     /// What was said in the first step may be said again, and not otherwise.
     private func checkRepeated(_ pairs: [TextPair]) throws(LoginStatus) {
@@ -190,7 +204,7 @@ struct LoginExchange {
             let isSame =
                 switch pair.key {
                 case "InitiatorName": pair.value.lowercased() == agreed.initiatorName
-                case "TargetName": pair.value.lowercased() == agreed.targetName
+                case "TargetName": pair.value.lowercased() == namedTarget
                 case "SessionType": (pair.value == "Discovery") == (agreed.targetName == nil)
                 default: true
                 }
@@ -227,6 +241,7 @@ struct LoginExchange {
         replies += try exchange.answer(proofs)
         chap = exchange
         isAuthenticated = exchange.isDone
+        agreed.userName = exchange.userName
     }
     private mutating func chooseMethod(_ offered: String) throws(LoginStatus) -> String {
         guard !methodAnswered else { throw .initiatorError }
@@ -252,7 +267,10 @@ struct LoginExchange {
             replies.append(
                 TextPair(key: "MaxRecvDataSegmentLength", value: String(limits.segmentBytesMax)))
         }
+        operational.lookAhead(pairs)
         for pair in pairs where !Self.isIdentifying(pair.key) {
+            // Nothing is negotiated more than once (section 6.3).
+            guard negotiated.insert(pair.key).inserted else { throw .initiatorError }
             if Self.isForeign(pair.key) || pair.key == "AuthMethod" || CHAPExchange.isKey(pair.key) {
                 Self.answer(pair, "Reject", &replies)
             } else if let value = try operational.answer(pair.key, pair.value) {

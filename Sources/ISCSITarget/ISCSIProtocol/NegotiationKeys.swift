@@ -40,6 +40,8 @@ struct OperationalNegotiation {
     let isLeading: Bool
     var session: SessionParameters
     var connection = ConnectionParameters()
+    /// MaxBurstLength as the text under way will have it, wherever in it the key stands.
+    var burstBytesMaxAhead: Int?
     /// Our own MaxRecvDataSegmentLength was declared.
     var hasDeclaredSegment = false
 
@@ -64,6 +66,15 @@ struct OperationalNegotiation {
         }
     }
 
+    /// Looks at a text before its keys are taken one by one: they stand in any order, and one bears on
+    /// another.
+    mutating func lookAhead(_ pairs: [TextPair]) {
+        burstBytesMaxAhead = nil
+        guard isLeading, let pair = pairs.first(where: { $0.key == "MaxBurstLength" }),
+            let number = TextPairs.number(pair.value), Self.segmentRange.contains(number)
+        else { return }
+        burstBytesMaxAhead = min(Int(number), limits.burstBytesMax)
+    }
     /// Takes one key of the initiator.
     /// - Returns: the value to answer with, or `nil` when the key is a declaration that wants no answer.
     /// - Throws: when a declaration says what may not be.
@@ -143,8 +154,10 @@ struct OperationalNegotiation {
                 $0.burstBytesMax = $1
             }
         case "FirstBurstLength":
+            let ahead = burstBytesMaxAhead ?? session.burstBytesMax
             return number(value, Self.segmentRange) {
-                min($0, limits.firstBurstBytesMax)
+                // It may not be above MaxBurstLength (section 13.14).
+                min($0, limits.firstBurstBytesMax, ahead)
             } _: {
                 $0.firstBurstBytesMax = $1
             }

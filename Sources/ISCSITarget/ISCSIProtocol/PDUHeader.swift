@@ -123,5 +123,13 @@ public struct PDUHeader: Sendable {
     /// Of a login or logout: the connection's identifier.
     var connectionIdentifier: UInt16 { half(20) }
     /// The CDB of a SCSI command, its first 16 bytes.
-    var commandBytes: [UInt8] { (32..<48).map { byte($0) } }
+    var commandBytes: [UInt8] {
+        unsafe Array(unsafeUninitializedCapacity: 16) { bytes, count in
+            for index in 0..<4 {
+                unsafe UnsafeMutableRawBufferPointer(bytes).storeBytes(
+                    of: words[8 + index].bigEndian, toByteOffset: 4 * index, as: UInt32.self)
+            }
+            count = 16
+        }
+    }
 }

@@ -42,6 +42,7 @@ extension PortalGroup {
     func drop(_ task: SCSITask, effects: inout [Effect]) {
         forget(task)
         goOnWithout(task, effects: &effects)
+        tellWindow(task.session, effects: &effects)
     }
     /// Forgets a task; ``goOnWithout(_:effects:)`` must follow.
     func forget(_ task: SCSITask) {
@@ -53,11 +54,15 @@ extension PortalGroup {
     /// Lets go on what waited for the end of a task.
     func goOnWithout(_ task: SCSITask, effects: inout [Effect]) {
         let session = task.session
-        let waiters = task.waiters
-        task.waiters = []
+        let (waiters, endings) = (task.waiters, task.endings)
+        (task.waiters, task.endings) = ([], [])
         for waiter in waiters {
             waiter.waitsFor -= 1
             goOn(waiter, effects: &effects)
+        }
+        for ending in endings {
+            ending.waitsFor -= 1
+            if ending.waitsFor == 0 { effects.append(.tasksEnded(ending.id)) }
         }
         admitWaiting(session, effects: &effects)
         answerLeaving(session, effects: &effects)
@@ -80,7 +85,8 @@ extension PortalGroup {
         var header = PDUHeader(opcode: Opcode.scsiResponse, flags: Flag.final | residuals.flags)
         header.setByte(3, answer.status)
         header.taskTag = task.taskTag
-        header.dataNumber = dataNumber &+ task.requestNumber
+        // R2Ts count only beside data to the initiator (section 11.4.8).
+        header.dataNumber = dataNumber == 0 ? 0 : dataNumber &+ task.requestNumber
         header.bufferOffset = residuals.bidirectionalRead
         header.lastWord = residuals.count
         connection.stamp(&header, usesStatus: true)

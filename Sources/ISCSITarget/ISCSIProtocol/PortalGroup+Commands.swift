@@ -18,7 +18,9 @@ extension PortalGroup {
         }
         guard let extras = AdditionalSegments(additional, of: header),
             let attribute = TaskAttribute(rawValue: header.flags & Flag.attributeMask),
-            header.taskTag != reservedTag, header.has(Flag.final) || header.has(Flag.write)
+            header.taskTag != reservedTag, header.has(Flag.final) || header.has(Flag.write),
+            header.has(Flag.read) || header.has(Flag.write) || header.transferTag == 0,
+            extras.hasReadLength == (header.has(Flag.read) && header.has(Flag.write))
         else {
             connection.reject(header, .invalidField, effects: &effects)
             return .skip
@@ -32,7 +34,8 @@ extension PortalGroup {
         _ header: PDUHeader, _ extras: AdditionalSegments, _ attribute: TaskAttribute,
         _ connection: TargetConnection, _ session: TargetSession
     ) -> SCSITask {
-        let cdb = header.commandBytes + extras.commandBytes
+        var cdb = header.commandBytes
+        if !extras.commandBytes.isEmpty { cdb += extras.commandBytes }
         let length = Int(header.transferTag)
         let isWrite = header.has(Flag.write)
         let isRead = header.has(Flag.read)
@@ -77,12 +80,13 @@ extension PortalGroup {
         let session = task.session
         if !isIntact {
             task.connection.reject(header, .dataDigestError, effects: &effects)
-            task.fail(.dataLost)
+            // The command never was: its number is a gap, which its initiator fills (sections 7.3, 7.8).
+            if task.stage != .ended { return drop(task, effects: &effects) }
         }
         if task.stage != .ended, !task.bursts.isEmpty {
             task.bursts[0].nextByte = header.dataBytes
             task.receivedBytes = header.dataBytes
-            if header.has(Flag.final) || task.receivedBytes >= task.bursts[0].endByte && task.failure == nil {
+            if header.has(Flag.final) || task.receivedBytes >= task.expectedOutBytes && task.failure == nil {
                 task.bursts.removeFirst()
             }
         }
@@ -100,7 +104,16 @@ extension PortalGroup {
     }
     /// Carries out what is in order now.
     func advance(_ session: TargetSession, effects: inout [Effect]) {
-        while let entry = session.nextInOrder() {
+        while let next = session.following {
+            if case .control(let header, let bytes, let connection) = next,
+                let reason = refusal(header, bytes, connection, session)
+            {
+                // Its number is a gap, as that of a refused command is (section 7.3).
+                session.refuseFollowing()
+                connection.reject(header, reason, effects: &effects)
+                break
+            }
+            guard let entry = session.nextInOrder() else { break }
             switch entry {
             case .command(let task): startTask(task, effects: &effects)
             case .control(let header, let bytes, let connection):
@@ -109,6 +122,7 @@ extension PortalGroup {
             }
         }
         startManagements(session, effects: &effects)
+        tellWindow(session, effects: &effects)
     }
     /// A command's turn has come.
     private func startTask(_ task: SCSITask, effects: inout [Effect]) {
@@ -164,11 +178,12 @@ struct AdditionalSegments {
     private(set) var commandBytes: [UInt8] = []
     /// The read's expected length, when the command also writes.
     private(set) var bidirectionalReadBytes = 0
+    /// The segment with the read's length is there, as a command that reads and writes must have it.
+    private(set) var hasReadLength = false
 
     /// - Returns: `nil` when the segments are not what they may be: each kind once, whole, and in its place.
     init?(_ bytes: [UInt8], of header: PDUHeader) {
         var rest = bytes[...]
-        var hasLength = false
         while !rest.isEmpty {
             guard rest.count >= 4 else { return nil }
             let start = rest.startIndex
@@ -184,10 +199,8 @@ struct AdditionalSegments {
                 else { return nil }
                 commandBytes = Array(content)
             case AdditionalHeader.bidirectionalReadLength:
-                guard !hasLength, content.count == 4, header.has(Flag.read), header.has(Flag.write) else {
-                    return nil
-                }
-                hasLength = true
+                guard !hasReadLength, content.count == 4 else { return nil }
+                hasReadLength = true
                 bidirectionalReadBytes = content.reduce(0) { $0 << 8 | Int($1) }
             default: return nil
             }

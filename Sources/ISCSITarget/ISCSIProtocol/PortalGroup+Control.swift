@@ -13,11 +13,38 @@ extension PortalGroup {
         // A NOP-Out without a task tag answers a ping and takes no number.
         let isUnnumbered = header.opcode == Opcode.nopOut && header.taskTag == reservedTag
         if header.isImmediate || isUnnumbered {
+            if let reason = refusal(header, bytes, connection, session) {
+                return connection.reject(header, reason, effects: &effects)
+            }
             return perform(header, bytes, connection, session, effects: &effects)
         }
         session.hold(.control(header, bytes, connection), at: header.commandNumber)
         advance(session, effects: &effects)
     }
+    /// Why a request that is carried out now is refused, if it is.
+    func refusal(
+        _ header: PDUHeader, _ bytes: [UInt8], _ connection: TargetConnection, _ session: TargetSession
+    ) -> RejectReason? {
+        guard connection.phase == .fullFeature else { return nil }
+        switch header.opcode {
+        case Opcode.textRequest:
+            do throws(RejectReason) {
+                _ = try textExchange(header, bytes, connection, session)
+                return nil
+            } catch {
+                // What belongs to no exchange ends none.
+                if error == .protocolError { connection.text = nil }
+                return error
+            }
+        case Opcode.taskManagementRequest: return managementRefusal(header, session)
+        case Opcode.logoutRequest:
+            guard let reason = LogoutReason(rawValue: header.flags & 0x7f) else { return .invalidField }
+            // A discovery session has one connection and recovers nothing (section 4.3).
+            return session.names == nil && reason != .closeSession ? .protocolError : nil
+        default: return nil
+        }
+    }
+    /// Carries out a request that is not to be refused.
     func perform(
         _ header: PDUHeader, _ bytes: [UInt8], _ connection: TargetConnection, _ session: TargetSession,
         effects: inout [Effect]
@@ -62,43 +89,64 @@ extension PortalGroup {
         connection.send(header, effects: &effects)
     }
 
+    /// A window that opened without an answer to tell of it is told of by a ping that wants none (section
+    /// 11.4.11). While such an answer is on its way, that will do.
+    func tellWindow(_ session: TargetSession, effects: inout [Effect]) {
+        guard session.hasUntoldWindow, session.managements.isEmpty, session.leaving.isEmpty,
+            !session.tasks.contains(where: { $0.stage == .aborting }),
+            let connection = session.connections.first(where: { $0.phase == .fullFeature })
+        else { return }
+        var header = PDUHeader(opcode: Opcode.nopIn, flags: Flag.final)
+        header.taskTag = reservedTag
+        header.transferTag = reservedTag
+        connection.stamp(&header, usesStatus: false)
+        connection.send(header, effects: &effects)
+    }
+
     // MARK: Text
 
-    private func takeText(
-        _ header: PDUHeader, _ bytes: [UInt8], _ connection: TargetConnection, _ session: TargetSession,
-        effects: inout [Effect]
-    ) {
+    /// Where an exchange of texts stands with a request: changes nothing.
+    private func textExchange(
+        _ header: PDUHeader, _ bytes: [UInt8], _ connection: TargetConnection, _ session: TargetSession
+    ) throws(RejectReason) -> TargetConnection.TextExchange {
         var exchange: TargetConnection.TextExchange
         if header.transferTag == reservedTag {
             // A new request ends what was under way.
-            exchange = TargetConnection.TextExchange(
-                taskTag: header.taskTag, transferTag: session.takeTransferTag())
+            exchange = TargetConnection.TextExchange(taskTag: header.taskTag, transferTag: reservedTag)
         } else if let known = connection.text, known.taskTag == header.taskTag,
             known.transferTag == header.transferTag
         {
             exchange = known
         } else {
-            return connection.reject(header, .invalidField, effects: &effects)
+            throw .invalidField
         }
-        connection.text = nil
         let hasContradiction = header.has(Flag.continues) && header.has(Flag.final)
         guard !hasContradiction, exchange.outgoing.isEmpty || bytes.isEmpty, header.taskTag != reservedTag,
             exchange.incoming.count + bytes.count <= ISCSILimits.textBytesMax
-        else { return connection.reject(header, .protocolError, effects: &effects) }
-        if exchange.outgoing.isEmpty {
-            exchange.incoming += bytes
-            if !header.has(Flag.continues) {
-                do throws(LoginStatus) {
-                    let pairs = try TextPairs.decode(exchange.incoming)
-                    let reply = try answers(to: pairs, connection, session)
-                    exchange.outgoing = OutgoingText(reply)
-                } catch {
-                    return connection.reject(header, .protocolError, effects: &effects)
-                }
-                exchange.incoming = []
-                exchange.isLastRequest = header.has(Flag.final)
-            }
+        else { throw .protocolError }
+        guard exchange.outgoing.isEmpty else { return exchange }
+        exchange.incoming += bytes
+        guard !header.has(Flag.continues) else { return exchange }
+        do throws(LoginStatus) {
+            let pairs = try TextPairs.decode(exchange.incoming)
+            exchange.outgoing = OutgoingText(try answers(to: pairs, connection, session, &exchange))
+        } catch { throw .protocolError }
+        exchange.incoming = []
+        exchange.isLastRequest = header.has(Flag.final)
+        return exchange
+    }
+    private func takeText(
+        _ header: PDUHeader, _ bytes: [UInt8], _ connection: TargetConnection, _ session: TargetSession,
+        effects: inout [Effect]
+    ) {
+        var exchange: TargetConnection.TextExchange
+        do throws(RejectReason) {
+            exchange = try textExchange(header, bytes, connection, session)
+        } catch {
+            return connection.reject(header, error, effects: &effects)
         }
+        connection.text = nil
+        if exchange.transferTag == reservedTag { exchange.transferTag = session.takeTransferTag() }
         let piece = exchange.outgoing.next(bytesMax: connection.sendSegmentBytesMax)
         let isLast = exchange.outgoing.isEmpty && exchange.isLastRequest
         var reply = PDUHeader(opcode: Opcode.textResponse, flags: isLast ? Flag.final : 0)
@@ -108,11 +156,20 @@ extension PortalGroup {
         reply.transferTag = isLast ? reservedTag : exchange.transferTag
         connection.stamp(&reply, usesStatus: true)
         connection.send(reply, data: piece, effects: &effects)
-        if !isLast { connection.text = exchange }
+        if !isLast {
+            connection.text = exchange
+        } else if let bytesMax = exchange.initiatorSegmentBytesMax {
+            connection.parameters.initiatorSegmentBytesMax = bytesMax
+        }
     }
-    private func answers(to pairs: [TextPair], _ connection: TargetConnection, _ session: TargetSession)
-        throws(LoginStatus) -> [UInt8]
-    {
+    private func answers(
+        to pairs: [TextPair], _ connection: TargetConnection, _ session: TargetSession,
+        _ exchange: inout TargetConnection.TextExchange
+    ) throws(LoginStatus) -> [UInt8] {
+        // A discovery session asks for targets, and for nothing else (section 4.3).
+        guard session.names != nil || pairs.contains(where: { $0.key == "SendTargets" }) else {
+            throw .initiatorError
+        }
         var replies: [TextPair] = []
         for pair in pairs {
             switch pair.key {
@@ -121,7 +178,7 @@ extension PortalGroup {
                 guard let number = TextPairs.number(pair.value),
                     OperationalNegotiation.segmentRange.contains(number)
                 else { throw .initiatorError }
-                connection.parameters.initiatorSegmentBytesMax = Int(number)
+                exchange.initiatorSegmentBytesMax = Int(number)
             case "InitiatorAlias": break
             default:
                 let isKnown = OperationalNegotiation.isOperational(pair.key) || Self.isLoginKey(pair.key)
@@ -155,10 +212,20 @@ extension PortalGroup {
         for target in configuration.targets where name == nil || target.name == name {
             guard target.admits(session.initiatorName, from: connection.address) else { continue }
             pairs.append(TextPair(key: "TargetName", value: target.name))
-            let addresses = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
-            for address in addresses { pairs.append(TextPair(key: "TargetAddress", value: address)) }
+            for address in addresses(of: target) {
+                pairs.append(TextPair(key: "TargetAddress", value: address))
+            }
         }
         return pairs
+    }
+
+    /// Where a target is to be found. Nothing stands for the address that was asked, so that other groups'
+    /// are told only beside it, or instead of it.
+    private func addresses(of target: TargetDescription) -> [String] {
+        let others = configuration.otherAddresses[target.name] ?? []
+        guard configuration.isAvailable else { return others }
+        let own = configuration.portals.map { "\($0),\(configuration.portalGroupTag)" }
+        return own.isEmpty ? [] : own + others
     }
 
     // MARK: Logout
@@ -173,9 +240,6 @@ extension PortalGroup {
         switch reason {
         case .closeSession: break
         case .closeConnection:
-            guard session.names != nil else {
-                return connection.reject(header, .protocolError, effects: &effects)
-            }
             identifier = header.connectionIdentifier
         case .removeForRecovery:
             return answerLogout(connection, header, .recoveryNotSupported, effects: &effects)
@@ -187,7 +251,8 @@ extension PortalGroup {
         session.leaving.append(
             TargetSession.Leaving(connection: connection, header: header, identifier: identifier))
         for leaver in leavers { leaver.phase = .loggingOut }
-        end(session.tasks.filter { $0.connection.phase == .loggingOut }, for: nil, effects: &effects)
+        endWithConnection(
+            session.tasks.filter { $0.connection.phase == .loggingOut }, session, effects: &effects)
         lowerFence(session, effects: &effects)
         answerLeaving(session, effects: &effects)
     }
@@ -196,11 +261,31 @@ extension PortalGroup {
         while let index = session.leaving.firstIndex(where: { leaving in
             !session.tasks.contains { $0.connection.phase == .loggingOut && leaving.concerns($0.connection) }
         }) {
+            let isLast = session.connections.allSatisfy { session.leaving[index].concerns($0) }
+            let ends = isLast && session.names != nil && !session.connections.isEmpty
+            guard !ends || session.farewell == .said else {
+                if session.farewell == .none { effects.append(.nexusLeaves(session.nexus)) }
+                session.farewell = .asked
+                return
+            }
             let leaving = session.leaving.remove(at: index)
             answerLogout(leaving.connection, leaving.header, .closed, effects: &effects)
             let leavers = session.connections.filter { leaving.concerns($0) }
             for leaver in leavers { close(leaver, .loggedOut, effects: &effects) }
         }
+    }
+    /// Whether ``Effect/nexusLeaves(_:)`` was said of the nexus and has no answer.
+    public func waitsForRelease(of nexus: NexusID) -> Bool {
+        sessions.contains { $0.nexus == nexus && $0.farewell == .asked }
+    }
+    /// What ends with a nexus that leaves has ended everywhere, or was waited for long enough. Once or more
+    /// for each ``Effect/nexusLeaves(_:)``.
+    public func nexusReleased(_ nexus: NexusID, effects: inout [Effect]) {
+        guard let session = sessions.first(where: { $0.nexus == nexus }), session.farewell == .asked else {
+            return
+        }
+        session.farewell = .said
+        answerLeaving(session, effects: &effects)
     }
     private func answerLogout(
         _ connection: TargetConnection, _ request: PDUHeader, _ code: LogoutCode, effects: inout [Effect]
@@ -226,11 +311,14 @@ extension PortalGroup {
     /// Says that all connections to a target end, and ends them; initiators may come back after `seconds`.
     public func dropSessions(ofTarget name: String, seconds: UInt16, effects: inout [Effect]) {
         for session in sessions where session.names?.targetName == name {
-            if let connection = session.connections.first(where: { $0.phase == .fullFeature }) {
-                notify(connection, .sessionDropped, numbers: (0, seconds, 0), effects: &effects)
-            }
-            end(session, .dropped, effects: &effects)
+            drop(session, seconds: seconds, effects: &effects)
         }
+    }
+    func drop(_ session: TargetSession, seconds: UInt16, effects: inout [Effect]) {
+        if let connection = session.connections.first(where: { $0.phase == .fullFeature }) {
+            notify(connection, .sessionDropped, numbers: (0, seconds, 0), effects: &effects)
+        }
+        end(session, .dropped, effects: &effects)
     }
     /// Hands an asynchronous event of a logical unit on.
     public func reportEvent(

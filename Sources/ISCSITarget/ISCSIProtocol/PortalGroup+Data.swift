@@ -53,7 +53,8 @@ extension PortalGroup {
         }
         guard let index = task.bursts.firstIndex(where: { $0.transferTag == header.transferTag }) else {
             if header.transferTag == reservedTag {
-                task.fail(.unexpectedData)
+                // Behind all the data an empty one may still come to end the sequence (section 11.7.7).
+                if header.dataBytes > 0 { task.fail(.unexpectedData) }
             } else {
                 connection.reject(header, .invalidField, effects: &effects)
             }
@@ -69,9 +70,7 @@ extension PortalGroup {
             task.fail(.dataLost)
         } else if end > burst.endByte {
             task.fail(.incorrectAmount)
-        } else if burst.transferTag != reservedTag, header.has(Flag.final) != (end == burst.endByte) {
-            task.fail(.incorrectAmount)
-        } else if header.dataBytes == 0, !header.has(Flag.final) {
+        } else if burst.transferTag != reservedTag, header.has(Flag.final), end != burst.endByte {
             task.fail(.incorrectAmount)
         }
         guard header.dataBytes > 0 else { return .skip }
@@ -94,7 +93,8 @@ extension PortalGroup {
             task.bursts[index].nextByte += header.dataBytes
             task.bursts[index].nextDataNumber &+= 1
             task.receivedBytes += header.dataBytes
-            isOver = isOver || task.bursts[index].nextByte == task.bursts[index].endByte
+            // A sequence ends with its F bit. Unasked, nothing is worth waiting for behind all there is.
+            isOver = isOver || isUnsolicited && task.receivedBytes >= task.expectedOutBytes
         }
         if isOver {
             task.bursts.remove(at: index)

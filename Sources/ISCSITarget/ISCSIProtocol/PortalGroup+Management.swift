@@ -9,13 +9,6 @@ extension PortalGroup {
     func takeManagement(
         _ header: PDUHeader, _ connection: TargetConnection, _ session: TargetSession, effects: inout [Effect]
     ) {
-        guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
-            return connection.reject(header, .tooManyImmediateCommands, effects: &effects)
-        }
-        // No good initiator has sent so many commands: there is nothing to wait for, and nothing to give up.
-        guard !precedes(session.maxCommandNumber &+ 1, header.commandNumber) else {
-            return connection.reject(header, .invalidField, effects: &effects)
-        }
         managementCount += 1
         let kind = ManagementFunction(rawValue: header.flags & 0x7f)
         let function = TaskManagement(
@@ -40,6 +33,13 @@ extension PortalGroup {
         default: startManagements(session, effects: &effects)
         }
     }
+    func managementRefusal(_ header: PDUHeader, _ session: TargetSession) -> RejectReason? {
+        guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
+            return .tooManyImmediateCommands
+        }
+        // No good initiator has sent so many commands: there is nothing to wait for, and nothing to give up.
+        return precedes(session.maxCommandNumber &+ 1, header.commandNumber) ? .invalidField : nil
+    }
     private func answer(_ function: TaskManagement, _ code: ManagementCode, effects: inout [Effect]) {
         function.code = code
         answer(function, effects: &effects)
@@ -52,6 +52,9 @@ extension PortalGroup {
             end([task], for: function, effects: &effects)
             return goOn(function, effects: &effects)
         }
+        if let code = abortOther(function, tag: header.transferTag) {
+            return answer(function, code, effects: &effects)
+        }
         // The command may have been lost with its connection: then its number counts as received.
         let number = header.word(32)
         guard precedes(number, function.commandNumber), !precedes(number, session.expectedCommandNumber)
@@ -59,6 +62,21 @@ extension PortalGroup {
         session.hold(.plug, at: number)
         answer(function, .complete, effects: &effects)
         advance(session, effects: &effects)
+    }
+    /// ABORT TASK of what is no SCSI command (section 11.5.1): a function is not aborted, all else that waits
+    /// is.
+    /// - Returns: `nil` when there is no such request.
+    private func abortOther(_ function: TaskManagement, tag: UInt32) -> ManagementCode? {
+        let session = function.session
+        if session.managements.contains(where: { $0 !== function && $0.taskTag == tag }) { return .rejected }
+        if let waiting = session.waitingControl(tagged: tag) {
+            if waiting.opcode == Opcode.taskManagementRequest { return .rejected }
+            session.plug { if case .control(let header, _, _) = $0 { header.taskTag == tag } else { false } }
+            return .complete
+        }
+        guard let owner = session.connections.first(where: { $0.text?.taskTag == tag }) else { return nil }
+        owner.text = nil
+        return .complete
     }
     /// Functions whose preceding commands are all here now begin.
     func startManagements(_ session: TargetSession, effects: inout [Effect]) {
@@ -102,14 +120,19 @@ extension PortalGroup {
     /// Ends tasks: at once, or by asking for them back when they were given out.
     ///
     /// What was not given out goes first, all of it: room that one of them leaves must not admit another.
-    /// - Parameter function: what waits for their end.
-    func end(_ tasks: [SCSITask], for function: TaskManagement?, effects: inout [Effect]) {
+    /// - Parameters:
+    ///   - function: what waits for their end.
+    ///   - ending: what else does.
+    func end(
+        _ tasks: [SCSITask], for function: TaskManagement?, ending: TaskEnding? = nil,
+        effects: inout [Effect]
+    ) {
         var forgotten: [SCSITask] = []
         for task in tasks {
             switch task.stage {
             case .arriving, .waiting, .gathering: break
             // Nobody is there any more to be answered.
-            case .answered where function == nil: break
+            case .answered where function == nil && ending == nil: break
             case .executing, .aborting, .answered, .ended: continue
             }
             task.session.plug { if case .command(let held) = $0 { held === task } else { false } }
@@ -121,12 +144,34 @@ extension PortalGroup {
                 task.waiters.append(function)
                 function.waitsFor += 1
             }
+            if let ending, task.stage != .answered {
+                task.endings.append(ending)
+                ending.waitsFor += 1
+            }
             if task.stage == .executing {
                 task.stage = .aborting
                 effects.append(.abort(task.id))
             }
         }
         for task in forgotten { goOnWithout(task, effects: &effects) }
+        for task in forgotten { tellWindow(task.session, effects: &effects) }
+    }
+    /// Ends commands to a target, whoever sent them, without an answer: another gateway has reset the logical
+    /// unit. ``Effect/tasksEnded(_:)`` follows, with an effect of this call or of a later one.
+    /// - Parameter isConcerned: whether commands for this LUN are meant.
+    public func endTasks(
+        ofTarget name: String, ending id: TaskEndingID, where isConcerned: (LUN) -> Bool,
+        effects: inout [Effect]
+    ) {
+        let tasks = (sessions + endingSessions).filter { $0.names?.targetName == name }.flatMap {
+            $0.tasks.filter { $0.stage != .arriving && isConcerned($0.lun) }
+        }
+        let ending = TaskEnding(id)
+        // Counts itself, so that it does not end before all its tasks were asked back.
+        ending.waitsFor = 1
+        end(tasks, for: nil, ending: ending, effects: &effects)
+        ending.waitsFor -= 1
+        if ending.waitsFor == 0 { effects.append(.tasksEnded(id)) }
     }
     /// The tasks have ended: hands the function on, or answers it.
     func goOn(_ function: TaskManagement, effects: inout [Effect]) {

@@ -7,10 +7,20 @@ extension PortalGroup {
     func takeLogin(
         _ header: PDUHeader, _ additional: [UInt8], _ connection: TargetConnection, effects: inout [Effect]
     ) -> PDUReader.Destination {
-        guard header.opcode == Opcode.loginRequest, additional.isEmpty else {
-            close(connection, .violation("something else than a login"), effects: &effects)
+        guard header.opcode == Opcode.loginRequest else {
+            if let request = connection.loginRequest {
+                // It gets the answer that its login waits for (section 4.2.4).
+                refuse(connection, request, .invalidDuringLogin, effects: &effects)
+            } else {
+                close(connection, .violation("something else than a login"), effects: &effects)
+            }
             return .skip
         }
+        guard additional.isEmpty else {
+            refuse(connection, header, .initiatorError, effects: &effects)
+            return .skip
+        }
+        connection.loginRequest = header
         connection.incoming = .login(header)
         return .bytes
     }
@@ -36,7 +46,10 @@ extension PortalGroup {
         session: TargetSession?, effects: inout [Effect]
     ) {
         var header = loginResponse(connection, request, flags: reply.flags)
-        if let session { header.sessionHandle = session.handle }
+        if let session {
+            header.sessionHandle = session.handle
+            session.noteWindowTold()
+        }
         connection.send(header, data: reply.text, effects: &effects)
     }
     private func loginResponse(_ connection: TargetConnection, _ request: PDUHeader, flags: UInt8)
@@ -216,7 +229,21 @@ extension PortalGroup {
             case .plug: false
             }
         }
-        end(session.tasks.filter { $0.connection === connection }, for: nil, effects: &effects)
+        endWithConnection(
+            session.tasks.filter { $0.connection === connection }, session, effects: &effects)
+    }
+    /// Ends commands whose connection is gone or leaves. Where the session goes on, SCSI is told.
+    func endWithConnection(_ tasks: [SCSITask], _ session: TargetSession, effects: inout [Effect]) {
+        var units: [LUN] = []
+        // What was asked back before was not ended by this.
+        for task in tasks where task.stage != .aborting && !units.contains(task.lun) {
+            units.append(task.lun)
+        }
+        end(tasks, for: nil, effects: &effects)
+        guard session.isAwaited || session.connections.contains(where: { $0.phase == .fullFeature }) else {
+            return
+        }
+        for unit in units { effects.append(.commandsCleared(session.nexus, unit)) }
     }
     /// Ends a session: its connections are closed, its commands aborted.
     func end(_ session: TargetSession, _ reason: ISCSIEndReason, effects: inout [Effect]) {

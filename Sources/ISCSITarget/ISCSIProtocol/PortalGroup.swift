@@ -30,8 +30,16 @@ public final class PortalGroup {
         /// The tasks that it is about have ended; do the rest and report by
         /// ``PortalGroup/managed(_:_:effects:)``. The logical unit is 0 for functions of the whole target.
         case manage(ManagementID, ManagementFunction, NexusID, LUN)
+        /// Commands of this nexus for this logical unit ended with their connection, and the session goes on:
+        /// a unit attention has to tell (RFC 7143, section 11.14.5).
+        case commandsCleared(NexusID, LUN)
+        /// The initiator logs out, and its commands have ended: end what ends with its nexus for others too,
+        /// and report by ``PortalGroup/nexusReleased(_:effects:)``.
+        case nexusLeaves(NexusID)
         /// The session is over and all its commands have ended.
         case nexusEnded(NexusID)
+        /// What ``PortalGroup/endTasks(ofTarget:ending:where:effects:)`` was about has ended.
+        case tasksEnded(TaskEndingID)
     }
 
     let limits: ISCSILimits
@@ -40,7 +48,9 @@ public final class PortalGroup {
     public var configuration: PortalGroupConfiguration
 
     // Looked up, never iterated.
-    var connections: [ConnectionID: TargetConnection] = [:]
+    var connections: [ConnectionID: TargetConnection] = [:] { didSet { recentConnection = nil } }
+    /// The one looked up last: what happens in a turn is mostly about one.
+    private var recentConnection: TargetConnection?
     /// Sessions with connections, in the order in which they began.
     var sessions: [TargetSession] = []
     /// Sessions without, whose commands have not ended.
@@ -63,6 +73,12 @@ public final class PortalGroup {
 
     /// Bytes of randomness that every connection is given: its CHAP challenge, should it need one.
     public static let randomBytesPerConnection = CHAPExchange.randomBytes
+
+    private func connection(_ id: ConnectionID) -> TargetConnection? {
+        if let recentConnection, recentConnection.id == id { return recentConnection }
+        recentConnection = connections[id]
+        return recentConnection
+    }
 
     // MARK: Events
 
@@ -88,7 +104,7 @@ public final class PortalGroup {
     @unsafe public func received(
         _ bytes: UnsafeRawBufferPointer, on id: ConnectionID, queuedSendBytes: Int, effects: inout [Effect]
     ) {
-        guard let connection = connections[id] else { return }
+        guard let connection = connection(id) else { return }
         connection.queuedSendBytes = queuedSendBytes
         if connection.held.isEmpty {
             var rest = unsafe bytes
@@ -101,33 +117,35 @@ public final class PortalGroup {
     }
     /// Where the next bytes should land, when they are the rest of a write's data.
     @unsafe public func receiveWindow(of id: ConnectionID) -> UnsafeMutableRawBufferPointer? {
-        guard let connection = connections[id], connection.held.isEmpty else { return nil }
+        guard let connection = connection(id), connection.held.isEmpty else { return nil }
         return unsafe connection.reader.window
     }
     /// The socket took queued replies.
     public func drained(_ id: ConnectionID, queuedSendBytes: Int, effects: inout [Effect]) {
-        guard let connection = connections[id] else { return }
+        guard let connection = connection(id) else { return }
         connection.queuedSendBytes = queuedSendBytes
         if let session = connection.session { admitWaiting(session, effects: &effects) }
         goOn(connection, effects: &effects)
     }
     /// The connection broke. Its commands are aborted.
     public func lost(_ id: ConnectionID, effects: inout [Effect]) {
-        guard let connection = connections[id] else { return }
+        guard let connection = connection(id) else { return }
         drop(connection, effects: &effects)
     }
     /// Too much time has passed since the connection was opened. Says nothing to one that has logged in.
     public func loginTimeReached(_ id: ConnectionID, effects: inout [Effect]) {
-        guard let connection = connections[id], connection.phase == .login else { return }
+        guard let connection = connection(id), connection.phase == .login else { return }
         close(connection, .loginTooLong, effects: &effects)
     }
     /// Time to see whether the initiator is still there; to be called again and again. Closes the connection
     /// when nothing came since the ping that an earlier call sent.
     public func pingTimeReached(_ id: ConnectionID, effects: inout [Effect]) {
-        guard let connection = connections[id], connection.phase == .fullFeature else { return }
+        guard let connection = connection(id), connection.phase == .fullFeature else { return }
         if connection.wasHeard {
             connection.wasHeard = false
-        } else if connection.pingTag != nil {
+        } else if connection.pingTag != nil || connection.session?.names == nil {
+            // A discovery session takes no pings (section 4.3).
+
             close(connection, .silent, effects: &effects)
         } else {
             ping(connection, effects: &effects)
@@ -135,13 +153,13 @@ public final class PortalGroup {
     }
     /// True until the login is over.
     public func isLoggingIn(_ id: ConnectionID) -> Bool {
-        guard let connection = connections[id] else { return false }
+        guard let connection = connection(id) else { return false }
         return connection.phase == .login || connection.phase == .awaitingOthers
     }
     /// True while requests are not read because replies pile up: ``drained(_:queuedSendBytes:effects:)`` must
     /// follow.
     public func waitsForDrain(_ id: ConnectionID) -> Bool {
-        guard let connection = connections[id] else { return false }
+        guard let connection = connection(id) else { return false }
         return connection.queuedSendBytes > limits.queuedReplyBytesMax
             || connection.session?.queue.isEmpty == false
     }
@@ -243,11 +261,11 @@ public final class PortalGroup {
             return takeCommand(header, additional, connection, session, effects: &effects)
         case Opcode.dataOut where session.names != nil:
             return takeDataOut(header, connection, session, effects: &effects)
-        case Opcode.taskManagementRequest where session.names != nil, Opcode.nopOut, Opcode.textRequest,
-            Opcode.logoutRequest:
+        case Opcode.taskManagementRequest where session.names != nil,
+            Opcode.nopOut where session.names != nil, Opcode.textRequest, Opcode.logoutRequest:
             connection.incoming = .control(header)
             return .bytes
-        case Opcode.scsiCommand, Opcode.dataOut, Opcode.taskManagementRequest:
+        case Opcode.scsiCommand, Opcode.dataOut, Opcode.taskManagementRequest, Opcode.nopOut:
             // A discovery session looks for targets and does nothing else (section 4.3).
             connection.reject(header, .protocolError, effects: &effects)
         case Opcode.snack:

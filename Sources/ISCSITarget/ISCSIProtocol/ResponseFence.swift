@@ -85,6 +85,7 @@ extension PortalGroup {
             connection.stamp(&header, usesStatus: true)
             connection.send(header, effects: &effects)
         }
+        tellWindow(function.session, effects: &effects)
         if function.function == .targetColdReset, function.code == .complete {
             for session in sessions where session.names?.targetName == function.session.names?.targetName {
                 end(session, .dropped, effects: &effects)

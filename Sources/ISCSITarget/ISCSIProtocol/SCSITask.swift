@@ -72,6 +72,8 @@ final class SCSITask {
     private var solicited: BlockBuffer?
     /// Task management functions that wait for its end.
     var waiters: [TaskManagement] = []
+    /// Others that do.
+    var endings: [TaskEnding] = []
 
     init(
         id: TaskID, header: PDUHeader, cdb: [UInt8], attribute: TaskAttribute, expected: TransferSizes,
@@ -130,6 +132,22 @@ final class SCSITask {
         let (code, qualifier) = failure.code
         return [0x70, 0, 0x0b, 0, 0, 0, 0, 10, 0, 0, 0, 0, code, qualifier, 0, 0, 0, 0]
     }
+}
+
+/// Names a request to end tasks; whoever makes it chooses the number.
+public struct TaskEndingID: Hashable, Sendable {
+    /// The number.
+    public let rawValue: UInt64
+    /// Request number `rawValue`.
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
+/// Tasks that are being ended though nobody here asked for that.
+final class TaskEnding {
+    let id: TaskEndingID
+    /// Tasks that have not ended yet.
+    var waitsFor = 0
+    init(_ id: TaskEndingID) { self.id = id }
 }
 
 /// One task management function, from its request to its answer.

@@ -63,6 +63,8 @@ final class TargetConnection {
         var incoming: [UInt8] = []
         var outgoing = OutgoingText()
         var isLastRequest = false
+        /// What the initiator declared; counts when the exchange is over (section 7.12).
+        var initiatorSegmentBytesMax: Int?
     }
 
     let id: ConnectionID
@@ -70,6 +72,8 @@ final class TargetConnection {
     var phase = Phase.login
     var reader: PDUReader
     var login: LoginExchange
+    /// The newest login request; `nil` before the first.
+    var loginRequest: PDUHeader?
     /// The finished login and its last request, while ``Phase/awaitingOthers``.
     var agreed: (login: AgreedLogin, reply: LoginExchange.Reply, request: PDUHeader)?
     var incoming = Incoming.none
@@ -117,6 +121,7 @@ final class TargetConnection {
         header.setNumbers(
             status: statusNumber, expectedCommand: session?.expectedCommandNumber ?? 0,
             maxCommand: session?.maxCommandNumber ?? 0)
+        session?.noteWindowTold()
         if usesStatus { statusNumber &+= 1 }
     }
     /// Sends a PDU with few bytes of data or none.

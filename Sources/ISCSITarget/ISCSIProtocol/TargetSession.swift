@@ -26,6 +26,8 @@ final class TargetSession {
     /// `nil`: a discovery session.
     let names: Nexus?
     let initiatorName: String
+    /// Who the initiator proved to be.
+    let userName: String?
     let limits: ISCSILimits
     var parameters: SessionParameters
     var connections: [TargetConnection] = []
@@ -36,6 +38,8 @@ final class TargetSession {
 
     private(set) var expectedCommandNumber: UInt32
     private(set) var maxCommandNumber: UInt32
+    /// The MaxCmdSN that the initiator was told last.
+    private var toldCommandNumber: UInt32
     /// By CmdSN modulo the slots, which are as many as the window or more.
     private var pending: [Pending?]
     private var pendingCount = 0
@@ -55,6 +59,9 @@ final class TargetSession {
     var barrier: SCSITask?
     var managements: [TaskManagement] = []
     var leaving: [Leaving] = []
+    /// What ends with the nexus is ended before its last logout is answered.
+    enum Farewell { case none, asked, said }
+    var farewell = Farewell.none
     var nextTransferTag: UInt32 = 1
     var fence = ResponseFence()
 
@@ -62,9 +69,10 @@ final class TargetSession {
         handle: UInt16, nexus: NexusID, names: Nexus?, agreed: AgreedLogin, limits: ISCSILimits
     ) {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
-        (initiatorName, parameters) = (agreed.initiatorName, agreed.session)
+        (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
         expectedCommandNumber = agreed.firstCommandNumber
         maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
+        toldCommandNumber = maxCommandNumber
         // A power of two, so that numbers that wrap around keep their distance.
         var slots = 1
         while slots < limits.commandsMax { slots *= 2 }
@@ -96,9 +104,23 @@ final class TargetSession {
         pending[slot(number)] = entry
         pendingCount += 1
     }
-    /// The next number's entry, if it is here; the number counts as received.
+    /// The next number's entry, if it is here.
+    var following: Pending? { pendingCount > 0 ? pending[slot(expectedCommandNumber)] : nil }
+    /// What came for the next number was refused: the number is a gap, to be filled by its initiator.
+    func refuseFollowing() {
+        guard following != nil else { return }
+        pending[slot(expectedCommandNumber)] = nil
+        pendingCount -= 1
+    }
+    /// A request without SCSI command that waits for its turn.
+    func waitingControl(tagged tag: UInt32) -> PDUHeader? {
+        guard pendingCount > 0 else { return nil }
+        for case .control(let header, _, _)? in pending where header.taskTag == tag { return header }
+        return nil
+    }
+    /// Takes the next number's entry, if it is here; the number counts as received.
     func nextInOrder() -> Pending? {
-        guard pendingCount > 0, let entry = pending[slot(expectedCommandNumber)] else { return nil }
+        guard let entry = following else { return nil }
         pending[slot(expectedCommandNumber)] = nil
         pendingCount -= 1
         expectedCommandNumber &+= 1
@@ -130,6 +152,9 @@ final class TargetSession {
             if let entry = pending[index], matches(entry) { pending[index] = .plug }
         }
     }
+    /// The window was opened, and no PDU has told of it yet.
+    var hasUntoldWindow: Bool { toldCommandNumber != maxCommandNumber }
+    func noteWindowTold() { toldCommandNumber = maxCommandNumber }
     private func openWindow() {
         let open = expectedCommandNumber &+ UInt32(limits.commandsMax - windowTasks) &- 1
         if precedes(maxCommandNumber, open) { maxCommandNumber = open }

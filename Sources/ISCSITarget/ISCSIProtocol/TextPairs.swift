@@ -28,6 +28,12 @@ enum TextPairs {
         }
         return pairs
     }
+    /// A value that may be sent: neither empty nor too long, without control characters.
+    static func isValue(_ text: String) -> Bool {
+        let bytes = text.utf8
+        return !bytes.isEmpty && bytes.count <= ISCSILimits.valueBytesMax
+            && bytes.allSatisfy { $0 >= 0x20 && $0 != 0x7f }
+    }
     /// Letters, digits and `. - + @ _ #`: what standard names and those of extensions are made of.
     private static func isKeyByte(_ byte: UInt8) -> Bool {
         switch byte {

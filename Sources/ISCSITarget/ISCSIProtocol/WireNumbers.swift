@@ -40,7 +40,7 @@ enum Flag {
 let reservedTag: UInt32 = 0xffff_ffff
 
 /// Why a PDU was not taken (section 11.17.1).
-enum RejectReason: UInt8 {
+enum RejectReason: UInt8, Error {
     case dataDigestError = 0x02
     case snackReject = 0x03
     case protocolError = 0x04

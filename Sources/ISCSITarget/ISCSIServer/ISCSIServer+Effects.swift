@@ -41,9 +41,24 @@ extension ISCSIServer {
             } else {
                 group.managed(id, .rejected, effects: &effects)
             }
+        case .commandsCleared(let nexus, let lun):
+            if let target = nexuses[nexus]?.target { step(target, .commandsCleared(nexus, lun)) }
+        case .nexusLeaves(let nexus):
+            guard let target = nexuses[nexus]?.target else {
+                return group.nexusReleased(nexus, effects: &effects)
+            }
+            step(target, .nexusLeaves(nexus))
+            guard group.waitsForRelease(of: nexus) else { return }
+            environment.after(limits.farewellPatience) { [weak self] in
+                self?.act { $0.nexusReleased(nexus, effects: &$1) }
+            }
+        case .tasksEnded(let id):
+            guard let ended = endings.removeValue(forKey: id) else { return }
+            step(ended.target, .tasksEnded(ended.unit, version: ended.version))
         case .nexusEnded(let nexus):
             guard let ended = nexuses.removeValue(forKey: nexus) else { return }
             step(ended.target, .nexusEnded(nexus))
+            tellDrained()
         }
     }
     private func queue(_ piece: SendPiece, on id: ConnectionID) {
@@ -122,6 +137,10 @@ extension ISCSIServer {
             ended(id)
             group.aborted(id, effects: &effects)
         case .managed(let id, let outcome): group.managed(id, outcome, effects: &effects)
+        case .nexusReleased(let nexus): group.nexusReleased(nexus, effects: &effects)
+        case .endTasks(let number, let version): endTasks(of: number, version, of: target)
+        case .reservationsSettled(let number, let version):
+            if let unit = target.unit(number) { coordinator.settled(version, of: unit.key) }
         case .storeReservations(let number, let version, let table):
             store(table, of: number, replacing: version, of: target)
         case .setGroups(let task, let groups):
@@ -144,6 +163,18 @@ extension ISCSIServer {
             inFlightChanges -= 1
             if !isAbandoned { act(target, .reservationsStored(number, storing)) }
         }
+    }
+
+    private func endTasks(of number: UnitNumber, _ version: UInt64, of target: ServedTarget) {
+        guard let unit = target.unit(number) else {
+            return invariant(false, "commands of a unit that is not there")
+        }
+        endingCount += 1
+        let id = TaskEndingID(rawValue: endingCount)
+        endings[id] = (target, number, version)
+        group.endTasks(
+            ofTarget: target.name, ending: id,
+            where: { Target.unit(addressedBy: $0) == unit.configuration.lun }, effects: &effects)
     }
 
     // MARK: Volumes

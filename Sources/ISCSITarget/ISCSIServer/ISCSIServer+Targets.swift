@@ -189,6 +189,13 @@ extension ISCSIServer {
     private func tellTransferSizes() {
         var tables: [String: TransferTable] = [:]
         for served in targets where !served.isRemoved { tables[served.name] = served.logic.transferTable }
+        // Mostly all units are alike, and no command has to look for its own.
+        if let first = targets.first?.logic.transferTable, first.isUniform,
+            targets.allSatisfy({ $0.logic.transferTable == first })
+        {
+            group.configuration.transferSizes = { _, lun, cdb in first.transferSizes(lun, cdb: cdb) }
+            return
+        }
         group.configuration.transferSizes = { [tables] target, lun, cdb in
             (tables[target] ?? TransferTable()).transferSizes(lun, cdb: cdb)
         }

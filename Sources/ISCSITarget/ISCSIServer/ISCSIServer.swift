@@ -24,10 +24,13 @@ public final class ISCSIServer {
     /// Open connections by number, oldest first: numbers only grow.
     private var links: [ConnectionID: ServerLink] = [:]
     private var linkCount: UInt64 = 0
+    /// The link looked up last: the effects of a turn are mostly about one.
+    private var recentLink: ServerLink?
     private var pingTimer: TimerID?
     /// One line per shortage is enough.
     private var hasComplained = false
     private var stopped: (() -> Void)?
+    private var drained: (() -> Void)?
     private(set) var isStopping = false
     /// From here on nothing is read, and what is in flight is waited for.
     private(set) var isQuiescing = false
@@ -43,6 +46,9 @@ public final class ISCSIServer {
     var unflushed: [ServerLink] = []
     // Looked up, never iterated.
     var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:]
+    /// Commands that are being ended because another gateway did so. Looked up, never iterated.
+    var endings: [TaskEndingID: (target: ServedTarget, unit: UnitNumber, version: UInt64)] = [:]
+    var endingCount: UInt64 = 0
     /// Whose a command is, by its slot.
     var taskTargets: [ServedTarget?] = []
     var inFlightCommands = 0
@@ -54,6 +60,8 @@ public final class ISCSIServer {
     /// they are addresses of one interface.
     public var portals: [String] = [] { didSet { tellPortals() } }
 
+    /// What initiators are told by SendTargets of this server: ``portals``, or what stands for them.
+    public var toldPortals: [String] { group.configuration.portals }
     /// How initiators prove who they are before they are told of targets.
     public var discoveryAuthentication: Authentication {
         get { group.configuration.discoveryAuthentication }
@@ -85,6 +93,9 @@ public final class ISCSIServer {
         coordinator.groupsChanged = { [weak self] target, groups in
             guard let self, let served = self.target(named: target) else { return }
             act(served, .groupsChanged(groups))
+        }
+        coordinator.addressesChanged = { [weak self] target, addresses in
+            self?.group.configuration.otherAddresses[target] = addresses
         }
     }
 
@@ -125,6 +136,12 @@ public final class ISCSIServer {
         tellPortals()
         return listener.address
     }
+    /// Accepts nobody on `address` any more; who is there stays.
+    public func stopListening(on address: SocketAddress) {
+        for listener in listeners where listener.address == address { listener.close() }
+        listeners.removeAll { $0.address == address }
+        tellPortals()
+    }
     /// Serves one initiator whose connection was made elsewhere.
     public func serve(_ link: any Connection) { accept(link) }
 
@@ -140,6 +157,31 @@ public final class ISCSIServer {
     }
 
     // MARK: The end
+
+    /// Lets nobody in any more, asks initiators to log out, and goes on serving those who stay.
+    /// - Parameter drained: called when no session is left; once for each call, unless ``endDrain()`` comes
+    ///   first.
+    public func drain(drained: @escaping () -> Void) {
+        group.configuration.isAvailable = false
+        self.drained = drained
+        for target in targets {
+            group.requestLogout(
+                fromTarget: target.name, seconds: UInt16(clamping: limits.logoutGrace.components.seconds),
+                effects: &effects)
+        }
+        perform()
+        tellDrained()
+    }
+    /// Lets initiators in again.
+    public func endDrain() {
+        group.configuration.isAvailable = true
+        drained = nil
+    }
+    func tellDrained() {
+        guard nexuses.isEmpty, let drained else { return }
+        self.drained = nil
+        environment.after(.zero, drained)
+    }
 
     /// Stops accepting, asks initiators to log out, answers what is in flight, closes every connection, then
     /// calls `completed`.
@@ -199,7 +241,7 @@ public final class ISCSIServer {
         (isStopping, isAbandoned) = (true, true)
         closeListeners()
         for link in inOrder { abandon(link) }
-        (targets, nexuses, taskTargets) = ([], [:], [])
+        (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
         for listener in listeners { listener.close() }
@@ -217,10 +259,15 @@ public final class ISCSIServer {
     private var inOrder: [ServerLink] {
         links.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
     }
-    func link(_ id: ConnectionID) -> ServerLink? { links[id] }
+    func link(_ id: ConnectionID) -> ServerLink? {
+        if let recentLink, recentLink.id == id { return recentLink }
+        recentLink = links[id]
+        return recentLink
+    }
     /// Forgets a connection. Harmless when it is forgotten already.
     func forget(_ link: ServerLink) {
         links[link.id] = nil
+        recentLink = nil
         if links.isEmpty, let pingTimer {
             environment.cancel(pingTimer)
             self.pingTimer = nil

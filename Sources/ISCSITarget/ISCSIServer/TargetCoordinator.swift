@@ -21,6 +21,9 @@ public protocol TargetCoordinator: AnyObject {
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)? { get set }
     /// The port groups of a target that was joined have come, gone or changed their state.
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)? { get set }
+    /// The places where other gateways offer a target that was joined have changed: `address:port,tag` each,
+    /// as SendTargets tells them.
+    var addressesChanged: ((_ target: String, [String]) -> Void)? { get set }
 
     /// This gateway offers a target through the ports `own`.
     /// - Parameter completed: the port groups of all gateways that offer it; `nil`: nobody could be asked.
@@ -32,7 +35,11 @@ public protocol TargetCoordinator: AnyObject {
     func join(unit: UnitKey, completed: @escaping (ReservationTable?) -> Void)
     /// It does so no longer.
     func leave(unit: UnitKey)
-    /// Keeps `table` if what is kept has still the version `replacing`; then all other gateways are told.
+    /// This gateway goes by version `version` of a unit's reservations, and nothing of what the change ended
+    /// will still happen here. May be called while ``reservationsChanged`` runs.
+    func settled(_ version: UInt64, of unit: UnitKey)
+    /// Keeps `table` if what is kept has still the version `replacing`; then all other gateways are told, and
+    /// `completed` says so when they have settled it.
     func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,
         completed: @escaping (ReservationStoring) -> Void)
@@ -47,6 +54,8 @@ public final class LocalCoordinator: TargetCoordinator {
     public var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     /// Called when an initiator has set states.
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
+    /// Never called.
+    public var addressesChanged: ((_ target: String, [String]) -> Void)?
 
     private let environment: any Environment
     // Looked up, never iterated.
@@ -74,6 +83,8 @@ public final class LocalCoordinator: TargetCoordinator {
         guard let table = tables[unit] else { return }
         tables[unit] = table.persistsThroughPowerLoss ? table.afterPowerLoss() : nil
     }
+    /// Nobody waits for that.
+    public func settled(_ version: UInt64, of unit: UnitKey) {}
     /// See the protocol.
     public func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,

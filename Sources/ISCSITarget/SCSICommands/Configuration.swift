@@ -52,8 +52,8 @@ public struct UnitConfiguration: Hashable, Sendable {
     /// Whether EXTENDED COPY may use this unit, for initiators that see it.
     public var allowsCopies = true
 
-    /// The names of the initiators that see it; everybody when nil.
-    public var initiators: [String]?
+    /// Who sees it and who writes to it; `nil`: everybody.
+    public var access: UnitAccess?
 
     /// A thin unit that can be written.
     public init(lun: UInt16, blockBytes: Int = 512, identifier: [UInt8], serial: String) {

@@ -116,7 +116,7 @@ extension LogicalUnit {
             }
         }
         try checkReady(request)
-        if request.row.writes { try checkWritable() }
+        if request.row.writes { try checkWritable(request.party) }
         return nil
     }
     private func reservationClass(_ request: Request) -> ReservationClass {
@@ -163,8 +163,8 @@ extension LogicalUnit {
         if !hasMedium { throw Sense(.notReady, .mediumNotPresent) }
     }
     /// What keeps the unit from being written, if anything.
-    func checkWritable() throws(Sense) {
-        if configuration.isReadOnly { throw Sense(.dataProtect, .writeProtected) }
+    func checkWritable(_ party: Party) throws(Sense) {
+        if configuration.isReadOnly || party.right != .writes { throw Sense(.dataProtect, .writeProtected) }
         if modes.isWriteProtected { throw Sense(.dataProtect, .softwareWriteProtected) }
     }
 

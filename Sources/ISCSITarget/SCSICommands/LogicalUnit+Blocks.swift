@@ -179,9 +179,11 @@ extension LogicalUnit {
         guard request.wantedOutBytes > 0 else { return answer(request, effects: &effects) }
         let list = request.parameters(limits)
         guard list.count >= 8 else { throw .shortParameters }
-        let listed = list.half(at: 2)
-        guard listed % 16 == 0 else { throw .invalidParameter(2) }
-        guard list.count >= 8 + listed else { throw .shortParameters }
+        // Of what the list says of its length and what the CDB says, the lesser counts, and a descriptor
+        // that is cut short does not (SBC-4, section 5.35).
+        let listedEnd = min(8 + list.half(at: 2), request.wantedOutBytes)
+        guard list.count >= listedEnd else { throw .shortParameters }
+        let listed = max(0, listedEnd - 8) / 16 * 16
         guard listed / 16 <= limits.unmapDescriptorsMax else { throw .invalidParameter(2) }
         var runs: [ByteRun] = []
         var total = 0

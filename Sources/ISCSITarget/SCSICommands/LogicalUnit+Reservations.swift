@@ -18,20 +18,53 @@ struct ReservationChanges: Sendable {
         /// RESERVE(6) of one, or of anybody, ends without a command.
         case dropSimple(ReservationParty?)
     }
+    /// Who wants to know how it ended.
+    enum Waiter: Hashable, Sendable {
+        case command(TaskNumber)
+        /// A task management function of a nexus.
+        case function(ManagementID, NexusID)
+        /// A nexus that leaves.
+        case farewell(NexusID)
+        case nobody
+    }
     struct Waiting: Sendable {
         let wish: Wish
-        let task: TaskNumber?
+        let waiter: Waiter
         var attempts = 0
     }
     var waiting: [Waiting] = []
     /// What the keeper was offered.
     var offered: ReservationTable?
+    /// The first one that waits is stored in this version, and ends when that is settled here too.
+    var settling: UInt64?
+
+    var isIdle: Bool { offered == nil && settling == nil }
+}
+
+extension ReservationTable.Notice.Kind {
+    /// What everybody is told, when it is for everybody.
+    var attentionOfAll: AdditionalSense? {
+        switch self {
+        case .unitReset: .unitReset
+        case .targetReset: .targetReset
+        case .powerOn: .powerOn
+        case .taskSetCleared: .commandsCleared
+        case .modesChanged: .modeParametersChanged
+        case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted: nil
+        }
+    }
+}
+
+/// A change that no command waited for has ended.
+struct EndedChange: Sendable {
+    let waiter: ReservationChanges.Waiter
+    let isDone: Bool
 }
 
 /// Reservations: PERSISTENT RESERVE IN and OUT, RESERVE(6), RELEASE(6).
 ///
-/// The table is the cluster's. A command that changes it is answered when the keeper has the change; until
-/// then this gateway goes by what it had.
+/// The table is the cluster's. A command that changes it is answered when the keeper has the change and when
+/// nothing can happen any more that the change ended; until then this gateway goes by what it had.
 extension LogicalUnit {
     mutating func reserveSimply(_ request: Request, effects: inout [Effect]) throws(Sense) {
         // Extents and third parties are obsolete.
@@ -73,25 +106,33 @@ extension LogicalUnit {
         change(wish, request, effects: &effects)
     }
 
-    private mutating func change(
+    mutating func change(
         _ wish: ReservationRequest, _ request: Request, effects: inout [Effect]
     ) {
         let number = add(
             RunningTask(
                 origin: .command(request.task), nexus: request.party.nexus, stage: .storing,
                 wantedOutBytes: request.wantedOutBytes, work: .reserve))
-        change(.request(wish, request.party.reservation), for: number, effects: &effects)
+        change(.request(wish, request.party.reservation), for: .command(number), effects: &effects)
     }
     mutating func change(
-        _ wish: ReservationChanges.Wish, for task: TaskNumber?, effects: inout [Effect]
+        _ wish: ReservationChanges.Wish, for waiter: ReservationChanges.Waiter, effects: inout [Effect]
     ) {
-        changes.waiting.append(ReservationChanges.Waiting(wish: wish, task: task))
+        changes.waiting.append(ReservationChanges.Waiting(wish: wish, waiter: waiter))
         goOnChanging(effects: &effects)
+    }
+    /// Takes back what a command that ends wants changed, unless the keeper has been asked.
+    mutating func dropChange(of task: TaskNumber, effects: inout [Effect]) {
+        guard let place = changes.waiting.firstIndex(where: { $0.waiter == .command(task) }),
+            place > 0 || changes.isIdle
+        else { return }
+        changes.waiting.remove(at: place)
+        finish(task, .failure(Sense(.abortedCommand, .none)), effects: &effects)
     }
 
     /// Offers the next change to the keeper, unless one is on its way; ends those that change nothing.
     private mutating func goOnChanging(effects: inout [Effect]) {
-        while changes.offered == nil, let next = changes.waiting.first {
+        while changes.isIdle, let next = changes.waiting.first {
             let outcome: Result<ReservationTable, ReservationRefusal>
             switch next.wish {
             case .dropSimple(let party): outcome = .success(reservations.withoutSimpleHolder(party))
@@ -115,7 +156,13 @@ extension LogicalUnit {
         _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
         let ended = changes.waiting.removeFirst()
-        if let task = ended.task { finish(task, result, effects: &effects) }
+        switch ended.waiter {
+        case .command(let task): finish(task, result, effects: &effects)
+        case .function, .farewell:
+            let isDone = if case .success = result { true } else { false }
+            endedChanges.append(EndedChange(waiter: ended.waiter, isDone: isDone))
+        case .nobody: break
+        }
     }
     private mutating func refuse(_ refusal: ReservationRefusal, effects: inout [Effect]) {
         switch refusal {
@@ -128,8 +175,10 @@ extension LogicalUnit {
         }
     }
     private mutating func endChange(status: UInt8, effects: inout [Effect]) {
-        let ended = changes.waiting.removeFirst()
-        guard let number = ended.task else { return }
+        guard case .command(let number)? = changes.waiting.first?.waiter else {
+            return endChange(.failure(Sense(.abortedCommand, .none)), effects: &effects)
+        }
+        changes.waiting.removeFirst()
         finish(number, status: status, effects: &effects)
     }
 
@@ -140,51 +189,129 @@ extension LogicalUnit {
         changes.offered = nil
         switch storing {
         case .stored:
-            let author = changes.waiting.first?.task.flatMap { tasks[$0.rawValue]?.nexus }
-            take(offered, author: author, effects: &effects)
-            endChange(.success([]), effects: &effects)
+            changes.settling = offered.version
+            take(offered, own: changes.waiting.first?.waiter, effects: &effects)
+            settle(effects: &effects)
         case .outdated(let table):
-            take(table, author: nil, effects: &effects)
             changes.waiting[0].attempts += 1
             if changes.waiting[0].attempts >= limits.reservationAttemptsMax {
                 endChange(status: Status.busy, effects: &effects)
+            } else if case .command(let task) = changes.waiting[0].waiter, hasEnded(task) {
+                endChange(.failure(Sense(.abortedCommand, .none)), effects: &effects)
             }
+            take(table, own: nil, effects: &effects)
         case .failed:
             // Nobody knows whether it was done; what comes from the keeper next will tell.
             endChange(.failure(Sense(.hardwareError, .internalTargetFailure)), effects: &effects)
         }
         goOnChanging(effects: &effects)
     }
-    /// Another gateway has changed the table, or this one did: tells whom it concerns here.
-    mutating func take(_ table: ReservationTable, author: NexusID?, effects: inout [Effect]) {
+    private func hasEnded(_ task: TaskNumber) -> Bool {
+        tasks[task.rawValue].map { $0.isAborting || $0.isPreempted } ?? true
+    }
+    /// Another gateway has changed the table, or this one did: tells whom it concerns here, and ends what it
+    /// ends.
+    /// - Parameter own: who wanted the change, when it was made here.
+    mutating func take(
+        _ table: ReservationTable, own: ReservationChanges.Waiter?, effects: inout [Effect]
+    ) {
         guard table.version > reservations.version else { return }
         let before = reservations
         reservations = table
-        for notice in table.notices where notice.version > before.version {
-            for index in parties.indices where parties[index].reservation == notice.party {
-                let attention: AdditionalSense =
-                    switch notice.kind {
-                    case .registrationPreempted, .aborted: .registrationsPreempted
-                    case .reservationPreempted: .reservationsPreempted
-                    case .reservationReleased: .reservationsReleased
-                    }
-                parties[index].attentions.add(attention, max: limits.attentionsMax)
-                if notice.kind == .aborted {
-                    parties[index].attentions.add(.commandsCleared, max: limits.attentionsMax)
-                }
-            }
-            if notice.kind == .aborted { preempt(notice.party, except: author, effects: &effects) }
+        modes.shared = table.modes
+        var author: NexusID?
+        switch own {
+        case .command(let task)?: author = tasks[task.rawValue]?.nexus
+        case .function(_, let nexus)?: author = nexus
+        case .farewell?, .nobody?, nil: break
         }
-        // More has happened than the notices tell: whoever is no longer registered is told of that.
-        guard let oldest = table.notices.first, table.notices.count == ReservationTable.noticesMax,
+        for notice in table.notices where notice.version > before.version {
+            if let attention = notice.kind.attentionOfAll {
+                // What a function does here it has done already.
+                if case .function? = own, notice.version == table.version { continue }
+                heed(notice, attention, except: author, effects: &effects)
+            } else {
+                tell(notice, except: author, effects: &effects)
+            }
+        }
+        tellOfMissed(before)
+        settle(effects: &effects)
+    }
+    /// Something that is about everybody.
+    private mutating func heed(
+        _ notice: ReservationTable.Notice, _ attention: AdditionalSense, except author: NexusID?,
+        effects: inout [Effect]
+    ) {
+        switch notice.kind {
+        case .unitReset, .targetReset, .powerOn:
+            for index in parties.indices { parties[index].preventsRemoval = false }
+            attend(attention)
+        default: attend(attention, except: author)
+        }
+        guard notice.kind.endsCommands else { return }
+        // Commands that wait for the keeper end at once: whoever has ended them may be what they wait for.
+        let waiting = changes.waiting.map(\.waiter)
+        for case .command(let task) in waiting {
+            tasks[task.rawValue]?.isPreempted = true
+            dropChange(of: task, effects: &effects)
+        }
+        endingVersions.append(notice.version)
+        effects.append(.endTasks(number, version: notice.version))
+    }
+    private mutating func tell(
+        _ notice: ReservationTable.Notice, except author: NexusID?, effects: inout [Effect]
+    ) {
+        for index in parties.indices where parties[index].reservation == notice.party {
+            let attention: AdditionalSense =
+                switch notice.kind {
+                case .reservationPreempted: .reservationsPreempted
+                case .reservationReleased: .reservationsReleased
+                default: .registrationsPreempted
+                }
+            parties[index].attentions.add(attention, max: limits.attentionsMax)
+            if notice.kind == .aborted {
+                parties[index].attentions.add(.commandsCleared, max: limits.attentionsMax)
+            }
+        }
+        guard notice.kind == .aborted else { return }
+        preempt(notice.party, in: notice.version, except: author, effects: &effects)
+    }
+    /// More may have happened than the notices tell: whoever is no longer registered is told of that.
+    private mutating func tellOfMissed(_ before: ReservationTable) {
+        guard let oldest = reservations.notices.first,
+            reservations.notices.count == ReservationTable.noticesMax,
             oldest.version > before.version + 1
         else { return }
         for index in parties.indices {
             let party = parties[index].reservation
-            if before.key(of: party) != nil, table.key(of: party) == nil {
+            if before.key(of: party) != nil, reservations.key(of: party) == nil {
                 parties[index].attentions.add(.registrationsPreempted, max: limits.attentionsMax)
             }
         }
+    }
+
+    /// The transport has ended what `version` ended.
+    mutating func tasksEnded(_ version: UInt64, effects: inout [Effect]) {
+        endingVersions.removeAll { $0 == version }
+        settle(effects: &effects)
+    }
+    /// Says up to which version nothing is left of what the table ended, and ends the change that waits for
+    /// that.
+    mutating func settle(effects: inout [Effect]) {
+        var open = endingVersions.min()
+        for task in tasks {
+            guard let held = task?.holdsVersion else { continue }
+            open = min(open ?? held, held)
+        }
+        let settled = open.map { $0 - 1 } ?? reservations.version
+        if settled > settledVersion {
+            settledVersion = settled
+            effects.append(.reservationsSettled(number, version: settled))
+        }
+        guard let awaited = changes.settling, awaited <= settledVersion else { return }
+        changes.settling = nil
+        endChange(.success([]), effects: &effects)
+        goOnChanging(effects: &effects)
     }
 
     // MARK: PERSISTENT RESERVE IN

@@ -14,8 +14,13 @@ struct LogicalUnit: Sendable {
         let names: Nexus
         var attentions = UnitAttentions()
         var preventsRemoval = false
-        var reservation: ReservationParty {
-            ReservationParty(initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
+        var right = UnitAccess.Right.writes
+        /// Made once: every command is judged by it.
+        let reservation: ReservationParty
+        init(nexus: NexusID, names: Nexus) {
+            (self.nexus, self.names) = (nexus, names)
+            reservation = ReservationParty(
+                initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
         }
     }
 
@@ -33,18 +38,22 @@ struct LogicalUnit: Sendable {
     var tasks: [RunningTask?] = []
     var freeTasks: [TaskNumber] = []
     var taskCount = 0
-    /// Looked up, never iterated.
-    var taskNumbers: [TaskID: TaskNumber] = [:]
     var locks = RangeLocks()
 
     var reservations = ReservationTable()
     var changes = ReservationChanges()
+    /// Versions of the table that ended commands which the transport has not ended yet, ascending.
+    var endingVersions: [UInt64] = []
+    /// Nothing is left of what this version of the table and those before it ended.
+    var settledVersion: UInt64 = 0
 
     var modes: ModePages
     var hasMedium = true
     var sanitize = SanitizeState.none
     /// A command that may go on and is about more than this unit; the target takes it.
     var delegated: Request?
+    /// Changes that no command waited for and that have ended since the target looked.
+    var endedChanges: [EndedChange] = []
     /// Blocks read and written for EXTENDED COPY that have ended since the target looked.
     var endedTransfers: [EndedTransfer] = []
 
@@ -68,6 +77,7 @@ struct LogicalUnit: Sendable {
         guard partyIndex[nexus] == nil else { return }
         partyIndex[nexus] = parties.count
         var party = Party(nexus: nexus, names: names)
+        party.right = configuration.access?.right(of: names.initiatorName) ?? .writes
         party.attentions.add(.powerOnOrReset, max: limits.attentionsMax)
         parties.append(party)
     }
@@ -78,7 +88,7 @@ struct LogicalUnit: Sendable {
         // A session that took the place of this one is the same initiator port and keeps what it holds.
         guard !parties.contains(where: { $0.reservation == gone.reservation }) else { return }
         if reservations.simpleHolder == gone.reservation {
-            change(.dropSimple(gone.reservation), for: nil, effects: &effects)
+            change(.dropSimple(gone.reservation), for: .nobody, effects: &effects)
         }
     }
     func party(_ nexus: NexusID) -> Party? { partyIndex[nexus].map { parties[$0] } }
@@ -88,6 +98,11 @@ struct LogicalUnit: Sendable {
         for index in parties.indices where parties[index].nexus != except {
             parties[index].attentions.add(attention, max: limits.attentionsMax)
         }
+    }
+    /// Tells one nexus of something.
+    mutating func attend(_ attention: AdditionalSense, only nexus: NexusID) {
+        guard let index = partyIndex[nexus] else { return }
+        parties[index].attentions.add(attention, max: limits.attentionsMax)
     }
 
     // MARK: What happens to the unit
@@ -103,46 +118,62 @@ struct LogicalUnit: Sendable {
         if states != ports.groups.map(\.state) { attend(.asymmetricAccessChanged) }
     }
 
-    /// The rest of a task management function: the tasks that it ends have ended.
+    /// The rest of a task management function: the tasks that it ends here have ended.
+    /// - Returns: `nil`: it is done when a change that bears its name is.
     mutating func manage(
-        _ function: ManagementFunction, _ nexus: NexusID, effects: inout [Effect]
-    ) -> ManagementOutcome {
+        _ id: ManagementID, _ function: ManagementFunction, _ nexus: NexusID, effects: inout [Effect]
+    ) -> ManagementOutcome? {
         switch function {
         case .abortTask, .abortTaskSet: return .complete
         case .clearTaskSet:
             // Whose commands were ended is not known here, so all others are told.
             attend(.commandsCleared, except: nexus)
-            return .complete
-        case .logicalUnitReset:
-            reset(.unitReset, effects: &effects)
-            return .complete
-        case .targetWarmReset:
-            reset(.targetReset, effects: &effects)
-            return .complete
-        case .targetColdReset:
-            reset(.powerOn, effects: &effects)
-            return .complete
+            return spread(.clearTaskSet, id, nexus, effects: &effects)
+        case .logicalUnitReset: return reset(.unit, .unitReset, id, nexus, effects: &effects)
+        case .targetWarmReset: return reset(.target, .targetReset, id, nexus, effects: &effects)
+        case .targetColdReset: return reset(.powerOn, .powerOn, id, nexus, effects: &effects)
         case .nexusReset:
-            if let index = partyIndex[nexus] {
-                parties[index].preventsRemoval = false
-                parties[index].attentions.add(.nexusLoss, max: limits.attentionsMax)
-                let party = parties[index].reservation
-                if reservations.simpleHolder == party {
-                    change(.dropSimple(party), for: nil, effects: &effects)
-                }
-            }
-            return .complete
+            guard let index = partyIndex[nexus] else { return .complete }
+            parties[index].preventsRemoval = false
+            parties[index].attentions.add(.nexusLoss, max: limits.attentionsMax)
+            let party = parties[index].reservation
+            guard reservations.simpleHolder == party else { return .complete }
+            change(.dropSimple(party), for: .function(id, nexus), effects: &effects)
+            return nil
         case .queryAsynchronousEvent:
             return party(nexus)?.attentions.isEmpty == false ? .succeeded : .complete
         case .queryTask, .queryTaskSet: return .complete
         case .clearAutoContingentAllegiance, .taskReassign: return .notSupported
         }
     }
-    private mutating func reset(_ attention: AdditionalSense, effects: inout [Effect]) {
+    /// Resets what is here at once, and lets the other gateways know.
+    private mutating func reset(
+        _ reset: UnitReset, _ attention: AdditionalSense, _ id: ManagementID, _ nexus: NexusID,
+        effects: inout [Effect]
+    ) -> ManagementOutcome? {
+        wasReset(attention)
+        return spread(.reset(reset), id, nexus, effects: &effects)
+    }
+    private mutating func spread(
+        _ request: ReservationRequest, _ id: ManagementID, _ nexus: NexusID, effects: inout [Effect]
+    ) -> ManagementOutcome? {
+        guard let party = party(nexus)?.reservation else { return .rejected }
+        change(.request(request, party), for: .function(id, nexus), effects: &effects)
+        return nil
+    }
+    mutating func wasReset(_ attention: AdditionalSense) {
         for index in parties.indices { parties[index].preventsRemoval = false }
-        modes = ModePages(hasWriteCache: configuration.hasWriteCache)
-        if reservations.simpleHolder != nil { change(.dropSimple(nil), for: nil, effects: &effects) }
+        modes.shared = SharedModes()
         attend(attention)
+    }
+    /// An initiator logs out.
+    /// - Returns: true: something that ends with its nexus is to end first; a change with its name tells.
+    mutating func nexusLeaves(_ nexus: NexusID, effects: inout [Effect]) -> Bool {
+        guard let leaver = party(nexus)?.reservation, reservations.simpleHolder == leaver,
+            !parties.contains(where: { $0.nexus != nexus && $0.reservation == leaver })
+        else { return false }
+        change(.dropSimple(leaver), for: .farewell(nexus), effects: &effects)
+        return true
     }
     var isRemovalPrevented: Bool { parties.contains { $0.preventsRemoval } }
 }

@@ -1,10 +1,9 @@
 /// Mode pages (SPC-5, section 7.5; SBC-4, section 6.5). Only what differs from the defaults is state.
 struct ModePages: Hashable, Sendable {
     let hasWriteCache: Bool
-    /// D_SENSE: sense data in descriptor format.
-    var usesDescriptorSense = false
-    /// SWP: software write protect.
-    var isWriteProtected = false
+    var shared = SharedModes()
+    var usesDescriptorSense: Bool { shared.usesDescriptorSense }
+    var isWriteProtected: Bool { shared.isWriteProtected }
 
     init(hasWriteCache: Bool) { self.hasWriteCache = hasWriteCache }
 
@@ -76,8 +75,8 @@ struct ModePages: Hashable, Sendable {
             }
         }
         guard code.page == 0x0a, code.subpage == 0 else { return }
-        usesDescriptorSense = page[2] & 0x04 != 0
-        isWriteProtected = page[4] & 0x08 != 0
+        shared.usesDescriptorSense = page[2] & 0x04 != 0
+        shared.isWriteProtected = page[4] & 0x08 != 0
     }
 }
 
@@ -100,7 +99,7 @@ extension LogicalUnit {
         let descriptor = request.has(0x08, at: 1) ? [] : blockDescriptor(isLong: isLong)
         let pages = wanted.flatMap { modes.bytes($0, control) }
         // WP; and DPO and FUA are taken.
-        let isProtected = configuration.isReadOnly || modes.isWriteProtected
+        let isProtected = configuration.isReadOnly || modes.isWriteProtected || request.party.right != .writes
         let specific: UInt8 = (isProtected ? 0x80 : 0) | 0x10
         var bytes: [UInt8] = []
         if isShort {
@@ -150,11 +149,8 @@ extension LogicalUnit {
             try next.take(code, Array(list[at..<(at + bytes)]), at: at)
             at += bytes
         }
-        if next != modes {
-            modes = next
-            attend(.modeParametersChanged, except: request.party.nexus)
-        }
-        answer(request, effects: &effects)
+        guard next != modes else { return answer(request, effects: &effects) }
+        change(.selectModes(next.shared), request, effects: &effects)
     }
     /// The block descriptor may say what is so, and nothing else.
     private func checkDescriptor(

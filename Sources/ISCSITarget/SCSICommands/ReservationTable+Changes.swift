@@ -14,6 +14,30 @@ public enum ReservationRequest: Hashable, Sendable {
     case simpleReserve
     /// RELEASE(6).
     case simpleRelease
+    /// LOGICAL UNIT RESET and its greater kin.
+    case reset(UnitReset)
+    /// CLEAR TASK SET.
+    case clearTaskSet
+    /// MODE SELECT.
+    case selectModes(SharedModes)
+}
+
+/// What resets a logical unit.
+public enum UnitReset: Hashable, Sendable {
+    /// LOGICAL UNIT RESET.
+    case unit
+    /// TARGET WARM RESET.
+    case target
+    /// TARGET COLD RESET.
+    case powerOn
+
+    var notice: ReservationTable.Notice.Kind {
+        switch self {
+        case .unit: .unitReset
+        case .target: .targetReset
+        case .powerOn: .powerOn
+        }
+    }
 }
 
 /// Why a change of reservations is refused.
@@ -37,6 +61,13 @@ extension ReservationTable {
         switch request {
         case .simpleReserve: try next.simpleReserve(party)
         case .simpleRelease: next.simpleRelease(party)
+        case .reset(let reset):
+            (next.simpleHolder, next.modes) = (nil, SharedModes())
+            next.notify(party, reset.notice)
+        case .clearTaskSet: next.notify(party, .taskSetCleared)
+        case .selectModes(let modes):
+            if modes != next.modes { next.notify(party, .modesChanged) }
+            next.modes = modes
         default:
             // SPC-2, section 5.5.1: a simple reservation shuts out persistent ones, of its holder too.
             guard simpleHolder == nil else { throw .conflict }
@@ -64,7 +95,7 @@ extension ReservationTable {
         case .clear(let key): try clear(party, key)
         case .preempt(let key, let victimKey, let type, let aborting):
             try preempt(party, key, victimKey, type, aborting)
-        case .simpleReserve, .simpleRelease: break
+        case .simpleReserve, .simpleRelease, .reset, .clearTaskSet, .selectModes: break
         }
     }
 

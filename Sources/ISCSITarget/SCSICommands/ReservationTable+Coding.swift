@@ -5,8 +5,7 @@ extension ReservationTable {
         /// What is wrong.
         public let reason: String
     }
-    /// The format that is written; older ones are read.
-    private static let format: UInt8 = 1
+    private static let format: UInt8 = 2
 
     /// The bytes.
     public var encoded: [UInt8] {
@@ -14,6 +13,8 @@ extension ReservationTable {
         bytes.append(big: version)
         bytes.append(big: generation)
         bytes.append(persistsThroughPowerLoss ? 1 : 0)
+        bytes.append(modes.usesDescriptorSense ? 1 : 0)
+        bytes.append(modes.isWriteProtected ? 1 : 0)
         bytes.append(big: UInt16(registrations.count))
         for registration in registrations {
             Self.append(registration.party, to: &bytes)
@@ -46,6 +47,8 @@ extension ReservationTable {
         version = try reader.next(8)
         generation = UInt32(truncatingIfNeeded: try reader.next(4))
         persistsThroughPowerLoss = try reader.flag()
+        modes.usesDescriptorSense = try reader.flag()
+        modes.isWriteProtected = try reader.flag()
         for _ in 0..<(try reader.next(2)) {
             registrations.append(Registration(party: try reader.party(), key: try reader.next(8)))
         }

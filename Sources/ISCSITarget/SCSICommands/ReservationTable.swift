@@ -39,7 +39,18 @@ public enum ReservationType: UInt8, Hashable, Sendable, CaseIterable {
     var isHeldByAll: Bool { rawValue >= 7 }
 }
 
-/// Who is registered with, and who has reserved, one logical unit: the same for all gateways.
+/// Mode parameters of a logical unit that initiators can change.
+public struct SharedModes: Hashable, Sendable {
+    /// D_SENSE: sense data in descriptor format.
+    public var usesDescriptorSense = false
+    /// SWP: software write protect.
+    public var isWriteProtected = false
+    /// The defaults.
+    public init() {}
+}
+
+/// Who is registered with, and who has reserved, one logical unit, and what else of it is the same for all
+/// gateways: mode parameters, and the resets that all must know of.
 ///
 /// A plain value, with a version that every change raises. A change is a pure function: the table, who asks
 /// and what for, give the next table or a refusal. A gateway offers the next table to the keeper together
@@ -65,7 +76,7 @@ public struct ReservationTable: Hashable, Sendable {
     public struct Notice: Hashable, Sendable {
         /// Since when.
         public let version: UInt64
-        /// Who.
+        /// Who is told; of kinds that are for everybody, who brought it about.
         public let party: ReservationParty
         /// What.
         public let kind: Kind
@@ -79,10 +90,38 @@ public struct ReservationTable: Hashable, Sendable {
             case reservationReleased = 3
             /// The same as the first, and its commands were ended.
             case aborted = 4
+            /// For everybody: the logical unit was reset.
+            case unitReset = 5
+            /// For everybody: the target was reset.
+            case targetReset = 6
+            /// For everybody: the target was reset as by a loss of power.
+            case powerOn = 7
+            /// For everybody but the party: all commands were ended.
+            case taskSetCleared = 8
+            /// For everybody but the party: mode parameters have changed.
+            case modesChanged = 9
+
+            /// All commands of the unit end with it, wherever they are.
+            var endsCommands: Bool {
+                switch self {
+                case .unitReset, .targetReset, .powerOn, .taskSetCleared: true
+                case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted,
+                    .modesChanged:
+                    false
+                }
+            }
         }
     }
-    /// Notices kept; a gateway that misses more changes than these tells its initiators of a preemption.
-    public static let noticesMax = 512
+    /// Notices kept, never fewer than one change brings; a gateway that misses more changes than these tells
+    /// its initiators of a preemption.
+    public static let noticesMax = registrationsMax
+    /// Registrations that there may be: so many, and as many notices, fit into ``encodedBytesMax`` whatever
+    /// the names of their initiators.
+    public static let registrationsMax = 128
+    /// Longest initiator port's name: an iSCSI name of 223 bytes, and `,i,0x0123456789ab`.
+    public static let portNameBytesMax = 240
+    /// What ``encoded`` has at most.
+    public static let encodedBytesMax = 65_200
 
     /// Raised by every change.
     public var version: UInt64 = 0
@@ -96,6 +135,8 @@ public struct ReservationTable: Hashable, Sendable {
     public var persistsThroughPowerLoss = false
     /// Who holds it by RESERVE(6).
     public var simpleHolder: ReservationParty?
+    /// What initiators have set by MODE SELECT.
+    public var modes = SharedModes()
     /// Of the last changes.
     public var notices: [Notice] = []
 
@@ -115,7 +156,7 @@ public struct ReservationTable: Hashable, Sendable {
     /// What is left when all gateways have lost their power: RESERVE(6) never is.
     public func afterPowerLoss() -> ReservationTable {
         var next = self
-        next.simpleHolder = nil
+        (next.simpleHolder, next.modes) = (nil, SharedModes())
         if !persistsThroughPowerLoss {
             (next.registrations, next.holding, next.notices) = ([], nil, [])
             next.generation = 0

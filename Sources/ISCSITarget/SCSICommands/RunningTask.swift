@@ -25,6 +25,8 @@ struct RunningTask: Sendable {
     var isAborting = false
     /// Ends with status TASK ABORTED at the next occasion.
     var isPreempted = false
+    /// This version of the reservations is settled only when the task has ended.
+    var holdsVersion: UInt64?
     /// What its answer says of the data from the initiator.
     var wantedOutBytes = 0
     var work: Work
@@ -104,7 +106,6 @@ extension LogicalUnit {
             number = TaskNumber(rawValue: tasks.count)
             tasks.append(task)
         }
-        if case .command(let id) = task.origin { taskNumbers[id] = number }
         return number
     }
 
@@ -275,9 +276,9 @@ extension LogicalUnit {
         var ready: [TaskNumber] = []
         locks.release(number, ready: &ready)
         for next in ready { submit(next, effects: &effects) }
+        if task.holdsVersion != nil { settle(effects: &effects) }
     }
     private mutating func forget(_ number: TaskNumber) {
-        if case .command(let id)? = tasks[number.rawValue]?.origin { taskNumbers[id] = nil }
         tasks[number.rawValue] = nil
         freeTasks.append(number)
         taskCount -= 1
@@ -291,11 +292,16 @@ extension LogicalUnit {
     /// Takes a command back if nothing of it has begun, or as soon as its present step has ended.
     /// - Returns: false when it is not of this unit.
     mutating func abort(_ id: TaskID, effects: inout [Effect]) -> Bool {
-        guard let number = taskNumbers[id] else { return false }
+        // Rare enough to look at all of them; every command would pay for a table.
+        guard
+            let place = tasks.firstIndex(where: {
+                if case .command(let own)? = $0?.origin { own == id } else { false }
+            })
+        else { return false }
+        let number = TaskNumber(rawValue: place)
         if case .sanitize? = tasks[number.rawValue]?.work {
             // SBC-4, section 4.11.2: it goes on, only nobody waits for it any more.
             tasks[number.rawValue]?.origin = .background
-            taskNumbers[id] = nil
             effects.append(.aborted(id))
             return true
         }
@@ -303,21 +309,34 @@ extension LogicalUnit {
         case .queued:
             tasks[number.rawValue]?.isAborting = true
             finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
-        case .submitted, .storing, .copying: tasks[number.rawValue]?.isAborting = true
+        case .storing:
+            tasks[number.rawValue]?.isAborting = true
+            dropChange(of: number, effects: &effects)
+        case .submitted, .copying: tasks[number.rawValue]?.isAborting = true
         case nil: break
         }
         return true
     }
-    /// Ends all commands of a party whose registration was preempted with PREEMPT AND ABORT.
-    mutating func preempt(_ party: ReservationParty, except: NexusID?, effects: inout [Effect]) {
+    /// Ends all commands of a party whose registration was preempted with PREEMPT AND ABORT in `version`.
+    mutating func preempt(
+        _ party: ReservationParty, in version: UInt64, except: NexusID?, effects: inout [Effect]
+    ) {
         for index in tasks.indices {
             guard let task = tasks[index], let nexus = task.nexus, nexus != except,
-                case .command = task.origin, self.party(nexus)?.reservation == party
+                self.party(nexus)?.reservation == party
             else { continue }
+            guard case .command = task.origin else {
+                // A step of a copy: the next one is refused, this one is waited for.
+                if tasks[index]?.holdsVersion == nil { tasks[index]?.holdsVersion = version }
+                continue
+            }
             tasks[index]?.isPreempted = true
-            if task.stage == .queued {
-                finish(
-                    TaskNumber(rawValue: index), .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            let number = TaskNumber(rawValue: index)
+            switch task.stage {
+            case .queued: finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
+            case .storing: dropChange(of: number, effects: &effects)
+            case .submitted, .copying:
+                if tasks[index]?.holdsVersion == nil { tasks[index]?.holdsVersion = version }
             }
         }
     }

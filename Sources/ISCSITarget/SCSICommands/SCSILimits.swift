@@ -19,7 +19,7 @@ public struct SCSILimits: Hashable, Sendable {
     /// Nexuses of one target.
     public var nexusesMax = 2048
     /// Registrations of persistent reservations in one logical unit.
-    public var registrationsMax = 256
+    public var registrationsMax = ReservationTable.registrationsMax
     /// How often a change of reservations is tried anew because another gateway was faster.
     public var reservationAttemptsMax = 16
     /// Bytes that one step of a long command (WRITE SAME, SANITIZE, EXTENDED COPY) moves.

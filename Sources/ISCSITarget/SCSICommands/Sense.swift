@@ -79,6 +79,7 @@ struct AdditionalSense: Hashable, Sendable {
     static let mediumNotPresent = AdditionalSense(0x3a, 0x00)
     static let inventoryChanged = AdditionalSense(0x3f, 0x0e)
     static let internalTargetFailure = AdditionalSense(0x44, 0x00)
+    static let clearedByTransport = AdditionalSense(0x47, 0x7f)
     static let removalPrevented = AdditionalSense(0x53, 0x02)
     static let noSuchState = AdditionalSense(0x67, 0x06)
 }

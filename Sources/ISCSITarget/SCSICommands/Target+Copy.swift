@@ -323,7 +323,9 @@ extension LogicalUnit {
     ) {
         let isAllowed =
             party(nexus).map { reservations.allows(writes ? .writes : .reads, from: $0.reservation) } ?? false
-        let isWritable = !writes || !(configuration.isReadOnly || modes.isWriteProtected)
+        let isProtected =
+            configuration.isReadOnly || modes.isWriteProtected || party(nexus)?.right != .writes
+        let isWritable = !writes || !isProtected
         guard isAllowed, isWritable, hasMedium, sanitizeSense == nil, run.end <= sizeBytes,
             taskCount < limits.tasksMax
         else {

@@ -19,12 +19,20 @@ public struct Target: Sendable {
         case nexusBegan(NexusID, Nexus)
         /// It is gone, and its commands have ended.
         case nexusEnded(NexusID)
+        /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
+        case commandsCleared(NexusID, LUN)
+        /// It is about to go, and waits for ``Effect/nexusReleased(_:)``.
+        case nexusLeaves(NexusID)
+        /// What ``Effect/endTasks(_:version:)`` asked for is done.
+        case tasksEnded(UnitNumber, version: UInt64)
         /// A volume has answered.
         case volumeCompleted(VolumeToken, VolumeResult)
         /// There is a new logical unit, with the reservations that the cluster knows.
         case unitAdded(UnitNumber, UnitConfiguration, ByteCount, ReservationTable)
         /// It is gone for initiators; what it has begun it ends.
         case unitRemoved(UnitNumber)
+        /// Others may see the unit or write to it.
+        case accessChanged(UnitNumber, UnitAccess?)
         /// The volume has another size.
         case resized(UnitNumber, ByteCount)
         /// The pool below is filling up.
@@ -48,6 +56,13 @@ public struct Target: Sendable {
         case aborted(TaskID)
         /// The function is done.
         case managed(ManagementID, ManagementOutcome)
+        /// Nothing ends any more with a nexus that leaves: the others know.
+        case nexusReleased(NexusID)
+        /// Another gateway has ended all commands of the unit: end those here, given out or not, and report.
+        case endTasks(UnitNumber, version: UInt64)
+        /// This gateway goes by a version of the unit's reservations, and nothing of what that ended will
+        /// still happen.
+        case reservationsSettled(UnitNumber, version: UInt64)
         /// Keep this table if the one kept has still the version `replacing`, and report.
         case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
         /// An initiator wants port groups to change their state; do so for all gateways and report.
@@ -67,6 +82,8 @@ public struct Target: Sendable {
     var copies: [RunningCopy] = []
     var copyCount: UInt64 = 0
     var copyResults: [CopyResult] = []
+    /// What waits for changes in units.
+    var awaitedChanges: [AwaitedChanges] = []
     /// Commands that set port groups, with the unit that has them.
     var settingGroups: [(task: TaskID, wantedOutBytes: Int, unit: UnitNumber)] = []
 
@@ -97,30 +114,38 @@ public struct Target: Sendable {
         case .execute(let task, let command): execute(task, command, effects: &effects)
         case .abort(let task): abort(task, effects: &effects)
         case .manage(let id, let function, let nexus, let lun):
-            effects.append(.managed(id, manage(function, nexus, lun, effects: &effects)))
+            manage(id, function, nexus, lun, effects: &effects)
+        case .nexusLeaves(let nexus): nexusLeaves(nexus, effects: &effects)
+        case .tasksEnded(let number, let version):
+            with(number, &effects) { $0.tasksEnded(version, effects: &$1) }
         case .nexusBegan(let nexus, let names): nexusBegan(nexus, names)
         case .nexusEnded(let nexus):
             nexuses.removeAll { $0.id == nexus }
             for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
             for index in leaving.indices { leaving[index].nexusEnded(nexus, effects: &effects) }
+        case .commandsCleared(let nexus, let lun):
+            guard let index = unitIndex(lun, for: nexus) else { break }
+            units[index].attend(.clearedByTransport, only: nexus)
         case .volumeCompleted(let token, let result):
             with(token.unit, &effects) { $0.volumeCompleted(token.task, result, effects: &$1) }
         case .unitAdded(let number, let configuration, let size, let table):
             add(number, configuration, size, table)
         case .unitRemoved(let number): remove(number)
+        case .accessChanged(let number, let access): change(number, to: access)
         case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
         case .softThresholdReached(let number):
             with(number, &effects) { unit, _ in unit.attend(.softThresholdReached) }
         case .reservationsStored(let number, let storing):
             with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
         case .reservationsChanged(let number, let table):
-            with(number, &effects) { $0.take(table, author: nil, effects: &$1) }
+            with(number, &effects) { $0.take(table, own: nil, effects: &$1) }
         case .groupsChanged(let groups):
             ports.groups = groups
             for index in units.indices { units[index].portsChanged(ports) }
         case .groupsSet(let task, let isDone): groupsSet(task, isDone, effects: &effects)
         }
         goOnCopying(effects: &effects)
+        endAwaited(effects: &effects)
         while let index = leaving.firstIndex(where: \.isIdle) {
             effects.append(.unitGone(leaving.remove(at: index).number))
         }
@@ -149,7 +174,8 @@ public struct Target: Sendable {
         var unit = LogicalUnit(
             number: number, configuration: configuration, sizeBytes: size.bytes, limits: limits,
             ports: ports)
-        unit.reservations = table
+        (unit.reservations, unit.modes.shared) = (table, table.modes)
+        unit.settledVersion = table.version
         let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
         for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names) }
         for index in units.indices { units[index].attend(.inventoryChanged) }
@@ -166,9 +192,8 @@ public struct Target: Sendable {
         for index in units.indices { units[index].nexusBegan(nexus, names) }
     }
     func isVisible(_ unit: LogicalUnit, to nexus: NexusID) -> Bool {
-        guard let initiators = unit.configuration.initiators else { return true }
-        guard let names = unit.party(nexus)?.names else { return false }
-        return initiators.contains(names.initiatorName)
+        guard unit.configuration.access != nil else { return true }
+        return unit.party(nexus).map { $0.right != .hidden } ?? false
     }
 
     // MARK: Commands
@@ -221,17 +246,69 @@ public struct Target: Sendable {
         // A command that sets port groups is answered when it is done.
     }
     private mutating func manage(
-        _ function: ManagementFunction, _ nexus: NexusID, _ lun: LUN, effects: inout [Effect]
-    ) -> ManagementOutcome {
+        _ id: ManagementID, _ function: ManagementFunction, _ nexus: NexusID, _ lun: LUN,
+        effects: inout [Effect]
+    ) {
+        var concerned = Array(units.indices)
         switch function {
-        case .targetWarmReset, .targetColdReset, .nexusReset:
-            for index in units.indices { _ = units[index].manage(function, nexus, effects: &effects) }
-            return .complete
+        case .targetWarmReset, .targetColdReset, .nexusReset: break
         default:
-            guard let index = unitIndex(lun, for: nexus) else { return .noSuchLUN }
-            return units[index].manage(function, nexus, effects: &effects)
+            guard let index = unitIndex(lun, for: nexus) else {
+                return effects.append(.managed(id, .noSuchLUN))
+            }
+            concerned = [index]
+        }
+        var outcome = ManagementOutcome.complete
+        var left = 0
+        for index in concerned {
+            switch units[index].manage(id, function, nexus, effects: &effects) {
+            case nil: left += 1
+            case .complete?: break
+            case let other?: outcome = other
+            }
+        }
+        awaitedChanges.append(AwaitedChanges(waiter: .function(id, nexus), left: left, outcome: outcome))
+    }
+    private mutating func nexusLeaves(_ nexus: NexusID, effects: inout [Effect]) {
+        var left = 0
+        for index in units.indices where units[index].nexusLeaves(nexus, effects: &effects) { left += 1 }
+        awaitedChanges.append(AwaitedChanges(waiter: .farewell(nexus), left: left, outcome: .complete))
+    }
+    /// Tells who waited that the last change has ended.
+    private mutating func endAwaited(effects: inout [Effect]) {
+        guard !awaitedChanges.isEmpty else { return }
+        for index in units.indices { count(units[index].takeEndedChanges()) }
+        for index in leaving.indices { count(leaving[index].takeEndedChanges()) }
+        while let index = awaitedChanges.firstIndex(where: { $0.left == 0 }) {
+            let ended = awaitedChanges.remove(at: index)
+            switch ended.waiter {
+            case .function(let id, _): effects.append(.managed(id, ended.outcome))
+            case .farewell(let nexus): effects.append(.nexusReleased(nexus))
+            case .command, .nobody: break
+            }
         }
     }
+    private mutating func count(_ ended: [EndedChange]) {
+        for change in ended {
+            guard let index = awaitedChanges.firstIndex(where: { $0.waiter == change.waiter }) else {
+                continue
+            }
+            awaitedChanges[index].left -= 1
+            if !change.isDone { awaitedChanges[index].outcome = .rejected }
+        }
+    }
+    /// The unit that a LUN on the wire names, by whatever way of addressing.
+    public static func unit(addressedBy lun: LUN) -> UInt16? {
+        guard case .unit(let number)? = Address(lun) else { return nil }
+        return number
+    }
+}
+
+/// Changes of several units that somebody waits for.
+struct AwaitedChanges: Sendable {
+    let waiter: ReservationChanges.Waiter
+    var left: Int
+    var outcome: ManagementOutcome
 }
 
 /// What CDBs want to move, by the block sizes of a target's units. LUNs without a unit have 512-byte blocks.
@@ -242,6 +319,8 @@ public struct TransferTable: Hashable, Sendable {
 
     /// All blocks have 512 bytes.
     public init() {}
+    /// The blocks of all units have the same size.
+    public var isUniform: Bool { blockBytes.isEmpty }
     /// What `cdb` for `lun` wants to move.
     public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
         var bytes = Self.usualBlockBytes
@@ -253,5 +332,9 @@ public struct TransferTable: Hashable, Sendable {
 }
 
 extension LogicalUnit {
-    var isIdle: Bool { taskCount == 0 && changes.offered == nil }
+    var isIdle: Bool { taskCount == 0 && changes.isIdle }
+    mutating func takeEndedChanges() -> [EndedChange] {
+        defer { endedChanges.removeAll() }
+        return endedChanges
+    }
 }

@@ -128,6 +128,7 @@ package func crc32c(_ bytes: [UInt8]) -> UInt32 {
 package struct Heard: CustomStringConvertible {
     package var header: [UInt8]
     package var data: [UInt8]
+    package init(header: [UInt8], data: [UInt8]) { (self.header, self.data) = (header, data) }
     package var opcode: UInt8 { header[0] }
     package var flags: UInt8 { header[1] }
     package func word(_ offset: Int) -> UInt32 {

@@ -18,6 +18,7 @@ private final class Gate {
     var waiting: [TaskID] = []
     var closed: Set<ConnectionID> = []
     var functions: [ManagementID] = []
+    var leavers: [NexusID] = []
     let answersLate: Bool
 
     init(withSecrets: Bool, answersLate: Bool) {
@@ -73,7 +74,9 @@ private final class Gate {
                 // It is found among those that wait, and answered with them.
                 require(waiting.contains(id), "an abort of what was not given out")
             case .manage(let id, _, _, _): functions.append(id)
-            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded: break
+            case .nexusLeaves(let id): leavers.append(id)
+            case .tasksEnded: require(false, "tasks ended that nobody wanted ended")
+            case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded, .commandsCleared: break
             }
         }
     }
@@ -82,6 +85,7 @@ private final class Gate {
             act { group.answered(id, SCSIAnswer(dataIn: [.zeroes(1024)]), effects: &$0) }
         }
         while let id = functions.popLast() { act { group.managed(id, .complete, effects: &$0) } }
+        while let id = leavers.popLast() { act { group.nexusReleased(id, effects: &$0) } }
     }
     /// Everything ends; connections, sessions and commands refer to each other until then.
     func end() {

@@ -9,7 +9,7 @@ import TestVolumes
 
 /// Our iSCSI rooms over volumes without a cluster, for other people's initiators to judge:
 ///
-///     iscsi-memory-server --listen HOST:PORT [--size BYTES] [--null] [--delay-ms N]
+///     iscsi-memory-server --listen HOST:PORT[,HOST:PORT ...] [--size BYTES] [--null] [--delay-ms N]
 ///                         [--write-rate BYTES-PER-SECOND]
 ///                         [--user NAME --secret TEXT [--mutual-user NAME --mutual-secret TEXT]]
 ///
@@ -25,7 +25,9 @@ import TestVolumes
     }
     static func serve(_ options: Options) throws {
         let reactor = try Reactor()
-        guard let address = options["listen"].flatMap({ SocketAddress($0) }) else {
+        let words = (options["listen"] ?? "").split(separator: ",")
+        let addresses = words.compactMap { SocketAddress(String($0)) }
+        guard !addresses.isEmpty, addresses.count == words.count else {
             fail("--listen is missing, or is no address")
         }
         let server = ISCSIServer(
@@ -36,16 +38,16 @@ import TestVolumes
         for (index, kind) in kinds.enumerated() {
             offer(kind, index, server, reactor, options) {
                 missing -= 1
-                if missing == 0 { listen(server, address) }
+                if missing == 0 { listen(server, addresses) }
             }
         }
         try reactor.onTerminationSignals { _ in server.stop { reactor.stop() } }
         reactor.run()
     }
     /// Whoever sees that somebody listens finds every target.
-    static func listen(_ server: ISCSIServer, _ address: SocketAddress) {
+    static func listen(_ server: ISCSIServer, _ addresses: [SocketAddress]) {
         do {
-            print("listening on \(try server.listen(on: address))")
+            for address in addresses { print("listening on \(try server.listen(on: address))") }
             fflush(nil)
         } catch { fail("\(error)") }
     }

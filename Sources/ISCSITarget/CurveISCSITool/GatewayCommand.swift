@@ -1,0 +1,328 @@
+import ArgumentParser
+import BlockTypes
+import ControlMessages
+import CurveClient
+import Environment
+import Foundation
+import ISCSICoordination
+import Reactor
+import SCSICommands
+import ToolSupport
+
+struct GatewayCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "gateway", abstract: "Gateways that serve volumes together (serve --group).",
+        discussion: """
+            They are found by the volume that is the lowest LUN of their target. A gateway is called by its \
+            name (serve --holder-key) or by its target port group tag.
+            Examples:
+              curve-iscsi gateway list db
+              curve-iscsi gateway drain db 2
+            """,
+        subcommands: [
+            GatewayListing.self, GatewayShow.self, GatewayDrain.self, GatewayRemove.self, GatewayStatus.self,
+        ])
+}
+
+private struct GatewayListing: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "list", abstract: "List the gateways.")
+    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
+    @Option(help: "table or json.") var format = OutputFormat.table
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        let roll = try GatewayRoll(volume, try metadata.servers())
+        switch format {
+        case .json: print(try Text.json(roll.rows))
+        case .table:
+            print(
+                Text.table(
+                    [["TAG", "NAME", "STATE", "INITIATORS", "LEASE", "PORTALS"]]
+                        + roll.rows.map { row in
+                            [
+                                "\(row.tag)", row.name, row.state, row.initiators, row.lease,
+                                row.portals.isEmpty ? "-" : row.portals.joined(separator: " "),
+                            ]
+                        }))
+        }
+    }
+}
+
+private struct GatewayShow: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "show", abstract: "Show one gateway.")
+    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
+    @Argument(help: "The gateway's name or tag.") var gateway: String
+    @Option(help: "table or json.") var format = OutputFormat.table
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        let roll = try GatewayRoll(volume, try metadata.servers())
+        let row = roll.row(try roll.gateway(gateway))
+        switch format {
+        case .json: print(try Text.json(row))
+        case .table:
+            print("target      \(roll.list.target)")
+            print("gateway     \(row.name)")
+            print("tag         \(row.tag)")
+            print("state       \(row.state)")
+            print("initiators  \(row.initiators)")
+            print("lease       \(row.lease)")
+            for portal in row.portals { print("portal      \(portal)") }
+            for attachment in row.attachments {
+                print("holds       volume \(attachment.volume), attachment \(attachment.epoch)")
+            }
+        }
+    }
+}
+
+private struct GatewayDrain: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "drain", abstract: "Send a gateway's initiators to the others.",
+        discussion: """
+            Its ports become standby, initiators are told so and asked to log out, and no more are let in. \
+            Returns when no session is left; then the gateway can be stopped without anybody noticing.
+            Examples:
+              curve-iscsi gateway drain db host7
+              curve-iscsi gateway drain db host7 --undo
+            """)
+    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
+    @Argument(help: "The gateway's name or tag.") var gateway: String
+    @Flag(help: "Let initiators come again.") var undo = false
+    @Flag(help: "Also if no other gateway takes initiators.") var force = false
+    @Option(help: "Seconds to wait for the last session; 0: do not wait.") var wait = 60
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        guard wait >= 0 else { throw ToolError.failed("--wait is a number of seconds from 0") }
+        let servers = try metadata.servers()
+        let roll = try GatewayRoll(volume, servers)
+        let found = try roll.gateway(gateway)
+        let tag = found.group.tag
+        let others = roll.list.gateways.contains { $0.group.tag != tag && $0.drain == .none }
+        guard undo || others || force else {
+            throw ToolError.failed(
+                "no gateway but \(roll.words(found)) takes initiators; start another, or add --force")
+        }
+        try GatewayChange(roll, servers).apply {
+            $0.setDrain(undo ? .none : $0.gateway(called: "\(tag)")?.drain == .done ? .done : .asked, of: tag)
+        }
+        if undo { return print("\(roll.words(found)): initiators may log in again") }
+        let end = ContinuousClock.now + .seconds(wait)
+        while wait > 0 {
+            let now = try GatewayRoll(volume, servers)
+            guard let gateway = now.list.gateways.first(where: { $0.sessions == found.sessions }) else {
+                throw ToolError.notFound("\(roll.words(found)) is gone")
+            }
+            if gateway.drain == .done { return print("\(roll.words(found)): no session is left") }
+            guard ContinuousClock.now < end else {
+                throw ToolError.failed(
+                    "\(roll.words(found)) still has sessions after \(wait) s; log them out at their "
+                        + "initiators, or stop the gateway: they go on over other paths")
+            }
+            Thread.sleep(forTimeInterval: Self.pollSeconds)
+        }
+        print("\(roll.words(found)): initiators are asked to log out")
+    }
+    private static let pollSeconds = 0.3
+}
+
+private struct GatewayRemove: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "remove", abstract: "End a gateway for good, wherever it runs.",
+        discussion: """
+            When this returns, nothing that the gateway has sent takes effect any more, and another may have \
+            its place. Drain it first if it lives.
+            Example:
+              curve-iscsi gateway remove db host7 --force
+            """)
+    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
+    @Argument(help: "The gateway's name or tag.") var gateway: String
+    @Flag(help: "Also if its lease still runs.") var force = false
+    @OptionGroup var metadata: MetadataOptions
+
+    func run() throws {
+        let servers = try metadata.servers()
+        let roll = try GatewayRoll(volume, servers)
+        let found = try roll.gateway(gateway)
+        guard roll.row(found).lease != "runs" || force else {
+            throw ToolError.failed("\(roll.words(found)) lives; stop it there, or add --force")
+        }
+        try GatewayChange(roll, servers).expel(found, force: force)
+        // The others see to the rest: other volumes, RESERVE(6), its place.
+        let end = ContinuousClock.now + Self.patience
+        while ContinuousClock.now < end {
+            guard
+                try GatewayRoll(volume, servers).list.gateways.contains(where: {
+                    $0.sessions == found.sessions
+                })
+            else { return print("\(roll.words(found)) is removed") }
+            Thread.sleep(forTimeInterval: Self.pollSeconds)
+        }
+        print(
+            "\(roll.words(found)) can write to \(roll.volume.path) no more; no other gateway took it off the "
+                + "list, the next that starts does")
+    }
+    private static let patience = Duration.seconds(20)
+    private static let pollSeconds = 0.3
+}
+
+/// What the cluster knows of the gateways of a target.
+private struct GatewayRoll {
+    struct Attachment: Encodable {
+        let volume: UInt64
+        let epoch: UInt32
+    }
+    struct Row: Encodable {
+        let tag: UInt16
+        let name: String
+        let state: String
+        let initiators: String
+        let lease: String
+        let portals: [String]
+        let attachments: [Attachment]
+    }
+    let volume: ControlVolume
+    let list: GatewayList
+
+    init(_ path: String, _ servers: MetadataServerList) throws {
+        let call = MetadataCall(servers)
+        var question = ControlGetVolumeRequest()
+        question.path = path.hasPrefix("/") ? path : "/" + path
+        volume = try call(.getVolume(question)).volume.volume
+        var value = ControlGetValueRequest()
+        (value.volume, value.name) = (volume.id, GatewayList.valueName)
+        let bytes = Array(try call(.getValue(value)).value.value)
+        do { list = try GatewayList(decoding: bytes) } catch {
+            throw ToolError.failed("the list of gateways of \(volume.path) cannot be read: \(error)")
+        }
+        guard !list.gateways.isEmpty else {
+            throw ToolError.notFound(
+                "no gateways agree by \(volume.path); name the volume that is the lowest LUN of their "
+                    + "target, and start them with --group")
+        }
+    }
+
+    func gateway(_ word: String) throws -> Gateway {
+        if let found = list.gateway(called: word) { return found }
+        let known = list.gateways.map { "\($0.group.tag) (\($0.name))" }.joined(separator: ", ")
+        let count = list.gateways.count { $0.name == word }
+        throw ToolError.notFound(
+            count > 1
+                ? "\(count) gateways are called '\(word)'; write a tag: \(known)"
+                : "\(list.target) has no gateway '\(word)'; there are \(known)")
+    }
+    func words(_ gateway: Gateway) -> String {
+        "gateway \(gateway.group.tag) of \(list.target)\(gateway.name.isEmpty ? "" : ", \(gateway.name)")"
+    }
+    var rows: [Row] { list.gateways.map { row($0) } }
+    func row(_ gateway: Gateway) -> Row {
+        let own = gateway.sessions.first { $0.volume == volume.id }
+        let member = volume.members.first { $0.epoch == own?.epoch ?? 0 }
+        return Row(
+            tag: gateway.group.tag, name: gateway.name, state: Self.words(gateway.group.state),
+            initiators: Self.words(gateway.drain),
+            lease: member.map { $0.silent ? "ran out" : "runs" } ?? "ended", portals: gateway.portals,
+            attachments: gateway.sessions.map { Attachment(volume: $0.volume, epoch: $0.epoch) })
+    }
+    private static func words(_ state: PortState) -> String {
+        switch state {
+        case .activeOptimized: "active"
+        case .activeNonOptimized: "active, not optimized"
+        case .standby: "standby"
+        case .unavailable: "unavailable"
+        case .transitioning: "in transition"
+        }
+    }
+    private static func words(_ drain: Gateway.Drain) -> String {
+        switch drain {
+        case .none: "welcome"
+        case .asked: "asked to leave"
+        case .done: "have left"
+        }
+    }
+}
+
+/// A change that only members of the volume's group may make: joins it for a moment.
+private struct GatewayChange {
+    private let roll: GatewayRoll
+    private let servers: MetadataServerList
+    /// Gateways change the list too; whoever is slower begins anew.
+    private static let attemptsMax = 16
+
+    init(_ roll: GatewayRoll, _ servers: MetadataServerList) { (self.roll, self.servers) = (roll, servers) }
+
+    private var options: AttachOptions {
+        let here = ProcessInfo.processInfo
+        let holder = "curve-iscsi gateway on \(here.hostName) pid \(here.processIdentifier)"
+        var options = AttachOptions(
+            path: roll.volume.path, metadataServers: servers.addresses, holder: holder, holderKey: holder,
+            isReadOnly: true)
+        options.group = roll.volume.group
+        return options
+    }
+    private func inReactor(_ body: (Reactor, _ done: @escaping ((any Error)?) -> Void) -> Void) throws {
+        guard !roll.volume.group.isEmpty else {
+            throw ToolError.failed("no gateway of \(roll.list.target) runs; start one")
+        }
+        let reactor: Reactor
+        do { reactor = try Reactor() } catch { throw ToolError.failed("\(error)") }
+        reactor.logLevel = .warning
+        var failure: (any Error)?
+        body(reactor) {
+            failure = $0
+            reactor.stop()
+        }
+        reactor.run()
+        if let failure { throw ToolError.failed("\(failure)") }
+    }
+
+    func expel(_ gateway: Gateway, force: Bool) throws {
+        guard let own = gateway.sessions.first(where: { $0.volume == roll.volume.id }),
+            roll.volume.members.contains(where: { $0.epoch == own.epoch })
+        else { return }
+        try inReactor { reactor, done in
+            RemoteVolume.removeMember(
+                Epoch(own.epoch), force: force, environment: reactor, options: options
+            ) { result in
+                if case .failure(let error) = result { done(error) } else { done(nil) }
+            }
+        }
+    }
+    /// - Parameter change: returns false when there is nothing to change.
+    func apply(_ change: @escaping (inout GatewayList) -> Bool) throws {
+        try inReactor { reactor, done in
+            RemoteVolume.attach(environment: reactor, options: options) { result in
+                switch result {
+                case .failure(let error): done(error)
+                case .success(let volume):
+                    Self.apply(change, to: volume, reactor) { error in volume.detach { done(error) } }
+                }
+            }
+        }
+    }
+    private static func apply(
+        _ change: @escaping (inout GatewayList) -> Bool, to volume: RemoteVolume, _ reactor: Reactor,
+        attempt: Int = 1, done: @escaping ((any Error)?) -> Void
+    ) {
+        volume.value(GatewayList.valueName) { result in
+            do {
+                let value = try result.get()
+                var list = try GatewayList(decoding: value.bytes)
+                guard change(&list) else { return done(nil) }
+                list.author = reactor.random()
+                volume.swapValue(GatewayList.valueName, expected: value.version, bytes: list.encoded) {
+                    switch $0 {
+                    case .failure(let error): done(error)
+                    case .success(let answer) where answer.isSwapped: done(nil)
+                    case .success:
+                        guard attempt < attemptsMax else {
+                            return done(
+                                ToolError.failed("the list of gateways changes all the time; try again"))
+                        }
+                        apply(change, to: volume, reactor, attempt: attempt + 1, done: done)
+                    }
+                }
+            } catch { done(error) }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+/// What may stand in a configuration: names, addresses and their spelling.
+public enum ConfigurationRules {
+    /// Bytes of an iSCSI name (RFC 7143, section 4.2.7).
+    public static let iscsiNameBytesMax = 223
+    /// Bytes of a gateway's name.
+    public static let gatewayNameBytesMax = 64
+    /// Bytes of a user's name.
+    public static let userNameBytesMax = 255
+    /// Bytes of a target's alias.
+    public static let aliasBytesMax = 255
+    /// Bytes of a secret. Shorter ones fall to who tries them all (RFC 7143, section 9.2.1).
+    public static let secretBytes = 12...255
+    /// Bytes of a volume's path.
+    public static let pathBytesMax = 1024
+    /// Numbers that initiators can address flatly.
+    public static let lunMax: UInt16 = 0x3fff
+    /// Gateways of a cluster: as many as may hold a volume together.
+    public static let gatewaysMax = 16
+    /// Portals of one gateway.
+    public static let portalsPerGatewayMax = 16
+    /// Users.
+    public static let usersMax = 256
+    /// Targets.
+    public static let targetsMax = 256
+    /// LUNs of one target.
+    public static let lunsPerTargetMax = 256
+    /// Rules of one target about initiators.
+    public static let rulesPerTargetMax = 256
+    /// Networks of one rule.
+    public static let networksPerRuleMax = 16
+    /// Attachments of all gateways in all: each waits for news at the metadata server three times.
+    public static let attachmentsMax = 1024
+
+    /// The three forms of RFC 7143, section 4.2.7: letters, digits, dots, colons and hyphens.
+    public static func isISCSIName(_ name: String) -> Bool {
+        guard ["iqn.", "eui.", "naa."].contains(where: { name.hasPrefix($0) && name != $0 }),
+            name.utf8.count <= iscsiNameBytesMax
+        else { return false }
+        let isSpelled = name.utf8.allSatisfy { byte in
+            switch byte {
+            case 0x30...0x3a, 0x61...0x7a, 0x2d, 0x2e: true
+            default: false
+            }
+        }
+        return isSpelled && (!name.hasPrefix("iqn.") || hasDate(name.dropFirst(4)))
+    }
+    /// `2026-11.`, and something behind it.
+    private static func hasDate(_ text: Substring) -> Bool {
+        let bytes = Array(text.utf8)
+        guard bytes.count > 8, bytes[4] == 0x2d, bytes[7] == 0x2e else { return false }
+        guard let month = UInt8(text.dropFirst(5).prefix(2)), (1...12).contains(month) else { return false }
+        return bytes.prefix(4).allSatisfy { (0x30...0x39).contains($0) }
+    }
+    /// Letters, digits, dots, hyphens and underscores: a name that needs no quotes anywhere.
+    static func isWord(_ name: String, bytesMax: Int) -> Bool {
+        guard !name.isEmpty, name.utf8.count <= bytesMax else { return false }
+        return name.utf8.allSatisfy { byte in
+            switch byte {
+            case 0x30...0x39, 0x41...0x5a, 0x61...0x7a, 0x2d, 0x2e, 0x5f: true
+            default: false
+            }
+        }
+    }
+    /// Printable, on one line.
+    static func isText(_ text: String, bytesMax: Int) -> Bool {
+        text.utf8.count <= bytesMax && text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f }
+    }
+    /// `HOST:PORT` or `[IPv6]:PORT`.
+    static func isAddress(_ text: String) -> Bool {
+        guard let colon = text.lastIndex(of: ":"), text.utf8.count <= 264 else { return false }
+        guard let port = UInt16(text[text.index(after: colon)...]), port > 0 else { return false }
+        let host = text[..<colon]
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            return NetworkPrefix.sixteen(host.dropFirst().dropLast()) != nil
+        }
+        return isWord(String(host), bytesMax: 255)
+    }
+}
+
+/// A run of addresses, as people write it: `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32`.
+public struct NetworkPrefix: Hashable, Sendable {
+    /// 4 or 16 bytes.
+    public let bytes: [UInt8]
+    /// How many of their bits count.
+    public let bitCount: Int
+
+    /// Reads it; `nil`: this is none.
+    public init?(_ text: String) {
+        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let address = parts.first, let bytes = Self.four(address) ?? Self.sixteen(address) else {
+            return nil
+        }
+        var bits = 8 * bytes.count
+        if parts.count == 2 {
+            guard let said = UInt8(parts[1]), Int(said) <= bits else { return nil }
+            bits = Int(said)
+        }
+        (self.bytes, bitCount) = (bytes, bits)
+    }
+    static func four(_ text: Substring) -> [UInt8]? {
+        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+        let bytes = parts.compactMap { UInt8($0) }
+        return parts.count == 4 && bytes.count == 4 ? bytes : nil
+    }
+    static func sixteen(_ text: Substring) -> [UInt8]? {
+        guard let gap = text.firstRange(of: "::") else {
+            return groups(text).flatMap { $0.count == 16 ? $0 : nil }
+        }
+        guard let front = groups(text[..<gap.lowerBound]), let back = groups(text[gap.upperBound...]),
+            front.count + back.count < 16
+        else { return nil }
+        return front + [UInt8](repeating: 0, count: 16 - front.count - back.count) + back
+    }
+    private static func groups(_ text: Substring) -> [UInt8]? {
+        guard !text.isEmpty else { return [] }
+        var bytes: [UInt8] = []
+        for part in text.split(separator: ":", omittingEmptySubsequences: false) {
+            guard part.utf8.count <= 4, let group = UInt16(part, radix: 16) else { return nil }
+            bytes += [UInt8(group >> 8), UInt8(group & 0xff)]
+        }
+        return bytes
+    }
+}
+
+/// Bytes that nobody is shown: whatever prints one says only that it is there.
+public struct Secret: Hashable, Sendable, Codable, CustomStringConvertible, CustomDebugStringConvertible,
+    CustomReflectable
+{
+    /// What it is.
+    public let bytes: [UInt8]
+    /// A secret of these bytes.
+    public init(_ bytes: [UInt8]) { self.bytes = bytes }
+    /// Never the bytes.
+    public var description: String { "set" }
+    /// Never the bytes.
+    public var debugDescription: String { "set" }
+    /// Never the bytes.
+    public var customMirror: Mirror { Mirror(self, children: []) }
+
+    /// Reads what ``encode(to:)`` wrote.
+    public init(from decoder: any Decoder) throws {
+        let text = try decoder.singleValueContainer().decode(String.self)
+        let digits = Array(text.utf8)
+        var bytes: [UInt8] = []
+        for index in stride(from: 0, to: digits.count - 1, by: 2) {
+            guard let byte = UInt8(String(decoding: digits[index...index + 1], as: UTF8.self), radix: 16)
+            else { break }
+            bytes.append(byte)
+        }
+        guard 2 * bytes.count == digits.count else {
+            throw DecodingError.dataCorrupted(
+                DecodingError.Context(codingPath: decoder.codingPath, debugDescription: "not hexadecimal"))
+        }
+        self.bytes = bytes
+    }
+    /// Two hexadecimal digits for each byte: for the cluster's store alone.
+    public func encode(to encoder: any Encoder) throws {
+        let digits = Array("0123456789abcdef".utf8)
+        let text = bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }
+        var container = encoder.singleValueContainer()
+        try container.encode(String(decoding: text, as: UTF8.self))
+    }
+}
+
+/// Why a configuration cannot be: what, and what to do.
+public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// Something that was named is not there.
+    public let isNotFound: Bool
+    /// One line.
+    public let description: String
+    /// It cannot be.
+    public init(_ description: String) { (isNotFound, self.description) = (false, description) }
+    private init(missing description: String) { (isNotFound, self.description) = (true, description) }
+    /// It names what is not there.
+    public static func notFound(_ description: String) -> Self { Self(missing: description) }
+}

@@ -1,0 +1,232 @@
+import BlockTypes
+import CurveClient
+import Environment
+import ISCSIServer
+import SCSICommands
+
+/// One unit of this gateway: its volume, and the two values about its reservations.
+final class HeldUnit {
+    struct Waiting {
+        let version: UInt64
+        var rounds = 0
+        /// The list of gateways was read after the change: whoever is not in it reads the change when it
+        /// comes.
+        var knowsOthers = false
+        var timer: TimerID?
+        let completed: (_ isDone: Bool) -> Void
+    }
+    let key: UnitKey
+    let volume: any SharedVolume
+    let reservations: SharedValue
+    let seen: SharedValue
+    var isJoined = false
+    /// The version that this gateway goes by.
+    var told: UInt64 = 0
+    /// The version of which nothing is left to happen here that it ended.
+    var settled: UInt64 = 0
+    /// The newest version of another gateway's, who waits to hear that it was heard.
+    var owed: UInt64 = 0
+    /// A change of this gateway's is under way; what others change is told after it.
+    var isStoring = false
+    var waiting: Waiting?
+    var isAcknowledging = false
+
+    init(_ key: UnitKey, _ volume: any SharedVolume, _ environment: any Environment) {
+        (self.key, self.volume) = (key, volume)
+        reservations = SharedValue("reservations", of: volume, environment: environment)
+        seen = SharedValue("seen", of: volume, environment: environment)
+    }
+}
+
+// Reservations.
+extension ClusterCoordinator {
+    /// See the protocol. What was reserved before all gateways went away is what APTPL keeps.
+    public func join(unit key: UnitKey, completed: @escaping (ReservationTable?) -> Void) {
+        guard let unit = held(key), tag != nil else {
+            environment.after(.zero) { completed(nil) }
+            return
+        }
+        unit.reservations.read { [self] isRead in
+            guard isRead else { return completed(nil) }
+            adopt(unit, completed)
+        }
+    }
+    private func adopt(
+        _ unit: HeldUnit, attempt: Int = 1, _ completed: @escaping (ReservationTable?) -> Void
+    ) {
+        guard !isOver, let record = record(of: unit) else { return completed(nil) }
+        let version = unit.reservations.version
+        guard record.power != known.power, version > 0 else { return present(unit, record.table, completed) }
+        let left = record.table.afterPowerLoss()
+        var unchanged = left
+        unchanged.version = version
+        guard unchanged != record.table else { return present(unit, record.table, completed) }
+        swap(unit, left, expected: version) { [self] swap in
+            switch swap {
+            case .swapped: present(unit, left, completed)
+            case .outdated where attempt < Self.attemptsMax: adopt(unit, attempt: attempt + 1, completed)
+            case .outdated, .failed: completed(nil)
+            }
+        }
+    }
+    private func present(
+        _ unit: HeldUnit, _ table: ReservationTable, _ completed: (ReservationTable?) -> Void
+    ) {
+        (unit.isJoined, unit.told) = (true, table.version)
+        (unit.settled, unit.owed) = (table.version, table.version)
+        unit.reservations.watch()
+        unit.seen.watch()
+        completed(table)
+        acknowledge(unit)
+        tell(unit)
+    }
+    /// See the protocol.
+    public func leave(unit key: UnitKey) {
+        guard let unit = held(key) else { return }
+        unit.isJoined = false
+        unit.reservations.endWatch()
+        unit.seen.endWatch()
+        stopWaiting(unit, isDone: false)
+    }
+
+    /// See the protocol.
+    public func settled(_ version: UInt64, of key: UnitKey) {
+        guard let unit = held(key), version > unit.settled else { return }
+        unit.settled = version
+        if unit.isJoined { acknowledge(unit) }
+    }
+
+    /// See the protocol. `.stored` also says that every other gateway goes by the change, and has nothing
+    /// left of what it ended.
+    public func store(
+        _ table: ReservationTable, of key: UnitKey, replacing version: UInt64,
+        completed: @escaping (ReservationStoring) -> Void
+    ) {
+        guard let unit = held(key), unit.isJoined, !unit.isStoring, !isOver else {
+            environment.after(.zero) { completed(.failed) }
+            return
+        }
+        invariant(table.version == version + 1, "a change that counts \(version) to \(table.version)")
+        unit.isStoring = true
+        let end = { [self] (storing: ReservationStoring) in
+            unit.isStoring = false
+            completed(storing)
+            tell(unit)
+        }
+        swap(unit, table, expected: version) { [self] swap in
+            switch swap {
+            case .swapped:
+                waitForOthers(unit, table.version) { isDone in
+                    if isDone { unit.told = max(unit.told, table.version) }
+                    end(isDone ? .stored : .failed)
+                }
+            case .outdated:
+                guard let theirs = record(of: unit)?.table else { return end(.failed) }
+                unit.told = max(unit.told, theirs.version)
+                unit.owed = max(unit.owed, theirs.version)
+                end(.outdated(theirs))
+                acknowledge(unit)
+            case .failed: end(.failed)
+            }
+        }
+    }
+    func swap(
+        _ unit: HeldUnit, _ table: ReservationTable, expected version: UInt64,
+        completed: @escaping (SharedValue.Swap) -> Void
+    ) {
+        let record = ReservationRecord(
+            power: known.power, author: unit.volume.epoch.rawValue, number: nextWrite(), table: table)
+        unit.reservations.swap(record.encoded, expected: version, completed: completed)
+    }
+    /// What is there as far as it was heard; `nil`: it cannot be read.
+    func record(of unit: HeldUnit) -> ReservationRecord? {
+        let value = unit.reservations
+        guard value.version > 0 else {
+            return ReservationRecord(power: known.power, author: 0, number: 0, table: ReservationTable())
+        }
+        do throws(ValueError) {
+            return try ReservationRecord(decoding: value.bytes, version: value.version)
+        } catch {
+            complain(value, error)
+            return nil
+        }
+    }
+
+    /// Lets this gateway go by what another one has changed, and notes that it does.
+    func tell(_ unit: HeldUnit) {
+        guard unit.isJoined, !unit.isStoring, !isOver, unit.reservations.version > unit.told,
+            let record = record(of: unit)
+        else { return }
+        (unit.told, unit.owed) = (record.table.version, record.table.version)
+        reservationsChanged?(unit.key, record.table)
+        acknowledge(unit)
+    }
+    /// Notes in `seen` what this gateway goes by and has settled, until it stands there.
+    func acknowledge(_ unit: HeldUnit) {
+        let own = unit.volume.epoch.rawValue
+        guard !unit.isAcknowledging, !isOver, var seen = seen(of: unit) else { return }
+        let noted = seen[own]
+        guard noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled) else { return }
+        unit.isAcknowledging = true
+        let present = known.gateways.compactMap { $0.epoch(of: unit.volume.number.rawValue) }
+        seen.note(own, SeenVersions.Note(told: unit.told, settled: unit.settled), present: present)
+        unit.seen.swap(seen.encoded, expected: unit.seen.version) { [self] swap in
+            unit.isAcknowledging = false
+            guard swap == .failed else { return acknowledge(unit) }
+            environment.after(SharedValue.retryAfter) { [weak self] in self?.acknowledge(unit) }
+        }
+    }
+    private func seen(of unit: HeldUnit) -> SeenVersions? {
+        do throws(ValueError) { return try SeenVersions(decoding: unit.seen.bytes) } catch {
+            complain(unit.seen, error)
+            return nil
+        }
+    }
+
+    // MARK: Waiting for the others
+
+    private func waitForOthers(
+        _ unit: HeldUnit, _ version: UInt64, completed: @escaping (_ isDone: Bool) -> Void
+    ) {
+        unit.waiting = HeldUnit.Waiting(version: version, completed: completed)
+        waitOn(unit)
+        list.read { [self] isRead in
+            guard isRead else { return stopWaiting(unit, isDone: false) }
+            unit.waiting?.knowsOthers = true
+            check(unit)
+        }
+    }
+    private func waitOn(_ unit: HeldUnit) {
+        unit.waiting?.timer = environment.after(Self.patience) { [weak self, weak unit] in
+            guard let self, let unit, var waiting = unit.waiting else { return }
+            waiting.rounds += 1
+            unit.waiting = waiting
+            guard waiting.rounds < Self.roundsMax else { return stopWaiting(unit, isDone: false) }
+            waitOn(unit)
+            // One that has heard refuses what it must; what it had begun may wait for its volume still, and
+            // other volumes' initiators are not to pay for that.
+            let deaf = others(unit) { $0.told < waiting.version }
+            takeOut(deaf[...], force: true) { [weak self] in self?.check(unit) }
+        }
+    }
+    private func others(_ unit: HeldUnit, who lags: (SeenVersions.Note) -> Bool) -> [Gateway] {
+        let seen = seen(of: unit) ?? SeenVersions()
+        return known.gateways.filter { gateway in
+            guard !isOwn(gateway), let epoch = gateway.epoch(of: unit.volume.number.rawValue) else {
+                return false
+            }
+            return lags(seen[epoch])
+        }
+    }
+    /// Ends the wait of a change when nobody lags behind it any more.
+    func check(_ unit: HeldUnit) {
+        guard let waiting = unit.waiting, waiting.knowsOthers else { return }
+        if others(unit, who: { $0.settled < waiting.version }).isEmpty { stopWaiting(unit, isDone: true) }
+    }
+    func stopWaiting(_ unit: HeldUnit, isDone: Bool) {
+        guard let waiting = unit.waiting else { return }
+        unit.waiting = nil
+        if let timer = waiting.timer { environment.cancel(timer) }
+        waiting.completed(isDone)
+    }
+}

@@ -1,0 +1,211 @@
+import BlockTypes
+import CurveClient
+import Environment
+import ISCSIConfiguration
+import ISCSICoordination
+import ISCSIServer
+
+// Volumes that come, go and are tried again.
+extension ConfiguredGateway {
+    /// Takes the unit's next step, if it waits for nothing.
+    func goOn(_ unit: GatewayUnit) {
+        guard !isStopping else { return }
+        switch unit.phase {
+        case .idle: begin(unit)
+        case .served:
+            guard let wanted = unit.wanted, wanted.lun == unit.present?.lun, !unit.isLost else {
+                return leave(unit)
+            }
+            guard wanted != unit.present else { return }
+            unit.present = wanted
+            server?.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
+        case .attaching, .entering, .adding, .leaving: break
+        }
+    }
+    private func begin(_ unit: GatewayUnit) {
+        guard let wanted = unit.wanted else {
+            cancelRetry(unit)
+            units.removeAll { $0 === unit }
+            environment.after(.zero) { [weak self] in self?.reconcile() }
+            return
+        }
+        guard unit.retry == nil, let target = targets.first(where: { $0.name == unit.target }) else { return }
+        guard target.isServed, target.wanted != nil else {
+            if let problem = target.problem { (unit.problem, unit.wasTried) = (problem, true) }
+            return
+        }
+        attach(unit, wanted)
+    }
+    private func attach(_ unit: GatewayUnit, _ wanted: GatewayPlan.Unit) {
+        unit.phase = .attaching
+        var attach = AttachOptions(
+            path: wanted.lun.volume, metadataServers: options.metadataServers,
+            holder: "curve-iscsi gateway \(options.name) on \(options.process)",
+            holderKey: "curve-iscsi gateway \(options.name)", isReadOnly: wanted.lun.isReadOnly,
+            policy: options.policy)
+        attach.group = Self.group(of: unit.target)
+        RemoteVolume.attach(environment: environment, options: attach) { [self] result in
+            switch result {
+            case .failure(let error):
+                guard !isStopping else { return }
+                fail(unit, "\(error)")
+            case .success(let volume):
+                // The end, or another wish, may have come while it was attached.
+                guard !isStopping else { return volume.detach {} }
+                (unit.volume, unit.present) = (volume, wanted)
+                volume.lost = { [weak self, weak unit, weak volume] in
+                    guard let self, let unit, volume === unit.volume else { return }
+                    lost(unit, "another client took the volume, or an operator the membership")
+                }
+                guard isWanted(unit) else { return leave(unit) }
+                enter(unit, volume)
+            }
+        }
+    }
+    /// The group in which the gateways of a target hold its volumes.
+    public static func group(of target: String) -> String { "iscsi \(target)" }
+
+    private func isWanted(_ unit: GatewayUnit) -> Bool {
+        !unit.isLost && unit.wanted?.lun == unit.present?.lun
+    }
+    private func enter(_ unit: GatewayUnit, _ volume: RemoteVolume) {
+        guard let tag else { return }
+        unit.phase = .entering
+        let identity = UnitIdentity(cluster: volume.cluster, volume: volume.number)
+        let key = UnitKey(identifier: identity.identifier)
+        let coordinator = ClusterCoordinator(
+            environment: environment, target: unit.target, name: options.name,
+            units: [(key: key, volume: volume)])
+        unit.coordinator = coordinator
+        coordinator.expelled = { [weak self, weak unit, weak coordinator] in
+            guard let self, let unit, coordinator === unit.coordinator else { return }
+            lost(unit, "another gateway took this one out")
+        }
+        coordinator.drainChanged = { [weak self] in self?.drain($0) }
+        coordinator.enter(tag: tag) { [self] result in
+            guard !isStopping, coordinator === unit.coordinator else { return }
+            switch result {
+            case .failure(let error): fail(unit, "\(error)")
+            case .success:
+                unit.hasEntered = true
+                guard isWanted(unit) else { return leave(unit) }
+                coordinators?.add(coordinator, key, of: unit.target) { [self] isJoined in
+                    guard !isStopping, coordinator === unit.coordinator else { return }
+                    guard isJoined else { return fail(unit, "the other gateways cannot be heard of") }
+                    coordinator.announce(portals: server?.toldPortals ?? [])
+                    if coordinator.isDraining { drain(true) }
+                    coordinator.drain(isDraining)
+                    add(unit, volume)
+                }
+            }
+        }
+    }
+    private func add(_ unit: GatewayUnit, _ volume: RemoteVolume) {
+        guard isWanted(unit), let wanted = unit.wanted else { return leave(unit) }
+        unit.phase = .adding
+        unit.present = wanted
+        server?.addUnit(wanted.configuration(of: volume), over: volume, to: unit.target) { [self] error in
+            guard !isStopping else { return }
+            if let error { return fail(unit, "\(error)") }
+            (unit.phase, unit.problem, unit.wasTried) = (.served, nil, true)
+            log(.notice, "\(unit.name) is served: \(wanted.lun.volume)")
+            goOn(unit)
+            tellReady()
+            report()
+        }
+    }
+
+    /// Where initiators reach this gateway, for those whom other gateways tell.
+    func announce() {
+        for unit in units { unit.coordinator?.announce(portals: server?.toldPortals ?? []) }
+    }
+    /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
+    private func drain(_ isWanted: Bool) {
+        guard !isStopping, let server else { return }
+        guard isWanted != isDraining else {
+            // One of the other volumes has heard of it; nobody may be left by now.
+            guard isWanted, server.status.sessions == 0 else { return }
+            for unit in units { unit.coordinator?.drained() }
+            return
+        }
+        isDraining = isWanted
+        for unit in units where unit.hasEntered { unit.coordinator?.drain(isWanted) }
+        guard isWanted else {
+            log(.notice, "initiators may log in again")
+            return server.endDrain()
+        }
+        log(.notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
+        server.drain { [weak self] in
+            guard let self, isDraining else { return }
+            log(.notice, "no session is left; the gateway can be stopped")
+            for unit in units { unit.coordinator?.drained() }
+        }
+    }
+
+    /// It cannot be served now; it is tried again later.
+    private func fail(_ unit: GatewayUnit, _ why: String) {
+        let text = "\(unit.wanted?.lun.volume ?? unit.name): \(why)"
+        if unit.problem != text { log(.error, "\(unit.name): \(text); tried again") }
+        (unit.problem, unit.wasTried) = (text, true)
+        leave(unit)
+        tellReady()
+        report()
+    }
+    /// Others go on without it: whatever it still said could be wrong.
+    private func lost(_ unit: GatewayUnit, _ why: String) {
+        guard !isStopping, !unit.isLost else { return }
+        unit.isLost = true
+        unit.problem = "\(unit.present?.lun.volume ?? unit.name): \(why)"
+        log(.error, "\(unit.name): \(unit.problem ?? ""); tried again")
+        // Whoever still attaches or enters finds out there.
+        if unit.phase == .served { leave(unit) }
+        report()
+    }
+    private func leave(_ unit: GatewayUnit) {
+        let wasServed = unit.phase == .served
+        unit.phase = .leaving
+        let back = { [self] in
+            giveBack(unit) { [self] in
+                guard !isStopping else { return }
+                (unit.phase, unit.isLost) = (.idle, false)
+                if wasServed { log(.notice, "\(unit.name) is served no more") }
+                if unit.wanted != nil, unit.problem != nil {
+                    unit.retry = environment.after(Self.retryAfter) { [weak self, weak unit] in
+                        guard let self, let unit else { return }
+                        unit.retry = nil
+                        goOn(unit)
+                    }
+                }
+                reconcile()
+            }
+        }
+        guard wasServed, let server else { return back() }
+        server.removeUnit(unit.number, from: unit.target) { _ in back() }
+    }
+    /// Gives up the unit's place among the gateways and its volume.
+    func giveBack(_ unit: GatewayUnit, completed: @escaping () -> Void) {
+        guard let volume = unit.volume else {
+            environment.after(.zero, completed)
+            return
+        }
+        let (coordinator, hasEntered) = (unit.coordinator, unit.hasEntered)
+        (unit.volume, unit.coordinator, unit.hasEntered) = (nil, nil, false)
+        volume.lost = nil
+        var hasLeft = false
+        let left = { [self] in
+            guard !hasLeft else { return }
+            hasLeft = true
+            if let coordinator { coordinators?.remove(coordinator) }
+            volume.detach(completed: completed)
+        }
+        guard let coordinator, hasEntered else { return left() }
+        coordinator.expelled = nil
+        // The others find out by themselves when nobody can be told.
+        environment.after(RemoteVolume.goodbyePatience, left)
+        coordinator.leave(completed: left)
+    }
+    func cancelRetry(_ unit: GatewayUnit) {
+        if let retry = unit.retry { environment.cancel(retry) }
+        unit.retry = nil
+    }
+}

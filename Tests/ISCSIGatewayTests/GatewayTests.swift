@@ -1,0 +1,205 @@
+import BlockTypes
+import CurveClient
+import Environment
+import ISCSIConfiguration
+import ISCSIServer
+import MemoryEnvironment
+import MetadataServer
+import Testing
+
+@testable import ISCSIGateway
+
+private let name = "iqn.2026-11.example.com:db"
+
+/// A metadata server in memory, the values in it, and gateways that watch them. There are no chunkservers, so
+/// no volume can be attached.
+private final class Site {
+    static let mds = SocketAddress.tcp(host: "mds", port: 6700)
+    let world = MemoryWorld()
+    let server: MetadataServer
+    let values: ClusterValues
+    var configuration = ISCSIConfiguration()
+    private var version: UInt64 = 0
+
+    init() throws {
+        server = try MetadataServer(environment: world.environment("mds"), store: MemoryMetadataStore())
+        try server.start(listen: Self.mds)
+        values = ClusterValues(environment: world.environment("tool"), metadataServers: [Self.mds])
+    }
+    func gateway(_ name: String, process: String = "p") -> Gateway {
+        let gateway = Gateway(self, name, process)
+        world.run(for: .seconds(1))
+        return gateway
+    }
+    /// Changes the configuration, and lets everybody hear of it.
+    func change(_ body: (inout ISCSIConfiguration) throws -> Void) throws {
+        try body(&configuration)
+        try configuration.check()
+        put(try StoredConfiguration.encode(configuration))
+    }
+    func put(_ bytes: [UInt8]) {
+        var isDone = false
+        values.swap(StoredConfiguration.valueName, expected: version, bytes: bytes) {
+            isDone = (try? $0.get().isSwapped) == true
+        }
+        world.run(for: .seconds(1))
+        #expect(isDone)
+        version += 1
+    }
+    func value(_ name: String) -> [UInt8] {
+        var bytes: [UInt8] = []
+        values.value(name) { bytes = (try? $0.get().bytes) ?? [] }
+        world.run(for: .milliseconds(100))
+        return bytes
+    }
+    func report(_ tag: UInt16) throws -> GatewayReport {
+        try StoredConfiguration.value(value(GatewayReport.valueName(tag: tag)), "a report")
+    }
+    func order(_ tag: UInt16, _ orders: GatewayOrders, expected: UInt64) throws {
+        values.swap(
+            GatewayOrders.valueName(tag: tag), expected: expected, bytes: try StoredConfiguration.json(orders)
+        ) { _ in }
+        world.run(for: .seconds(1))
+    }
+}
+
+/// One process.
+private final class Gateway {
+    let gateway: ConfiguredGateway
+    var ready: [SocketAddress]?
+    var failure: String?
+    var hasStopped = false
+    init(_ site: Site, _ name: String, _ process: String) {
+        let environment = site.world.environment("gateway")
+        gateway = ConfiguredGateway(
+            environment: environment,
+            options: .init(name: name, process: process, metadataServers: [Site.mds]), chap: .openSSL())
+        gateway.ready = { [unowned self] in ready = $0 }
+        gateway.failed = { [unowned self] in failure = $0 }
+        gateway.begin()
+    }
+    var targets: [String] { gateway.server?.targetNames ?? [] }
+}
+
+@Suite struct ConfiguredGatewayTests {
+    @Test("portals and targets come and go while it runs; what it cannot do is in its report")
+    func changes() throws {
+        let site = try Site()
+        try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
+        let process = site.gateway("a")
+        #expect(process.ready == [.tcp(host: "10.0.0.1", port: 3260)] && process.targets.isEmpty)
+        #expect(try site.report(1).version == 1)
+        try site.change { all in
+            try all.create(TargetEntry(name: name))
+            try all.create(PortalEntry(address: "10.0.0.1:3261"), of: "a")
+        }
+        #expect(process.targets == [name])
+        var report = try site.report(1)
+        #expect(report.version == 2 && report.items.allSatisfy { $0.problem == nil })
+        #expect(report.items.map(\.name) == ["portal 10.0.0.1:3260", "portal 10.0.0.1:3261"])
+        try site.change { try $0.create(LUNEntry(number: 0, volume: "/missing"), number: 0, of: name) }
+        report = try site.report(1)
+        #expect(report.version == 3 && report.items.last?.name == "LUN 0 of \(name)")
+        #expect(report.items.last?.problem?.contains("/missing") == true)
+        try site.change { all in
+            try all.deleteTarget(name, force: true)
+            try all.deletePortal("10.0.0.1:3261", of: "a")
+        }
+        #expect(process.targets.isEmpty && process.gateway.units.isEmpty)
+        #expect(try site.report(1).items.map(\.name) == ["portal 10.0.0.1:3260"])
+        #expect(try site.report(1).version == 4)
+        process.gateway.stop { process.hasStopped = true }
+        site.world.run(for: .seconds(15))
+        #expect(process.hasStopped && process.failure == nil)
+        #expect(try site.report(1).hasEnded)
+    }
+
+    @Test(
+        "one that the configuration does not know waits until it does, and serves nothing when it no more does"
+    )
+    func unknown() throws {
+        let site = try Site()
+        let process = site.gateway("a")
+        #expect(process.ready == [])
+        try site.change { all in
+            try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "b")
+            try all.create(TargetEntry(name: name))
+        }
+        #expect(process.gateway.server == nil)
+        try site.change { try $0.create(PortalEntry(address: "10.0.0.2:3260"), of: "a") }
+        #expect(process.targets == [name] && process.gateway.tag == 2)
+        try site.change { try $0.deletePortal("10.0.0.2:3260", of: "a") }
+        #expect(process.targets.isEmpty && process.gateway.portals.isEmpty)
+    }
+
+    @Test("a configuration that makes no sense changes nothing, and neither does another tag")
+    func nonsense() throws {
+        let site = try Site()
+        try site.change { all in
+            try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "a")
+            try all.create(TargetEntry(name: name))
+        }
+        let process = site.gateway("a")
+        site.put(Array("{".utf8))
+        #expect(process.targets == [name])
+        #expect(try site.report(1).items.first?.problem?.contains("cannot be read") == true)
+        try site.change { all in
+            all.gateways[0].groupTag = 5
+            try all.deleteTarget(name, force: true)
+        }
+        #expect(process.targets == [name] && process.gateway.tag == 1)
+        #expect(try site.report(1).items.first?.problem?.contains("start it again") == true)
+        try site.change { $0.gateways[0].groupTag = 1 }
+        #expect(process.targets.isEmpty)
+        #expect(try site.report(1).items.allSatisfy { $0.problem == nil })
+    }
+
+    @Test("of two processes of one name the older one ends, and says which is the newer one")
+    func twice() throws {
+        let site = try Site()
+        try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
+        let first = site.gateway("a", process: "first")
+        let second = site.gateway("a", process: "second")
+        site.world.run(for: .seconds(5))
+        #expect(first.failure?.contains("another process, second, serves as gateway a now") == true)
+        #expect(second.failure == nil)
+        #expect(try site.report(1).process == "second")
+        // The portal was the first one's when the second one came.
+        #expect(try site.report(1).items.allSatisfy { $0.problem == nil })
+    }
+
+    @Test("orders that were there before are not for it; later ones are answered")
+    func orders() throws {
+        let site = try Site()
+        try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
+        var orders = GatewayOrders()
+        _ = orders.add(session: 1, start: 1)
+        try site.order(1, orders, expected: 0)
+        let process = site.gateway("a")
+        #expect(try site.report(1).ordersDone == 1)
+        let number = orders.add(session: 7, start: process.gateway.start)
+        try site.order(1, orders, expected: 1)
+        let report = try site.report(1)
+        #expect(
+            report.ordersDone == number && report.sessions.isEmpty && report.start == process.gateway.start)
+    }
+
+    @Test("while the metadata server is away everything goes on, and what changed is heard of afterwards")
+    func away() throws {
+        let site = try Site()
+        try site.change { all in
+            try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "a")
+            try all.create(TargetEntry(name: name))
+        }
+        let process = site.gateway("a")
+        site.server.stop()
+        site.world.run(for: .seconds(60))
+        #expect(process.targets == [name] && process.failure == nil)
+        let store = MemoryMetadataStore()
+        let other = try MetadataServer(environment: site.world.environment("mds"), store: store)
+        try other.start(listen: Site.mds)
+        site.world.run(for: .seconds(60))
+        // Another cluster's, with nothing in it: an older copy looks the same.
+        #expect(process.targets.isEmpty)
+    }
+}
