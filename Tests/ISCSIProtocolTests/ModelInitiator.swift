@@ -267,9 +267,9 @@ final class ModelInitiator {
         case 0x25: takeData(heard)
         case 0x31: takeRequest(heard, link, random: &random)
         case 0x20:
-            if heard.tag == 0xffff_ffff, heard.transfer == 0xffff_ffff {
-                if heard.maxCmdSN == 0 { complain("a ping that says nothing") }
-            } else if heard.tag == 0xffff_ffff {
+            // One that wants no answer tells of the window, which is noted.
+            if heard.tag == 0xffff_ffff, heard.transfer == 0xffff_ffff { break }
+            if heard.tag == 0xffff_ffff {
                 links[link].output += wire.nopOut(
                     transfer: heard.transfer, cmdSN: cmdSN, expStatSN: links[link].expStatSN ?? 0)
             } else if pings.removeValue(forKey: heard.tag) == nil
