@@ -153,7 +153,8 @@ let package = Package(
             "ClusterScenario",
             [
                 "BlockTypes", "Checkers", "ChunkServer", "ChunkStore", "ControlMessages", "CurveClient",
-                "CurveWire", "Environment", "MetadataServer", "NBDServer", "Simulation", "VolumeCore",
+                "CurveWire", "Environment", "ISCSICoordination", "ISCSIInitiator", "ISCSIProtocol",
+                "ISCSIServer", "MetadataServer", "NBDServer", "SCSICommands", "Simulation", "VolumeCore",
             ]),
         testSupport("MemoryEnvironment", ["BlockTypes", "Environment"]),
         testSupport("TestVolumes", ["BlockTypes", "Environment"]),

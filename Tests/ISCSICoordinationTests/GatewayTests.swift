@@ -231,6 +231,23 @@ import Testing
         #expect(heard == [.stored, .failed, .stored] && first.tables == second.tables)
     }
 
+    @Test("a gateway that serves a unit no more holds up nobody, and may serve it again")
+    func unitLeft() {
+        let site = FakeSite(volumes: 2)
+        let (first, second) = (site.gateway(), site.gateway())
+        second.coordinator.leave(unit: second.keys[1])
+        var heard: [ReservationStoring] = []
+        first.change(Self.register, "a", unit: 1) { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored] && second.tables[1].version == 0)
+        second.coordinator.join(unit: second.keys[1]) { second.tables[1] = $0 ?? second.tables[1] }
+        site.world.run(for: .milliseconds(100))
+        #expect(second.tables[1].version == 1)
+        second.change(Self.register, "b", unit: 1) { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored, .stored] && first.tables == second.tables && !second.isExpelled)
+    }
+
     @Test("a gateway that is slow delays a change, and stays")
     func slow() {
         let site = FakeSite()

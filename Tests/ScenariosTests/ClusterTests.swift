@@ -42,6 +42,22 @@ import Testing
     }
 }
 
+@Suite("several iSCSI gateways of one volume, in a seeded world") struct GatewayWorldTests {
+    @Test(
+        "counters are exact, who is preempted or reset is, and all gateways tell the same", arguments: 0..<8)
+    func clean(seed: UInt64) {
+        let outcome = GatewayScenario(GatewayPlan(seed: seed)).run()
+        #expect(outcome.cause == nil, "tools/sim --scenario gateways --replay \(seed) --trace")
+        #expect(outcome.answered > 0)
+    }
+    @Test("the same seed gives the same run", arguments: [2, 3])
+    func sameSeed(seed: UInt64) {
+        let first = GatewayScenario(GatewayPlan(seed: seed)).run()
+        let second = GatewayScenario(GatewayPlan(seed: seed)).run()
+        #expect(first.traceHash == second.traceHash && first.steps == second.steps)
+    }
+}
+
 @Suite("shrinking a failure") struct ShrinkTests {
     @Test("of a failing run only what it needs to fail is left")
     func canary() throws {

@@ -78,6 +78,12 @@ public enum Mutant: String, CaseIterable, Sendable {
     case missUnrecorded = "miss-unrecorded"
     /// A member that was removed by force stays among those that copysets accept.
     case removalUnfenced = "removal-unfenced"
+    /// An iSCSI gateway answers for a change that the others have not heard of.
+    case changeUnawaited = "change-unawaited"
+    /// It keeps another one's reset from its own initiators.
+    case resetUnspread = "reset-unspread"
+    /// It compares and writes under its own locks, as if it were alone.
+    case comparisonLocal = "comparison-local"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

@@ -96,7 +96,7 @@ public final class ClusterCoordinator: TargetCoordinator {
             unit.seen.changed = { [weak self, weak unit] in
                 guard let self, let unit else { return }
                 check(unit)
-                if unit.isJoined { acknowledge(unit) }
+                if unit.isJoined || unit.hasLeft { acknowledge(unit) }
             }
         }
     }

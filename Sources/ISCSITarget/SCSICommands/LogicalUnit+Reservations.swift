@@ -227,6 +227,7 @@ extension LogicalUnit {
         }
         for notice in table.notices where notice.version > before.version {
             if let attention = notice.kind.attentionOfAll {
+                if isPlanted(.resetUnspread), own == nil { continue }
                 // What a function does here it has done already.
                 if case .function? = own, notice.version == table.version { continue }
                 heed(notice, attention, except: author, effects: &effects)

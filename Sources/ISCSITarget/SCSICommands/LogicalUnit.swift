@@ -63,6 +63,7 @@ struct LogicalUnit: Sendable {
     ) {
         (self.number, self.configuration, self.sizeBytes) = (number, configuration, sizeBytes)
         (self.limits, self.ports) = (limits, ports)
+        if isPlanted(.comparisonLocal) { self.configuration.compareUnitBytes = 0 }
         modes = ModePages(hasWriteCache: configuration.hasWriteCache)
     }
 

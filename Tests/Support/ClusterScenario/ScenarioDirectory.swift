@@ -4,6 +4,12 @@ import CurveWire
 import Environment
 import Simulation
 
+#if canImport(FoundationEssentials)
+    import FoundationEssentials
+#else
+    import Foundation
+#endif
+
 /// What a metadata server must keep over its own restarts; the shell is ``ScenarioDirectory``.
 public final class DirectoryState {
     let cluster: UniqueID
@@ -22,6 +28,10 @@ public final class DirectoryState {
     var isAsking: (String) -> Bool = { _ in true }
     /// Members of the group that holds the volume, in the order of their attachments.
     var members: [(epoch: UInt32, holder: String)] = []
+    /// By member, when it was heard last.
+    var heard: [UInt32: Duration] = [:]  // Looked up, never iterated.
+    /// Small values of the volume.
+    var values: [String: (version: UInt64, bytes: Data, attempt: UInt64)] = [:]  // Looked up, never iterated.
     /// By epoch: the attachments of the group as of then.
     var generations: [UInt32: [UInt32]] = [:]  // Looked up, never iterated.
     var bookVersion: UInt64 = 0
@@ -37,21 +47,36 @@ public final class DirectoryState {
     }
 }
 
-/// A stand-in for the metadata server: one volume, fixed copysets, no leases; every attach takes over.
+/// A stand-in for the metadata server: one volume, fixed copysets, every attach takes over. Leases are for
+/// members of a group alone, who are silent without them.
 ///
 /// Keeps the store of real metadata out of the way of scenarios that are about the I/O path.
 public final class ScenarioDirectory {
     private let state: DirectoryState
     private let server: ControlServer
     private let host: SimHost
+    private let startedAt: Duration
+    private var watches: [Watch] = []
+    private var watchCount = 0
     static let address = SocketAddress.tcp(host: "mds", port: 6000)
+    private static let lease = Duration.seconds(10)
+
+    /// Somebody waits for news of a value.
+    private struct Watch {
+        let number: Int
+        let name: String
+        let after: UInt64
+        let connection: ControlServerConnection
+        let id: UInt64
+    }
 
     init(_ state: DirectoryState, on host: SimHost, pool: BufferPool) throws {
-        (self.state, self.host) = (state, host)
+        (self.state, self.host, startedAt) = (state, host, host.now)
         server = ControlServer(
             environment: host, pool: pool, hello: Hello(role: .metadata, cluster: state.cluster))
         server.onRequest = { [weak self] connection, id, request in
             guard let self else { return }
+            if case .getValue(let question) = request.body, self.waits(question, connection, id) { return }
             connection.respond(to: id, self.answer(request))
         }
         try server.listen(on: Self.address)
@@ -72,7 +97,7 @@ public final class ScenarioDirectory {
             answer.volume.epoch = state.epoch
             answer.volume.members = state.members.map {
                 var member = ControlGroupMember()
-                (member.epoch, member.holder) = ($0.epoch, $0.holder)
+                (member.epoch, member.holder, member.silent) = ($0.epoch, $0.holder, isSilent($0.epoch))
                 return member
             }
             response.body = .volume(answer)
@@ -85,12 +110,16 @@ public final class ScenarioDirectory {
             guard state.members.contains(where: { $0.epoch == removal.epoch }) else {
                 return refusal(.fenced, "who is no member removes nobody")
             }
+            guard removal.force || isSilent(removal.member) else {
+                return refusal(.held, "the member lives")
+            }
             response.body = .removeMember(removed(removal.member))
         case .renewLease(let renewal):
             let isHeldAlone = state.members.isEmpty && renewal.epoch == state.epoch
             guard isHeldAlone || state.members.contains(where: { $0.epoch == renewal.epoch }) else {
                 return refusal(.fenced, "another client has taken over")
             }
+            state.heard[renewal.epoch] = host.now
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (state.size.bytes, state.epoch)
             if renewal.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }
@@ -102,9 +131,63 @@ public final class ScenarioDirectory {
         case .detachVolume(let detachment):
             state.members.removeAll { $0.epoch == detachment.epoch }
             response.body = .empty(ControlEmptyResponse())
+        case .getValue(let question): response.body = .value(value(question.name))
+        case .swapValue(let swap):
+            guard state.members.contains(where: { $0.epoch == swap.epoch }) else {
+                return refusal(.fenced, "who is no member changes nothing")
+            }
+            response.body = .value(swapped(swap))
         default: return refusal(.badRequest, "the scenario's directory does not know this request")
         }
         return response
+    }
+    private func isSilent(_ member: UInt32) -> Bool {
+        host.now - max(state.heard[member] ?? .zero, startedAt) > Self.lease
+    }
+    private func value(_ name: String) -> ControlValueResponse {
+        var answer = ControlValueResponse()
+        if let found = state.values[name] { (answer.version, answer.value) = (found.version, found.bytes) }
+        return answer
+    }
+    private func swapped(_ swap: ControlSwapValueRequest) -> ControlValueResponse {
+        let old = state.values[swap.name]
+        let isRepeated = swap.attempt != 0 && old?.attempt == swap.attempt
+        let isSwapped = isRepeated || (old?.version ?? 0) == swap.expectedVersion
+        if isSwapped, !isRepeated {
+            state.values[swap.name] = (swap.expectedVersion + 1, swap.value, swap.attempt)
+            host.traceLine { "value \(swap.name) \(swap.expectedVersion + 1) by attachment \(swap.epoch)" }
+            let ready = watches.filter { $0.name == swap.name && $0.after <= swap.expectedVersion }
+            watches.removeAll { $0.name == swap.name && $0.after <= swap.expectedVersion }
+            for watch in ready { tell(watch) }
+        }
+        var answer = value(swap.name)
+        answer.swapped = isSwapped
+        return answer
+    }
+    /// - Returns: true when there is no news, and the question wants to wait for some.
+    private func waits(
+        _ question: ControlGetValueRequest, _ connection: ControlServerConnection, _ id: UInt64
+    ) -> Bool {
+        guard question.waitMilliseconds > 0, value(question.name).version <= question.afterVersion else {
+            return false
+        }
+        watchCount += 1
+        let watch = Watch(
+            number: watchCount, name: question.name, after: question.afterVersion, connection: connection,
+            id: id)
+        watches.append(watch)
+        host.after(.milliseconds(Int(question.waitMilliseconds))) { [weak self] in
+            guard let self, let place = watches.firstIndex(where: { $0.number == watch.number }) else {
+                return
+            }
+            tell(watches.remove(at: place))
+        }
+        return true
+    }
+    private func tell(_ watch: Watch) {
+        var response = ControlResponse()
+        response.body = .value(value(watch.name))
+        watch.connection.respond(to: watch.id, response)
     }
     private func registered(_ register: ControlRegisterServerRequest) -> ControlResponse.OneOf_Body {
         let known = state.servers[register.server]
@@ -134,6 +217,7 @@ public final class ScenarioDirectory {
         if !group.isEmpty {
             state.members.removeAll { $0.holder == holder }
             state.members.append((state.epoch, holder))
+            state.heard[state.epoch] = host.now
             state.generations[state.epoch] = state.members.map(\.epoch)
         }
         state.grants.append(DirectoryState.Grant(holder: holder, isAsked: state.isAsking(holder)))

@@ -16,6 +16,7 @@ import Foundation
                --scenario full       the same, and clients write more than the stores can hold
                --scenario restored   the same as world, and an older copy of the metadata takes its place
                --scenario shared     three chunkservers and a volume that a group of clients holds together
+               --scenario gateways   the same, and the group are iSCSI gateways with initiators
                --tally               says at the end how often what happened
                --flat-memory         fails when a worker holds more and more memory
                --twice               runs each seed in two processes and compares the traces
@@ -91,7 +92,7 @@ import Foundation
 
 /// Which kind of world.
 enum ScenarioKind: String {
-    case cluster, world, full, restored, shared
+    case cluster, world, full, restored, shared, gateways
 
     func run(
         _ seed: UInt64, _ selection: PlanSelection, disksLie: Bool, traceLinesMax: Int,
@@ -109,6 +110,11 @@ enum ScenarioKind: String {
                 SharedPlan(seed: seed).reduced(to: selection), traceLinesMax: traceLinesMax)
             scenario.told = told
             return scenario.run()
+        case .gateways:
+            let scenario = GatewayScenario(
+                GatewayPlan(seed: seed).reduced(to: selection), traceLinesMax: traceLinesMax)
+            scenario.told = told
+            return scenario.run()
         case .world, .full, .restored:
             var plan = worldPlan(seed)
             plan.disksLie = disksLie
@@ -121,6 +127,7 @@ enum ScenarioKind: String {
         switch self {
         case .cluster: "\(ScenarioPlan(seed: seed))"
         case .shared: "\(SharedPlan(seed: seed))"
+        case .gateways: "\(GatewayPlan(seed: seed))"
         case .world, .full, .restored: "\(worldPlan(seed))"
         }
     }
@@ -195,7 +202,8 @@ struct Options {
             case "--tally": showsTally = true
             case "--scenario":
                 guard let kind = rest.popFirst().flatMap(ScenarioKind.init) else {
-                    throw BadUsage(description: "--scenario needs cluster, world, full, restored or shared")
+                    throw BadUsage(
+                        description: "--scenario needs cluster, world, full, restored, shared or gateways")
                 }
                 scenario = kind
             case "--shrink": shrink = try value(of: argument)

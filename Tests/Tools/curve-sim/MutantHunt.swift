@@ -75,6 +75,7 @@ enum MutantHunt {
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
+        case .changeUnawaited, .resetUnspread, .comparisonLocal: [.gateways]
         case .dedupShared, .amendUnordered, .missUnrecorded, .removalUnfenced: [.shared]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,
             .databaseUnheld:
@@ -170,6 +171,7 @@ enum HuntModel: String, CaseIterable {
     case world = "simulated world"
     case restored = "older metadata"
     case shared = "shared volume"
+    case gateways = "iSCSI gateways"
 
     /// - Parameter commitsAhead: a watermark can only run ahead where the commit does.
     func run(_ seed: UInt64, commitsAhead: Bool) -> String? {
@@ -187,6 +189,7 @@ enum HuntModel: String, CaseIterable {
             plan.restoresMetadata = true
             return WorldScenario(plan).run().cause
         case .shared: return SharedScenario(SharedPlan(seed: seed)).run().cause
+        case .gateways: return GatewayScenario(GatewayPlan(seed: seed)).run().cause
         }
     }
 }

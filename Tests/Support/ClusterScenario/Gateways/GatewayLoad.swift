@@ -1,0 +1,286 @@
+import BlockTypes
+import Environment
+import ISCSIInitiator
+import Simulation
+
+/// CDBs that the load uses.
+private enum Command {
+    static func read(_ sector: Int, _ count: Int) -> [UInt8] {
+        [0x28, 0] + be32(UInt32(sector)) + [0] + be16(UInt16(count)) + [0]
+    }
+    static func write(_ sector: Int, _ count: Int) -> [UInt8] {
+        [0x2a, 0] + be32(UInt32(sector)) + [0] + be16(UInt16(count)) + [0]
+    }
+    static func compareAndWrite(_ sector: Int, _ count: Int) -> [UInt8] {
+        [0x89, 0] + be64(UInt64(sector)) + [0, 0, 0, UInt8(count), 0, 0]
+    }
+    static func reserveOut(_ action: UInt8) -> [UInt8] { [0x5f, action, 5, 0, 0, 0, 0, 0, 24, 0] }
+    static func reserveIn(_ action: UInt8) -> [UInt8] { [0x5e, action, 0, 0, 0, 0, 0, 0xff, 0, 0] }
+    /// With APTPL: what is reserved stays when all gateways die.
+    static func keys(_ key: UInt64, _ other: UInt64) -> [UInt8] {
+        be64(key) + be64(other) + [0, 0, 0, 0, 1, 0, 0, 0]
+    }
+}
+
+/// What all actors of a run know together, and what was wrong.
+final class GatewayRecord {
+    let counters = CounterRecord()
+    private(set) var complaint: String?
+    /// By sector of the rivals' field, the newest reign of which a write was acknowledged.
+    var floors = Array(repeating: UInt64(0), count: GatewayRecord.field.count)
+    private(set) var reigns: UInt64 = 0
+    /// By reign, when its end was acknowledged to whoever ended it.
+    private var ends: [UInt64: Duration] = [:]  // Looked up, never iterated.
+    private(set) var preemptions = 0
+    private(set) var writes = 0
+    var resets = 0
+    var refusedResets = 0
+
+    static let counterSector = 128
+    /// What rivals write to.
+    static let field = 256..<264
+    let incrementsMax = 400
+
+    func complain(_ what: String) { if complaint == nil { complaint = what } }
+    /// Somebody has taken the volume: all others' reigns are over.
+    func takeOver(at now: Duration, preempting: Bool) -> UInt64 {
+        if preempting {
+            preemptions += 1
+            for reign in 0...reigns where ends[reign] == nil { ends[reign] = now }
+        }
+        reigns += 1
+        return reigns
+    }
+    func wrote(_ reign: UInt64, _ place: Int, issuedAt: Duration) {
+        writes += 1
+        floors[place] = max(floors[place], reign)
+        if let end = ends[reign], issuedAt > end {
+            complain(
+                "a write of reign \(reign) is done that was sent after PREEMPT AND ABORT had ended that reign"
+            )
+        }
+    }
+    func read(_ bytes: [UInt8], _ place: Int, floor: UInt64) {
+        let words = (0..<64).map { at in
+            bytes[(8 * at)..<(8 * at + 8)].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+        }
+        guard Set(words).count == 1 else { return complain("sector \(place) of the field holds two writes") }
+        if words[0] < floor {
+            complain(
+                "sector \(place) of the field holds reign \(words[0]), and \(floor) has written there: "
+                    + "a write of a preempted initiator came late")
+        }
+    }
+    static func sector(_ reign: UInt64) -> [UInt8] { (0..<64).flatMap { _ in be64(reign) } }
+}
+
+/// An initiator that increments counters by COMPARE AND WRITE.
+final class CountingInitiator {
+    let port: SimInitiator
+    private let record: GatewayRecord
+    private let world: SimWorld
+    private let key: UInt64
+    private var random: SeededRandom
+    var mayAsk = true
+    private(set) var isBusy = false
+
+    init(_ port: SimInitiator, _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
+        (self.port, self.record, self.world, self.key) = (port, record, world, key)
+        random = SeededRandom(seed: world.random.next())
+    }
+    func start() { later() }
+    private func later() {
+        isBusy = false
+        guard mayAsk, record.counters.started < record.incrementsMax else { return }
+        port.host.after(.milliseconds(Int.random(in: 0...300, using: &random))) { [weak self] in
+            guard let self, mayAsk else { return }
+            isBusy = true
+            let counter = Int.random(in: 0..<CounterRecord.places.count, using: &random)
+            readCounter(counter) { [weak self] in self?.increment(counter, from: $0) }
+        }
+    }
+    /// Registers when a reservation keeps it out.
+    private func refused(_ answer: SimInitiator.Answer) {
+        guard answer == .conflict else { return later() }
+        port.run(Command.reserveOut(6), out: Command.keys(0, key)) { [weak self] _ in self?.later() }
+    }
+    private static func place(_ counter: Int) -> (sector: Int, count: Int) {
+        let place = CounterRecord.places[counter]
+        return (GatewayRecord.counterSector + place.lowerBound, place.count)
+    }
+    private func readCounter(_ counter: Int, _ then: @escaping (CounterRecord.State) -> Void) {
+        let (sector, count) = Self.place(counter)
+        let floor = record.counters.highest(counter)
+        port.run(Command.read(sector, count), read: count * 512) { [weak self] answer in
+            guard let self else { return }
+            guard case .good(let bytes) = answer else { return refused(answer) }
+            guard let state = CounterRecord.state(bytes) else {
+                return record.complain("counter \(counter) holds parts of several increments")
+            }
+            if let wrong = record.counters.read(state, counter, floor: floor) {
+                return record.complain(wrong)
+            }
+            then(state)
+        }
+    }
+    private func increment(_ counter: Int, from old: CounterRecord.State) {
+        guard mayAsk else { return later() }
+        let (sector, count) = Self.place(counter)
+        let attempt = record.counters.newAttempt()
+        let new = CounterRecord.State(count: old.count + 1, session: key, attempt: attempt)
+        record.counters.lostSight(of: counter)
+        let data = CounterRecord.bytes(old, sectors: count) + CounterRecord.bytes(new, sectors: count)
+        port.run(Command.compareAndWrite(sector, count), out: data) { [weak self] answer in
+            guard let self else { return }
+            port.host.traceLine { "attempt \(attempt) at counter \(counter): \(answer)" }
+            switch answer {
+            case .good:
+                record.counters.foundAgain(counter)
+                if let wrong = record.counters.succeeded(new, counter) { record.complain(wrong) }
+            case .attention, .conflict, .refused, .sense([0x0e, 0x1d, 0]):
+                record.counters.foundAgain(counter)
+                record.counters.missed(attempt)
+            case .sense, .unknown: break
+            }
+            refused(answer)
+        }
+    }
+}
+
+/// An initiator that takes the volume from its rivals and writes to the field for as long as it reigns.
+final class RivalInitiator {
+    let port: SimInitiator
+    private let record: GatewayRecord
+    private let world: SimWorld
+    private let key: UInt64
+    private var random: SeededRandom
+    private var reign: UInt64?
+    private var writesLeft = 0
+    var mayAsk = true
+    private(set) var isBusy = false
+
+    init(_ port: SimInitiator, _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
+        (self.port, self.record, self.world, self.key) = (port, record, world, key)
+        random = SeededRandom(seed: world.random.next())
+    }
+    func start() { rest() }
+    private func rest() {
+        (reign, isBusy) = (nil, false)
+        guard mayAsk else { return }
+        port.host.after(.milliseconds(Int.random(in: 100...4000, using: &random))) { [weak self] in
+            guard let self, mayAsk else { return }
+            isBusy = true
+            register()
+        }
+    }
+    private func register() {
+        port.run(Command.reserveOut(6), out: Command.keys(0, key)) { [weak self] answer in
+            guard let self else { return }
+            if case .attention = answer { return register() }
+            guard case .good = answer else { return rest() }
+            look()
+        }
+    }
+    private func look() {
+        port.run(Command.reserveIn(1), read: 255) { [weak self] answer in
+            guard let self else { return }
+            if case .attention = answer { return look() }
+            guard case .good(let bytes) = answer, bytes.count >= 8 else { return rest() }
+            guard bytes.count >= 24 else { return take(action: 1, victim: 0) }
+            take(action: 5, victim: bytes[8..<16].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+        }
+    }
+    private func take(action: UInt8, victim: UInt64) {
+        guard victim != key else { return reigns(preempting: false) }
+        port.run(Command.reserveOut(action), out: Command.keys(key, victim)) { [weak self] answer in
+            guard let self else { return }
+            port.host.traceLine { "\(self.port.machine): action \(action) against \(victim): \(answer)" }
+            if case .attention = answer { return take(action: action, victim: victim) }
+            guard case .good = answer else { return rest() }
+            reigns(preempting: action == 5)
+        }
+    }
+    private func reigns(preempting: Bool) {
+        reign = record.takeOver(at: world.trueNow, preempting: preempting)
+        writesLeft = Int.random(in: 1...40, using: &random)
+        for _ in 0..<3 { write() }
+    }
+    private func write() {
+        guard let reign else { return }
+        guard mayAsk, writesLeft > 0 else { return rest() }
+        writesLeft -= 1
+        let place = Int.random(in: 0..<GatewayRecord.field.count, using: &random)
+        let issuedAt = world.trueNow
+        port.run(
+            Command.write(GatewayRecord.field.lowerBound + place, 1), out: GatewayRecord.sector(reign)
+        ) { [weak self] answer in
+            guard let self, self.reign == reign else {
+                if case .good = answer { self?.record.wrote(reign, place, issuedAt: issuedAt) }
+                return
+            }
+            switch answer {
+            case .good:
+                record.wrote(reign, place, issuedAt: issuedAt)
+                if random.oneIn(3) { readField(place) }
+                port.host.after(.milliseconds(Int.random(in: 0...100, using: &random))) { [weak self] in
+                    self?.write()
+                }
+            case .attention, .refused:
+                port.host.after(.milliseconds(50)) { [weak self] in self?.write() }
+            // Somebody else reigns, or may.
+            case .conflict, .sense, .unknown: rest()
+            }
+        }
+    }
+    private func readField(_ place: Int) {
+        let floor = record.floors[place]
+        port.run(Command.read(GatewayRecord.field.lowerBound + place, 1), read: 512) { [weak self] answer in
+            if case .good(let bytes) = answer { self?.record.read(bytes, place, floor: floor) }
+        }
+    }
+}
+
+/// Somebody who looks at everything through one gateway when all is calm.
+final class JudgingInitiator {
+    let port: SimInitiator
+    private let record: GatewayRecord
+    /// Reservations and port groups as this gateway tells them.
+    private(set) var told: [[UInt8]] = []
+    private(set) var isDone = false
+
+    init(_ port: SimInitiator, _ record: GatewayRecord) { (self.port, self.record) = (port, record) }
+    func start() { next(0) }
+    private var questions: [(cdb: [UInt8], count: Int)] {
+        [
+            (Command.reserveIn(0), 255), (Command.reserveIn(1), 255),
+            ([0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0], 512),
+        ]
+            + CounterRecord.places.map {
+                (Command.read(GatewayRecord.counterSector + $0.lowerBound, $0.count), $0.count * 512)
+            } + GatewayRecord.field.map { (Command.read($0, 1), 512) }
+    }
+    private func next(_ number: Int) {
+        guard number < questions.count else { return isDone = true }
+        port.run(questions[number].cdb, read: questions[number].count) { [weak self] answer in
+            guard let self else { return }
+            guard case .good(let bytes) = answer else {
+                port.host.after(.milliseconds(50)) { [weak self] in self?.next(number) }
+                return
+            }
+            judge(number, bytes)
+            next(number + 1)
+        }
+    }
+    private func judge(_ number: Int, _ bytes: [UInt8]) {
+        guard number >= 3 else { return told.append(bytes) }
+        let counter = number - 3
+        guard counter < CounterRecord.places.count else {
+            let place = counter - CounterRecord.places.count
+            return record.read(bytes, place, floor: record.floors[place])
+        }
+        guard let state = CounterRecord.state(bytes) else {
+            return record.complain("counter \(counter) holds parts of several increments")
+        }
+        if let wrong = record.counters.judge(state, counter) { record.complain(wrong) }
+    }
+}

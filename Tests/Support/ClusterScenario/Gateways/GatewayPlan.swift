@@ -1,0 +1,59 @@
+import BlockTypes
+import Simulation
+
+/// Everything that a run with several iSCSI gateways of one volume depends on, chosen by its seed.
+public struct GatewayPlan: Sendable {
+    /// Chunkservers and faults as in the scenario about one client; what happens to clients is ours.
+    public var base: ScenarioPlan
+    /// What happens to gateways.
+    public var deeds: [Deed]
+    /// Gateways, all of one target.
+    public var gateways: Int
+    /// Initiators that count by COMPARE AND WRITE.
+    public var counters: Int
+    /// Initiators that take the volume from each other by PREEMPT AND ABORT.
+    public var rivals: Int
+    /// Resets of the logical unit, at most.
+    public var resetsMax: Int
+
+    /// What happens to a gateway.
+    public enum Deed: CaseIterable, Sendable {
+        /// Its process dies and is started again.
+        case dies
+        /// It stands still, perhaps past its lease.
+        case standsStill
+        /// Nothing reaches it from the metadata server, and nothing goes there.
+        case losesMetadata
+        /// Its machine is cut off.
+        case isCutOff
+    }
+    /// Simulated time that load and nemesis have together: some leases long.
+    static let turmoil = Duration.seconds(40)
+
+    /// The plan of run `seed`.
+    public init(seed: UInt64) {
+        base = ScenarioPlan(seed: seed)
+        var random = SeededRandom(seed: seed ^ 0x6A7E_3A75_0000_0000)
+        base.nemesis.deeds.removeAll { [.clientDies, .takeOver, .strand].contains($0) }
+        base.damagedServer = nil
+        deeds = random.oneIn(6) ? [] : Deed.allCases.filter { _ in random.oneIn(2) }
+        gateways = Int.random(in: 2...3, using: &random)
+        counters = Int.random(in: 1...3, using: &random)
+        rivals = Int.random(in: 2...3, using: &random)
+        resetsMax = random.oneIn(2) ? Int.random(in: 1...20, using: &random) : 0
+    }
+    /// The plan without what `selection` leaves out.
+    public func reduced(to selection: PlanSelection) -> GatewayPlan {
+        var plan = self
+        plan.base = base.reduced(to: selection)
+        return plan
+    }
+}
+
+extension GatewayPlan: CustomStringConvertible {
+    /// The plan in a few lines, for whoever looks at a failure.
+    public var description: String {
+        "\(base)\n\(gateways) gateways, \(counters) counters, \(rivals) rivals, at most \(resetsMax) resets, "
+            + "\(deeds)"
+    }
+}

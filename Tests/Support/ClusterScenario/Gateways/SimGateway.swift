@@ -1,0 +1,139 @@
+import BlockTypes
+import CurveClient
+import Environment
+import ISCSICoordination
+import ISCSIProtocol
+import ISCSIServer
+import SCSICommands
+import Simulation
+
+/// One gateway on a machine of its own, as `curve-iscsi serve --group` runs it: started again when it ends.
+final class SimGateway {
+    static let target = "iqn.2026-11.io.curve:shared"
+    let number: Int
+    let machine: String
+    private let world: SimWorld
+    private let pool: BufferPool
+    /// Its present process; others' callbacks are late.
+    private(set) var host: SimHost?
+    private var volume: RemoteVolume?
+    private var coordinator: ClusterCoordinator?
+    private var server: ISCSIServer?
+    private(set) var isServing = false
+    private(set) var starts = 0
+    private(set) var trouble: String?
+    private var isStopping = false
+    /// Of processes that are gone: their sessions and connections refer to each other until the run ends.
+    private var retired: [ISCSIServer] = []
+
+    init(_ world: SimWorld, number: Int, pool: BufferPool) {
+        (self.world, self.number, self.pool) = (world, number, pool)
+        machine = "gw\(number)"
+    }
+    var address: SocketAddress { .tcp(host: machine, port: 3260) }
+
+    // MARK: Life
+
+    func start() {
+        guard host?.isAlive != true, !isStopping else { return }
+        starts += 1
+        let host = world.startHost(on: machine)
+        self.host = host
+        attach(on: host)
+    }
+    private func attach(on host: SimHost) {
+        var options = AttachOptions(
+            path: "/volume", metadataServers: [ScenarioDirectory.address], holder: machine,
+            holderKey: machine)
+        (options.timeout, options.group) = (.seconds(10), "gateways")
+        RemoteVolume.attach(environment: host, options: options) { [weak self] result in
+            guard let self, self.host === host, host.isAlive else { return }
+            switch result {
+            case .failure(let error): end(host, "\(error)")
+            case .success(let volume): enter(volume, on: host)
+            }
+        }
+    }
+    private func enter(_ volume: RemoteVolume, on host: SimHost) {
+        self.volume = volume
+        volume.lost = { [weak self] in self?.end(host, "the volume is lost") }
+        let unit = Self.unit(volume)
+        let coordinator = ClusterCoordinator(
+            environment: host, target: Self.target, name: machine,
+            units: [(UnitKey(identifier: unit.identifier), volume)])
+        self.coordinator = coordinator
+        coordinator.expelled = { [weak self] in self?.end(host, "expelled") }
+        coordinator.enter { [weak self] result in
+            guard let self, self.host === host, host.isAlive else { return }
+            switch result {
+            case .failure(let error): end(host, "\(error)")
+            case .success(let tag): serve(unit, volume, coordinator, tag, on: host)
+            }
+        }
+    }
+    private func serve(
+        _ unit: UnitConfiguration, _ volume: RemoteVolume, _ coordinator: ClusterCoordinator, _ tag: UInt16,
+        on host: SimHost
+    ) {
+        let server = ISCSIServer(
+            environment: host, portGroup: tag, coordinator: coordinator, pool: pool)
+        self.server = server
+        server.addTarget(TargetDescription(name: Self.target)) { [weak self] error in
+            guard let self, self.host === host else { return }
+            if let error { return end(host, "\(error)") }
+            server.addUnit(unit, over: volume, to: Self.target) { [weak self] error in
+                guard let self, self.host === host else { return }
+                if let error { return end(host, "\(error)") }
+                do {
+                    try server.listen(on: address)
+                    isServing = true
+                } catch { end(host, "\(error)") }
+            }
+        }
+    }
+    private static func unit(_ volume: RemoteVolume) -> UnitConfiguration {
+        let identity = UnitIdentity(cluster: UniqueID(high: 1, low: 2), volume: volume.number)
+        var unit = UnitConfiguration(lun: 0, identifier: identity.identifier, serial: identity.serial)
+        unit.compareUnitBytes = volume.compareUnitBytes
+        return unit
+    }
+    /// The process ends at once, and whoever runs it starts it again.
+    private func end(_ host: SimHost, _ why: String) {
+        guard self.host === host, host.isAlive else { return }
+        trouble = why
+        world.note { "\(machine) ends: \(why)" }
+        server?.abandon()
+        host.after(.zero) { [weak self] in
+            guard self?.host === host else { return }
+            self?.die(startingAfter: .milliseconds(500))
+        }
+    }
+    func die(startingAfter rest: Duration) {
+        host?.kill()
+        forget()
+        world.after(rest) { [weak self] in self?.start() }
+    }
+    private func forget() {
+        if let server { retired.append(server) }
+        (server, coordinator, volume, isServing) = (nil, nil, nil, false)
+    }
+    /// Ends in order.
+    func stop(stopped: @escaping () -> Void) {
+        isStopping = true
+        guard let server, let coordinator, let volume, host?.isAlive == true else { return stopped() }
+        server.stop(drainFor: .seconds(5)) {
+            coordinator.leave { volume.detach { stopped() } }
+        }
+    }
+    /// The run is over.
+    func end() {
+        forget()
+        for server in retired { server.abandon() }
+        retired = []
+    }
+    func readGauges(_ read: GaugeReader) {
+        guard host?.isAlive == true else { return }
+        server?.readGauges(read)
+        volume?.readGauges(read)
+    }
+}
