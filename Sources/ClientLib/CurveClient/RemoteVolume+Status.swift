@@ -34,6 +34,8 @@ extension RemoteVolume {
             leaseTrouble: renewalFailure.map { "\($0.why), since \(seconds(since: $0.since))" })
     }
 
+    /// See ``ControlChannel/abandon()``.
+    package func abandon() { channel.abandon() }
     /// What waits here and in the rooms below.
     package func readGauges(_ read: GaugeReader) {
         core.readGauges(read)

@@ -129,6 +129,9 @@ public final class ControlChannel {
         }
     }
 
+    /// Forgets every open call. For processes of a simulated world that are gone: whoever asked and the call
+    /// refer to each other until it ends.
+    package func abandon() { pending = [:] }
     /// Fails every open call with ``ControlError/closed`` and closes the connection.
     public func close() {
         if case .closed = state { return }

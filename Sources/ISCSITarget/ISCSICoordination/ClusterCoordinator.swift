@@ -101,6 +101,9 @@ public final class ClusterCoordinator: TargetCoordinator {
         }
     }
 
+    /// Forgets the changes that wait for other gateways: of a process of a simulated world that is gone.
+    package func abandon() { for unit in units { unit.waiting = nil } }
+
     var keeper: any SharedVolume { units[0].volume }
     func isOwn(_ gateway: Gateway) -> Bool {
         gateway.epoch(of: keeper.number.rawValue) == keeper.epoch.rawValue

@@ -20,6 +20,7 @@ private final class Gate {
     var functions: [ManagementID] = []
     var leavers: [NexusID] = []
     let answersLate: Bool
+    private static let piecesMax = 96
 
     init(withSecrets: Bool, answersLate: Bool) {
         var configuration = PortalGroupConfiguration(
@@ -47,7 +48,9 @@ private final class Gate {
             }
         }
     }
+    /// In pieces of at least `pieceBytes`, and not too many: most of what a cut can do wrong a few of them do.
     func feed(_ bytes: [UInt8], on id: ConnectionID = connection, pieceBytes: Int) {
+        let pieceBytes = max(pieceBytes, bytes.count / Self.piecesMax)
         var start = 0
         while start < bytes.count, !closed.contains(id) {
             let end = min(bytes.count, start + pieceBytes)

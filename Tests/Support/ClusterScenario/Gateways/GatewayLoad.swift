@@ -28,9 +28,8 @@ final class GatewayRecord {
     private(set) var complaint: String?
     /// By sector of the rivals' field, the newest reign of which a write was acknowledged.
     var floors = Array(repeating: UInt64(0), count: GatewayRecord.field.count)
-    private(set) var reigns: UInt64 = 0
-    /// By reign, when its end was acknowledged to whoever ended it.
-    private var ends: [UInt64: Duration] = [:]  // Looked up, never iterated.
+    /// By number, from 1: whose it is, since when, and when its end was acknowledged to whoever ended it.
+    private var reigns: [(key: UInt64, begun: Duration, end: Duration?)] = []
     private(set) var preemptions = 0
     private(set) var writes = 0
     var resets = 0
@@ -42,19 +41,23 @@ final class GatewayRecord {
     let incrementsMax = 400
 
     func complain(_ what: String) { if complaint == nil { complaint = what } }
-    /// Somebody has taken the volume: all others' reigns are over.
-    func takeOver(at now: Duration, preempting: Bool) -> UInt64 {
-        if preempting {
+    /// Somebody has taken the volume: what the victim had when that was asked for is over. An answer may come
+    /// after somebody else has taken the volume in turn.
+    /// - Returns: the new reign's number.
+    func takeOver(by key: UInt64, from victim: UInt64?, askedAt: Duration, now: Duration) -> UInt64 {
+        if let victim {
             preemptions += 1
-            for reign in 0...reigns where ends[reign] == nil { ends[reign] = now }
+            for index in reigns.indices where reigns[index].key == victim && reigns[index].begun <= askedAt {
+                reigns[index].end = reigns[index].end ?? now
+            }
         }
-        reigns += 1
-        return reigns
+        reigns.append((key, now, nil))
+        return UInt64(reigns.count)
     }
     func wrote(_ reign: UInt64, _ place: Int, issuedAt: Duration) {
         writes += 1
         floors[place] = max(floors[place], reign)
-        if let end = ends[reign], issuedAt > end {
+        if let end = reigns[Int(reign) - 1].end, issuedAt > end {
             complain(
                 "a write of reign \(reign) is done that was sent after PREEMPT AND ABORT had ended that reign"
             )
@@ -191,17 +194,18 @@ final class RivalInitiator {
         }
     }
     private func take(action: UInt8, victim: UInt64) {
-        guard victim != key else { return reigns(preempting: false) }
+        let askedAt = world.trueNow
+        guard victim != key else { return reigns(from: nil, askedAt: askedAt) }
         port.run(Command.reserveOut(action), out: Command.keys(key, victim)) { [weak self] answer in
             guard let self else { return }
             port.host.traceLine { "\(self.port.machine): action \(action) against \(victim): \(answer)" }
             if case .attention = answer { return take(action: action, victim: victim) }
             guard case .good = answer else { return rest() }
-            reigns(preempting: action == 5)
+            reigns(from: action == 5 ? victim : nil, askedAt: askedAt)
         }
     }
-    private func reigns(preempting: Bool) {
-        reign = record.takeOver(at: world.trueNow, preempting: preempting)
+    private func reigns(from victim: UInt64?, askedAt: Duration) {
+        reign = record.takeOver(by: key, from: victim, askedAt: askedAt, now: world.trueNow)
         writesLeft = Int.random(in: 1...40, using: &random)
         for _ in 0..<3 { write() }
     }

@@ -15,6 +15,8 @@ public struct GatewayPlan: Sendable {
     public var rivals: Int
     /// Resets of the logical unit, at most.
     public var resetsMax: Int
+    /// Initiators ask for digests: always where the network flips bits, of which nothing else would tell them.
+    public var hasDigests: Bool
 
     /// What happens to a gateway.
     public enum Deed: CaseIterable, Sendable {
@@ -41,6 +43,7 @@ public struct GatewayPlan: Sendable {
         counters = Int.random(in: 1...3, using: &random)
         rivals = Int.random(in: 2...3, using: &random)
         resetsMax = random.oneIn(2) ? Int.random(in: 1...20, using: &random) : 0
+        hasDigests = base.faults.network.flippedBitOneIn > 0 || random.oneIn(2)
     }
     /// The plan without what `selection` leaves out.
     public func reduced(to selection: PlanSelection) -> GatewayPlan {

@@ -101,7 +101,8 @@ public final class GatewayScenario {
         resetLater(plan.resetsMax)
     }
     private func newPort(_ number: Int) -> SimInitiator {
-        let port = SimInitiator(world, number: number, gateways, at: number % gateways.count)
+        let port = SimInitiator(
+            world, number: number, gateways, at: number % gateways.count, digests: plan.hasDigests)
         port.complain = { [weak self] in self?.record.complain($0) }
         ports.append(port)
         port.connect()
@@ -238,15 +239,17 @@ public final class GatewayScenario {
         for port in ports { port.leave() }
         var judges: [JudgingInitiator] = []
         for place in gateways.indices {
-            let port = SimInitiator(world, number: 50 + place, gateways, at: place)
+            let port = SimInitiator(
+                world, number: 50 + place, gateways, at: place, digests: plan.hasDigests)
             port.connect()
             judges.append(JudgingInitiator(port, record))
         }
         guard finish({ judges.allSatisfy(\.port.isReady) }) else {
             return complaint ?? "a gateway lets nobody in after the faults have stopped"
         }
-        // What a gateway has not heard yet when it comes back it hears by its watch.
-        world.run(for: .seconds(5))
+        // What a gateway has not heard yet when it comes back it hears by its watch; a question to a metadata
+        // server that died unseen is asked anew when its time is over.
+        world.run(for: .seconds(30))
         for judge in judges { judge.start() }
         guard finish({ judges.allSatisfy(\.isDone) }) else {
             return complaint ?? "questions never end after the faults have stopped"

@@ -23,8 +23,10 @@ final class SimGateway {
     private(set) var starts = 0
     private(set) var trouble: String?
     private var isStopping = false
-    /// Of processes that are gone: their sessions and connections refer to each other until the run ends.
-    private var retired: [ISCSIServer] = []
+    /// Of processes that are gone: what they waited for and they themselves refer to each other until the run
+    /// ends.
+    private var retired: [(server: ISCSIServer?, coordinator: ClusterCoordinator?, volume: RemoteVolume?)] =
+        []
 
     init(_ world: SimWorld, number: Int, pool: BufferPool) {
         (self.world, self.number, self.pool) = (world, number, pool)
@@ -114,7 +116,7 @@ final class SimGateway {
         world.after(rest) { [weak self] in self?.start() }
     }
     private func forget() {
-        if let server { retired.append(server) }
+        retired.append((server, coordinator, volume))
         (server, coordinator, volume, isServing) = (nil, nil, nil, false)
     }
     /// Ends in order.
@@ -128,7 +130,11 @@ final class SimGateway {
     /// The run is over.
     func end() {
         forget()
-        for server in retired { server.abandon() }
+        for process in retired {
+            process.server?.abandon()
+            process.coordinator?.abandon()
+            process.volume?.abandon()
+        }
         retired = []
     }
     func readGauges(_ read: GaugeReader) {

@@ -5,7 +5,6 @@ import Simulation
 
 /// An initiator written from the standard: one session with one gateway, and with another when that fails.
 ///
-/// With digests: the network flips bits.
 final class SimInitiator: ConnectionHandler {
     /// How a command ended.
     enum Answer: Equatable {
@@ -32,6 +31,8 @@ final class SimInitiator: ConnectionHandler {
     private let number: Int
     private let world: SimWorld
     private let gateways: [SimGateway]
+    /// "CRC32C" or "None".
+    private let digest: String
     private(set) var place: Int
     private var link: (any Connection)?
     private var listener = PDUListener()
@@ -51,8 +52,9 @@ final class SimInitiator: ConnectionHandler {
     var owedResetSince: Duration?
     var complain: (String) -> Void = { _ in }
 
-    init(_ world: SimWorld, number: Int, _ gateways: [SimGateway], at place: Int) {
+    init(_ world: SimWorld, number: Int, _ gateways: [SimGateway], at place: Int, digests: Bool) {
         (self.world, self.number, self.gateways, self.place) = (world, number, gateways, place)
+        digest = digests ? "CRC32C" : "None"
         machine = "init\(number)"
         host = world.startHost(on: machine)
     }
@@ -75,8 +77,8 @@ final class SimInitiator: ConnectionHandler {
                     Wire.login(
                         [
                             "InitiatorName=iqn.2026-11.test:\(machine)", "TargetName=\(SimGateway.target)",
-                            "InitialR2T=No", "ImmediateData=Yes", "HeaderDigest=CRC32C",
-                            "DataDigest=CRC32C",
+                            "InitialR2T=No", "ImmediateData=Yes", "HeaderDigest=\(digest)",
+                            "DataDigest=\(digest)",
                         ], stage: 1, next: 3, isid: 0x4000_0000_0000 | UInt64(number), cmdSN: 1))
                 let begun = connection
                 host.after(.seconds(3)) { [weak self] in
@@ -175,9 +177,9 @@ final class SimInitiator: ConnectionHandler {
     private func take(_ pdu: Heard) {
         switch pdu.opcode {
         case 0x23:
-            let isAgreed = ["HeaderDigest=CRC32C", "DataDigest=CRC32C"].allSatisfy(pdu.text.contains)
+            let isAgreed = ["HeaderDigest=\(digest)", "DataDigest=\(digest)"].allSatisfy(pdu.text.contains)
             guard pdu.half(36) == 0, isAgreed else { return drop() }
-            wire = Wire(headerDigest: true, dataDigest: true)
+            wire = Wire(headerDigest: digest != "None", dataDigest: digest != "None")
             listener.wire = wire
             (isReady, begunAt) = (true, world.trueNow)
         case 0x25:
