@@ -48,7 +48,7 @@ private final class Gate {
             }
         }
     }
-    /// In pieces of at least `pieceBytes`, and not too many: most of what a cut can do wrong a few of them do.
+    /// In pieces of at least `pieceBytes`, and not too many: a few cuts do most of what cuts can do wrong.
     func feed(_ bytes: [UInt8], on id: ConnectionID = connection, pieceBytes: Int) {
         let pieceBytes = max(pieceBytes, bytes.count / Self.piecesMax)
         var start = 0

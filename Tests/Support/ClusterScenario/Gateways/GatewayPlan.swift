@@ -15,7 +15,7 @@ public struct GatewayPlan: Sendable {
     public var rivals: Int
     /// Resets of the logical unit, at most.
     public var resetsMax: Int
-    /// Initiators ask for digests: always where the network flips bits, of which nothing else would tell them.
+    /// Initiators ask for digests: always where the network flips bits, which nothing else would tell them.
     public var hasDigests: Bool
 
     /// What happens to a gateway.
