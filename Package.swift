@@ -129,7 +129,7 @@ let package = Package(
             "ISCSICoordination", in: "ISCSITarget",
             ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
-        room("ISCSIConfiguration", in: "ISCSITarget", []),
+        room("ISCSIConfiguration", in: "ISCSITarget", ["BlockTypes"]),
         room(
             "ISCSIGateway", in: "ISCSITarget",
             [
