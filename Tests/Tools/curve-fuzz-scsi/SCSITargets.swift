@@ -53,7 +53,7 @@ private final class UnitGate {
                 require(open.remove(task) != nil, "an answer to a command that has one")
                 require(answer.sense.count <= 252, "sense data of \(answer.sense.count) bytes")
             case .aborted(let task): require(open.remove(task) != nil, "an abort of a command that has ended")
-            case .managed, .unitGone, .nexusReleased, .reservationsSettled: break
+            case .managed, .unitGone, .nexusReleased, .reservationsSettled, .endSessions: break
             case .endTasks(let unit, let version): step(.tasksEnded(unit, version: version))
             case .storeReservations(let unit, let version, let table):
                 require((tables[unit] ?? ReservationTable()).version == version, "an outdated table")
