@@ -92,6 +92,13 @@ final class FakeCell {
         return outcome
     }
 
+    private var listedMembers: [ControlGroupMember] {
+        members.map {
+            var member = ControlGroupMember()
+            (member.epoch, member.holder) = ($0.epoch, $0.holder)
+            return member
+        }
+    }
     private func answer(_ request: ControlRequest) -> ControlResponse {
         if refusesEverything {
             return ControlResponse(refusing: ControlFailure(.store, "the store is broken"))
@@ -103,17 +110,14 @@ final class FakeCell {
             }
             var answer = ControlVolumeResponse()
             answer.volume.epoch = epoch
-            answer.volume.members = members.map {
-                var member = ControlGroupMember()
-                (member.epoch, member.holder) = ($0.epoch, $0.holder)
-                return member
-            }
+            answer.volume.members = listedMembers
             return ControlResponse(.volume(answer))
         case .removeMember(let request):
             epoch += 1
             members.removeAll { $0.epoch == request.member }
             var answer = ControlRemoveMemberResponse()
             (answer.epoch, answer.change, answer.group) = (epoch, change + 1, members.map(\.epoch))
+            answer.sizeBytes = size
             return ControlResponse(.removeMember(answer))
         case .getValue(let request):
             return ControlResponse(.value(values[request.name] ?? ControlValueResponse()))
@@ -132,6 +136,7 @@ final class FakeCell {
             }
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (size, change)
+            (answer.epoch, answer.group) = (epoch, members.map(\.epoch))
             if request.addressBookVersion != bookVersion { answer.addressBook = book() }
             return ControlResponse(.renewLease(answer))
         case .detachVolume(let request):
@@ -143,9 +148,11 @@ final class FakeCell {
             guard request.sizeBytes >= size || request.allowShrink else {
                 return ControlResponse(refusing: ControlFailure(.badRequest, "allow the shrink"))
             }
+            if !members.isEmpty { epoch += 1 }
             size = request.sizeBytes
             var answer = ControlVolumeResponse()
-            (answer.volume.sizeBytes, answer.volume.change) = (size, change)
+            (answer.volume.sizeBytes, answer.volume.change, answer.volume.epoch) = (size, change, epoch)
+            answer.volume.members = listedMembers
             return ControlResponse(.volume(answer))
         case .getAddressBook:
             var answer = ControlGetAddressBookResponse()

@@ -91,6 +91,35 @@ import VolumeCore
         #expect(cell.read(volumes[0], at: 0, count: 512) == Array(repeating: 5, count: 512))
     }
 
+    @Test("a volume that a group holds grows for each member; a removal meanwhile keeps the new size")
+    func growth() throws {
+        let cell = try FakeCell()
+        let volumes = try ["a", "b", "c"].map { try Self.join(cell, $0) }
+        var sizes: [ByteCount] = []
+        volumes[1].resized = { sizes.append($0) }
+        let (old, new) = (volumes[0].size, ByteCount(bytes: cell.size * 2))
+        var isGrown = false
+        volumes[0].resize(to: new) { if case .success = $0 { isGrown = true } }
+        cell.world.settle()
+        #expect(isGrown && volumes[0].size == new && volumes[1].size == old)
+        guard case .success = cell.write(volumes[0], at: old.bytes, 5, count: 4096) else {
+            Issue.record("who grew it does not write to the new end")
+            return
+        }
+        // One that has not heard yet removes another member: that generation has the new size as well.
+        var isRemoved = false
+        volumes[1].removeMember(volumes[2].epoch) { if case .success = $0 { isRemoved = true } }
+        cell.world.settle()
+        #expect(isRemoved && sizes == [new] && volumes[1].size == new)
+        #expect(cell.store.records.values.allSatisfy { $0.fence.size == new && $0.fence.epoch == Epoch(5) })
+        #expect(cell.read(volumes[1], at: old.bytes, count: 4096) == Array(repeating: 5, count: 4096))
+        // The next growth is learnt with the renewals of those who did not ask.
+        let newest = ByteCount(bytes: new.bytes * 2)
+        volumes[1].resize(to: newest) { _ in }
+        cell.world.run(for: .seconds(4))
+        #expect(volumes.prefix(2).allSatisfy { $0.size == newest } && sizes == [new, newest])
+    }
+
     @Test("a value is changed by who saw its newest version")
     func values() throws {
         let cell = try FakeCell()

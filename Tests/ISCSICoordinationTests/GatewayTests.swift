@@ -303,6 +303,26 @@ import Testing
         #expect(site.gateway().tag == 2)
     }
 
+    @Test("what a gateway sanitizes has failed when it is gone or leaves", arguments: [false, true])
+    func sanitizing(leaves: Bool) {
+        let site = FakeSite(volumes: 2)
+        let (first, second) = (site.gateway(), site.gateway())
+        var heard: [ReservationStoring] = []
+        second.change(.startSanitize(allowsExit: true), "b", unit: 1) { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored] && first.tables[1].sanitize == .running(port: 2, allowsExit: true))
+        if leaves {
+            second.coordinator.leave {}
+        } else {
+            second.cut(true)
+            for group in site.groups { group.members[1].isSilent = true }
+        }
+        site.world.run(for: .seconds(10))
+        #expect(first.groups.map(\.tag) == [1])
+        #expect(first.tables[1].sanitize == .failed(allowsExit: true))
+        #expect(first.tables[0].sanitize == SharedSanitize.none)
+    }
+
     @Test("a gateway whose lease has run out, or that an operator removed, is taken out by whoever notices")
     func noticed() {
         let site = FakeSite()

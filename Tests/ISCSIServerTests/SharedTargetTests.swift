@@ -41,6 +41,25 @@ import Testing
         #expect(initiator.run(TestInitiator.testUnitReady)?.sense == [6, 0x29, 3])
         #expect(initiator.run(TestInitiator.testUnitReady)?.status == 0)
     }
+    @Test("another gateway's TARGET COLD RESET ends all sessions here, once")
+    func coldResetElsewhere() throws {
+        let site = try Site()
+        let initiator = site.servedInitiator()
+        let table = try Self.changed(.reset(.powerOn))
+        site.coordinator.reservationsChanged?(Self.key, table)
+        site.world.settle()
+        #expect(initiator.takeHeard().last?.opcode == 0x32 && site.server.sessions.isEmpty)
+        // Another unit tells of the same reset: who is back stays.
+        let again = site.servedInitiator()
+        site.coordinator.reservationsChanged?(Self.key, try Self.changed(.reset(.powerOn), table))
+        site.world.settle()
+        #expect(site.server.sessions.count == 1 && again.takeHeard().isEmpty)
+        site.world.run(for: .seconds(6))
+        let next = try Self.changed(.reset(.powerOn), try Self.changed(.reset(.powerOn), table))
+        site.coordinator.reservationsChanged?(Self.key, next)
+        site.world.settle()
+        #expect(site.server.sessions.isEmpty && site.server.endings.isEmpty)
+    }
     @Test("a drain asks for logouts, lets nobody in, serves who stays, and tells when the last has left")
     func drain() throws {
         let site = try Site()

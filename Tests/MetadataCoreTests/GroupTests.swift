@@ -58,8 +58,6 @@ import Testing
         #expect(refusal?.message.contains("gateway b") == true)
         let other = AttachRequest(path: "/v", holder: "h", holderKey: "h", group: "other")
         #expect(bench.refusal(.attach(other))?.code == .held)
-        let resize = MetadataRequest.resize(path: "/v", sizeBytes: 2 << 30, allowShrink: false)
-        #expect(bench.refusal(resize)?.code == .held)
         guard case .attached(let alone) = try bench.ask(Self.exclusive(takeOver: true)) else {
             throw Bench.Wrong.reply
         }
@@ -98,18 +96,84 @@ import Testing
         bench.pass(.seconds(11))
         try bench.ask(Self.renew(id, a.epoch))
         try bench.ask(Self.renew(id, c.epoch))
+        let size = try bench.info("/v").row.sizeBytes
         #expect(try bench.info("/v").silentMembers == [b.epoch])
-        let gone = MetadataReply.regrouped(epoch: Epoch(4), change: 4, group: [a.epoch, c.epoch])
+        let gone = MetadataReply.regrouped(
+            epoch: Epoch(4), change: 4, group: [a.epoch, c.epoch], sizeBytes: size)
         #expect(try bench.ask(remove(b.epoch)) == gone)
         // Whoever asks again may tell the copysets again.
         #expect(try bench.ask(remove(b.epoch)) == gone)
         #expect(bench.refusal(Self.renew(id, b.epoch))?.code == .fenced)
         try bench.ask(Self.renew(id, c.epoch))
-        let last = MetadataReply.regrouped(epoch: Epoch(5), change: 5, group: [a.epoch])
+        let last = MetadataReply.regrouped(epoch: Epoch(5), change: 5, group: [a.epoch], sizeBytes: size)
         #expect(try bench.ask(remove(c.epoch, force: true)) == last)
         let stranger = MetadataRequest.removeMember(
             volume: id, epoch: c.epoch, member: a.epoch, force: true)
         #expect(bench.refusal(stranger)?.code == .fenced)
+    }
+
+    @Test("a volume that a group holds grows by a generation that each member hears of, and never shrinks")
+    func growth() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        let b = try Self.join(bench, "b")
+        let grow = MetadataRequest.resize(path: "/v", sizeBytes: 3 << 30, allowShrink: false)
+        guard case .volume(let grown) = try bench.ask(grow) else { throw Bench.Wrong.reply }
+        #expect(grown.row.epoch == Epoch(3) && grown.row.sizeBytes == 3 << 30)
+        // Said twice it is said once.
+        try bench.ask(grow)
+        let group = [a.epoch, b.epoch]
+        for member in group {
+            let news = MetadataReply.renewed(
+                sizeBytes: 3 << 30, change: 3, addressBook: bench.core.state.addressBook,
+                generation: Epoch(3), group: group)
+            #expect(try bench.ask(Self.renew(id, member)) == news)
+        }
+        let shrink = MetadataRequest.resize(path: "/v", sizeBytes: 1 << 30, allowShrink: true)
+        let refusal = bench.refusal(shrink)
+        #expect(refusal?.code == .held && refusal?.message.contains("can grow, but not shrink") == true)
+        // A removal and a join have the new size; growth when all are silent is a generation as well.
+        let gone = MetadataReply.regrouped(
+            epoch: Epoch(4), change: 4, group: [a.epoch], sizeBytes: 3 << 30)
+        let removal = MetadataRequest.removeMember(
+            volume: id, epoch: a.epoch, member: b.epoch, force: true)
+        #expect(try bench.ask(removal) == gone)
+        #expect(try Self.join(bench, "c").volume.row.sizeBytes == 3 << 30)
+        bench.pass(.seconds(11))
+        try bench.ask(.resize(path: "/v", sizeBytes: 4 << 30, allowShrink: false))
+        #expect(try bench.info("/v").row.epoch == Epoch(6))
+        try bench.restart()
+        try bench.ask(Self.renew(id, a.epoch))
+    }
+
+    @Test("what a shrink left behind the end is freed by the first member before another one may come")
+    func tails() throws {
+        let (bench, id) = try Self.ready()
+        let alone = try bench.attach("/v", session: 5)
+        try bench.ask(
+            .resize(path: "/v", sizeBytes: 256 << 20 + 4096, allowShrink: true), session: 5)
+        try bench.ask(.detach(volume: id, epoch: alone.epoch))
+        try bench.beatAll(finished: try bench.beatAll().map(\.id))
+        let a = try Self.join(bench, "a")
+        #expect(a.trimsTail)
+        func refusal(_ key: String) -> MetadataRefusal? {
+            bench.refusal(.attach(AttachRequest(path: "/v", holder: key, holderKey: key, group: "g")))
+        }
+        #expect(refusal("b")?.code == .notReady)
+        // It dies before it has: the next one is the first, and that one over.
+        bench.pass(.seconds(11))
+        let b = try Self.join(bench, "b")
+        #expect(b.trimsTail && b.group == [b.epoch])
+        #expect(bench.refusal(Self.renew(id, a.epoch))?.code == .fenced)
+        let grow = MetadataRequest.resize(path: "/v", sizeBytes: 1 << 30, allowShrink: false)
+        #expect(bench.refusal(grow)?.code == .notReady)
+        try bench.ask(
+            .renewLease(
+                volume: id, epoch: b.epoch, addressBookVersion: 0, settledChange: b.volume.row.change ?? 0))
+        let c = try Self.join(bench, "c")
+        #expect(!c.trimsTail && c.group == [b.epoch, c.epoch])
+        try bench.ask(grow)
+        #expect(try bench.info("/v").row.sizeBytes == 1 << 30)
     }
 
     @Test("a group has no more members than a fence can name")

@@ -147,6 +147,8 @@ final class Bench {
     /// By unit, what was said to be settled last.
     var settled: [UnitNumber: UInt64] = [:]
     var released: [NexusID] = []
+    /// How often another gateway's reset ended all sessions.
+    var endedSessions = 0
     /// Requests wait here instead of being done at once.
     var holds = false
     var held: [(token: VolumeToken, request: VolumeRequest)] = []
@@ -226,6 +228,7 @@ final class Bench {
         case .managed(let id, let outcome): outcomes[id] = outcome
         case .unitGone(let unit): goneUnits.append(unit)
         case .nexusReleased(let nexus): released.append(nexus)
+        case .endSessions: endedSessions += 1
         case .reservationsSettled(let unit, let version):
             precondition(version > settled[unit] ?? 0, "settled twice")
             settled[unit] = version

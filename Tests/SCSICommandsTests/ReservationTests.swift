@@ -333,8 +333,107 @@ import Testing
         #expect(a.run([0, 0, 0, 0, 0, 0], Bench.two).status == 0)
         // Nobody holds it, and nobody prevents removal, but for a cleared task set.
         #expect(a.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0)
-        if isReset { #expect(b.target.units[0].isRemovalPrevented == false) }
+        if isReset { #expect(b.target.units[0].reservations.preventingPorts.isEmpty) }
+        #expect(b.endedSessions == (function == .targetColdReset ? 1 : 0) && a.endedSessions == 0)
         #expect(a.answers.values.allSatisfy { $0.status != 0x40 })
+    }
+    @Test("a sanitize operation waits for all gateways, is refused at all of them, and ends for all")
+    func sanitizeEverywhere() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        let unit = UnitNumber(rawValue: 0)
+        #expect(a.run(Make.ten(0x2a, 0, 1), out: a.pattern(1)).status == 0)
+        (a.holds, b.holds) = (true, true)
+        let earlier = b.send(Make.ten(0x28, 0, 1))
+        a.holdsKeeper = true
+        let task = a.send(TaskTests.sanitize(2))
+        // Nothing is overwritten before the others know, and nothing is answered here meanwhile.
+        #expect(a.held.isEmpty && a.run(Make.ten(0x28, 0, 1)).code == 0x02_041b)
+        a.holdsKeeper = false
+        let offer = a.heldTables.removeFirst()
+        a.store(offer.0, offer.1, offer.2)
+        #expect(a.held.count == 1 && b.settled[unit] == nil)
+        #expect(b.run(Make.ten(0x28, 0, 1)).code == 0x02_041b)
+        #expect(b.run(TaskTests.sanitize(2)).code == 0x02_041b)
+        #expect(b.run(TaskTests.sanitize(0x1f)).code == 0x02_041b)
+        #expect(b.run([0x03, 0, 0, 0, 252, 0]).data[12...13] == [0x04, 0x1b])
+        #expect(b.run(Make.inquiry()).status == 0)
+        b.completeHeld()
+        #expect(b.reply(earlier)?.status == 0 && b.settled[unit] == 1)
+        while !a.held.isEmpty { a.completeHeld() }
+        #expect(a.reply(task)?.status == 0)
+        (a.holds, b.holds) = (false, false)
+        for gateway in [a, b] { #expect(gateway.run(Make.ten(0x28, 0, 1)).data.allSatisfy { $0 == 0 }) }
+        #expect(keeper.tables[unit]?.sanitize == SharedSanitize.none)
+    }
+    @Test(
+        "one whose gateway is gone, or was started anew, has failed at all gateways",
+        arguments: [false, true])
+    func sanitizeAbandoned(isStartedAnew: Bool) throws {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes)
+        let unit = UnitNumber(rawValue: 0)
+        a.holds = true
+        _ = a.send(TaskTests.sanitize(2))
+        #expect(b.run(UnitTests.ready).code == 0x02_041b)
+        keeper.gateways.removeFirst()
+        let table = try #require(keeper.tables[unit])
+        if isStartedAnew {
+            let again = Bench(tag: 1, keeper: keeper, volumes: a.volumes)
+            again.step(.reservationsChanged(unit, table))
+            #expect(again.run(UnitTests.ready).status == 2)
+            #expect(again.run(UnitTests.ready).code == 0x03_3103)
+        } else {
+            keeper.tables[unit] = table.withoutGateway(1)
+            b.step(.reservationsChanged(unit, table.withoutGateway(1)))
+        }
+        #expect(keeper.tables[unit]?.sanitize == .failed(allowsExit: false))
+        #expect(b.run(Make.ten(0x28, 0, 1)).code == 0x03_3103)
+        #expect(b.run(TaskTests.sanitize(0x1f)).code == 0x03_3103)
+        #expect(b.run(TaskTests.sanitize(2)).status == 0)
+        #expect(b.run(Make.ten(0x28, 0, 1)).status == 0)
+    }
+    @Test("a sanitize operation that the keeper does not hear of overwrites nothing, or has failed")
+    func sanitizeUnheard() {
+        let bench = Bench()
+        bench.keeper.failsEvery = 1
+        #expect(bench.run(TaskTests.sanitize(2)).code == 0x04_4400)
+        #expect(bench.volume.requests.isEmpty && bench.run(UnitTests.ready).status == 0)
+        // It begins, and its end is not heard of.
+        bench.keeper.failsEvery = 3
+        #expect(bench.run(TaskTests.sanitize(2)).code == 0x04_4400)
+        bench.keeper.failsEvery = 0
+        #expect(bench.run(UnitTests.ready).status == 2)
+        #expect(bench.run(UnitTests.ready).code == 0x03_3103)
+        #expect(bench.run(TaskTests.sanitize(2)).status == 0)
+        #expect(bench.run(UnitTests.ready).status == 0)
+    }
+    @Test("a medium is out for all gateways, and locked by an initiator of any")
+    func mediumElsewhere() {
+        let keeper = ModelKeeper()
+        let a = Bench(tag: 1, keeper: keeper) { $0.isRemovable = true }
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes) { $0.isRemovable = true }
+        #expect(b.run([0x1e, 0, 0, 0, 1, 0], Bench.two).status == 0)
+        #expect(a.run([0x1b, 0, 0, 0, 2, 0]).code == 0x05_5302)
+        b.step(.nexusEnded(Bench.two))
+        #expect(a.run([0x1b, 0, 0, 0, 2, 0]).status == 0)
+        for gateway in [a, b] { #expect(gateway.run(UnitTests.ready).code == 0x02_3a00) }
+        #expect(b.run([0x1b, 0, 0, 0, 3, 0], Bench.three).status == 0)
+        #expect(b.run(UnitTests.ready, Bench.three).status == 0)
+        for nexus in [Bench.one, Bench.two, Bench.three] {
+            #expect(a.run(UnitTests.ready, nexus).code == 0x06_2800)
+            #expect(a.run(UnitTests.ready, nexus).status == 0)
+        }
+        // A lock ends with its gateway.
+        #expect(a.run([0x1e, 0, 0, 0, 1, 0]).status == 0)
+        #expect(b.run([0x1b, 0, 0, 0, 2, 0], Bench.three).code == 0x05_5302)
+        let left = a.target.units[0].reservations.withoutGateway(1)
+        keeper.tables[UnitNumber(rawValue: 0)] = left
+        b.step(.reservationsChanged(UnitNumber(rawValue: 0), left))
+        #expect(b.run([0x1b, 0, 0, 0, 2, 0], Bench.three).status == 0)
+        #expect(left.afterPowerLoss().isEjected == false)
     }
     @Test("a reset that the keeper does not hear of is no success")
     func resetUnheard() {
@@ -417,6 +516,8 @@ import Testing
             table = try table.applying(.reset(.unit), from: party(1), registrationsMax: most)
         }
         table.simpleHolder = party(2)
+        table.sanitize = .running(port: 9, allowsExit: true)
+        (table.isEjected, table.preventingPorts) = (true, (1...16).map { UInt16($0) })
         #expect(table.notices.count == ReservationTable.noticesMax)
         let bytes = table.encoded
         #expect(bytes.count > ReservationTable.encodedBytesMax - 1024)

@@ -11,14 +11,15 @@ import Testing
         var sent: [(id: AttemptID, command: BlockCommand)] = []
         var results: [Int: VolumeResult] = [:]
         var regrouped: [Epoch] = []
+        var sizes: [ByteCount] = []
 
-        init(group: [Epoch] = [Epoch(2), Epoch(3)]) throws {
+        init(group: [Epoch] = [Epoch(2), Epoch(3)], size: ByteCount = .init(bytes: 64 << 20)) throws {
             let copysets = (1...4).map {
                 CopysetMembers(id: CopysetID($0), members: [ServerID(1), ServerID(2), ServerID(3)])
             }
             core = try VolumeCore(
                 VolumeCore.Configuration(
-                    volume: VolumeID(1), size: ByteCount(bytes: 64 << 20),
+                    volume: VolumeID(1), size: size,
                     stripes: try #require(StripeMap(stripeUnitBytes: 65536, stripeCount: 4)),
                     copysets: copysets, epoch: Epoch(3), change: 1, group: group, seed: 1),
                 pool: BufferPool())
@@ -33,7 +34,8 @@ import Testing
                 case .send(let id, _, _, let command): sent.append((id, command))
                 case .complete(let token, let result): results[token] = result
                 case .regrouped(let epoch): regrouped.append(epoch)
-                case .wakeAfter, .attached, .resized, .lost, .closed: break
+                case .resized(let size): sizes.append(size)
+                case .wakeAfter, .attached, .lost, .closed: break
                 }
             }
         }
@@ -137,7 +139,8 @@ import Testing
     @Test("a new membership is announced to every copyset before it counts")
     func regrouping() throws {
         var bench = try Bench()
-        bench.feed(.regroup(Epoch(5), change: 4, group: [Epoch(3)]))
+        let size = ByteCount(bytes: 64 << 20)
+        bench.feed(.regroup(Epoch(5), change: 4, group: [Epoch(3)], size: size))
         #expect(bench.sent.count == 4 && bench.regrouped.isEmpty)
         for (_, command) in bench.sent {
             guard case .fence(_, let fence) = command else {
@@ -152,8 +155,43 @@ import Testing
         for _ in 0..<4 { bench.answer() }
         #expect(bench.regrouped == [Epoch(5)] && bench.core.announcedEpoch == Epoch(5))
         // Old news, or news of a group that it is no member of, change nothing.
-        bench.feed(.regroup(Epoch(4), change: 3, group: [Epoch(3), Epoch(4)]))
-        bench.feed(.regroup(Epoch(6), change: 5, group: [Epoch(6)]))
+        bench.feed(.regroup(Epoch(4), change: 3, group: [Epoch(3), Epoch(4)], size: size))
+        bench.feed(.regroup(Epoch(6), change: 5, group: [Epoch(6)], size: size))
+        #expect(bench.sent.count == 1 && bench.sizes.isEmpty)
+    }
+
+    @Test("a group's volume grows with a generation: nothing is trimmed, and nobody writes there before")
+    func growing() throws {
+        var bench = try Bench(size: ByteCount(bytes: 16 << 20))
+        let (size, group) = (ByteCount(bytes: 80 << 20), [Epoch(2), Epoch(3), Epoch(6)])
+        bench.feed(.regroup(Epoch(7), change: 9, group: group, size: size))
+        #expect(bench.core.isResizing)
+        bench.feed(
+            .submit(token: 1, .trim(start: ByteOffset(bytes: 64 << 20), length: ByteCount(bytes: 4096))))
+        guard case .failure(.outOfRange) = bench.results[1] else {
+            Issue.record("\(bench.results)")
+            return
+        }
+        #expect(bench.sent.count == 4)
+        while let next = bench.sent.first {
+            guard case .fence(_, let fence) = next.command else {
+                Issue.record("\(next.command)")
+                return
+            }
+            let wanted = VolumeFence(
+                epoch: Epoch(7), size: ByteCount(bytes: 128 << 20), change: 9, group: group)
+            #expect(fence == wanted && bench.sizes.isEmpty)
+            bench.answer()
+        }
+        #expect(bench.sizes == [size] && bench.regrouped == [Epoch(7)] && !bench.core.isResizing)
+        bench.feed(
+            .submit(token: 2, .trim(start: ByteOffset(bytes: 64 << 20), length: ByteCount(bytes: 4096))))
         #expect(bench.sent.count == 1)
+        // It never shrinks, whatever is said, and takes no size that cannot be.
+        for (epoch, bytes) in [(Epoch(8), UInt64(16 << 20)), (Epoch(9), 4097), (Epoch(10), .max - 4095)] {
+            bench.feed(.regroup(epoch, change: 20, group: group, size: ByteCount(bytes: bytes)))
+            while !bench.sent.isEmpty { bench.answer() }
+        }
+        #expect(bench.sizes == [size] && bench.regrouped.last == Epoch(10))
     }
 }

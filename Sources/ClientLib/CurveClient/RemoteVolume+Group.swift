@@ -62,7 +62,8 @@ extension RemoteVolume {
                 self.removalWaiters.append((Epoch(answer.epoch), completed))
                 self.feed(
                     .regroup(
-                        Epoch(answer.epoch), change: answer.change, group: answer.group.map { Epoch($0) }))
+                        Epoch(answer.epoch), change: answer.change, group: answer.group.map { Epoch($0) },
+                        size: ByteCount(bytes: answer.sizeBytes)))
                 self.serveRemovals()
             case .success: completed(.failure(Self.nonsense))
             }

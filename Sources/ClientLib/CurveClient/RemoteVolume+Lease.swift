@@ -60,10 +60,8 @@ extension RemoteVolume {
             renewalFailure = nil
             metadataRevision = max(metadataRevision, answer.revision)
             if answer.hasAddressBook { learn(answer.addressBook) }
-            // While a group holds it the size stays, and each change is somebody's coming or going.
-            if attachment.group.isEmpty {
-                feed(.resize(ByteCount(bytes: answer.sizeBytes), change: answer.change))
-            }
+            learn(
+                size: answer.sizeBytes, change: answer.change, generation: answer.epoch, group: answer.group)
             serveSizeWaiters()
         case .failure(.refused(let failure)) where failure.code == .fenced: return feed(.fenced)
         case .failure(let error):
@@ -75,6 +73,16 @@ extension RemoteVolume {
         }
         scheduleRenewal(after: attachment.lease / 3)
         noteSettlement()
+    }
+    /// What a group holds has its size by the generation of the membership, so that copysets, which hear of
+    /// it from every member, go by the newest.
+    private func learn(size: UInt64, change: UInt32, generation: UInt32, group: [UInt32]) {
+        let size = ByteCount(bytes: size)
+        if attachment.group.isEmpty {
+            feed(.resize(size, change: change))
+        } else if size > self.size {
+            feed(.regroup(Epoch(generation), change: change, group: group.map { Epoch($0) }, size: size))
+        }
     }
     /// A metadata server whose database went back may not know this attachment, but it knows where the
     /// chunkservers are.
@@ -134,8 +142,9 @@ extension RemoteVolume {
                     return completed(.failure(.badAnswer("no volume after its resize")))
                 }
                 self.sizeWaiters.append((ByteCount(bytes: request.sizeBytes), completed))
-                self.feed(
-                    .resize(ByteCount(bytes: answer.volume.sizeBytes), change: answer.volume.change))
+                self.learn(
+                    size: answer.volume.sizeBytes, change: answer.volume.change,
+                    generation: answer.volume.epoch, group: answer.volume.members.map(\.epoch))
                 self.serveSizeWaiters()
             }
         }

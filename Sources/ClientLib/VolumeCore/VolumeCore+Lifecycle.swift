@@ -22,9 +22,9 @@ struct Lifecycle {
     var acceptEnd = ByteCount.zero
     /// What is announced.
     var fence = VolumeFence.unknown
-    /// A membership that is to be announced, newer than the announced one.
-    var wantedGroup: (epoch: Epoch, change: UInt32, group: [Epoch])?
-    /// The campaign is about members, not about the size.
+    /// A generation of the group that is to be announced, newer than the announced one.
+    var wantedGroup: (epoch: Epoch, change: UInt32, group: [Epoch], size: ByteCount)?
+    /// The campaign is about a generation of the group.
     var isRegrouping = false
     var tailIsTrimmed = false
     /// An attachment frees what lies behind the end once its fence holds everywhere, and not before: what an
@@ -58,14 +58,20 @@ extension VolumeCore {
         lifecycle.wanted = (size, change)
     }
 
-    /// The metadata server has given the group other members: copysets must know before whoever is none any
-    /// more counts as gone.
-    mutating func regroup(_ epoch: Epoch, change: UInt32, group: [Epoch]) {
+    /// The metadata server has given the group other members, or the volume another size: copysets must know
+    /// before whoever is no member any more counts as gone, and before anybody writes to the new end.
+    ///
+    /// What a group holds only grows: each member may write behind the old end as soon as it knows of the
+    /// growth, so nobody trims there.
+    mutating func regroup(_ epoch: Epoch, change: UInt32, group: [Epoch], size: ByteCount) {
         let newest = max(lifecycle.wantedGroup?.epoch ?? Epoch(0), lifecycle.fence.epoch, configuration.epoch)
         guard !configuration.group.isEmpty, epoch > newest, group.contains(configuration.epoch),
             VolumeFence.isGroup(group, at: epoch)
         else { return }
-        lifecycle.wantedGroup = (epoch, change, group)
+        let isSize =
+            size.bytes % UInt64(Geometry.blockBytes) == 0 && configuration.stripes.limit(forSize: size) != nil
+        let known = lifecycle.wantedGroup?.size ?? self.size
+        lifecycle.wantedGroup = (epoch, change, group, isSize ? max(size, known) : known)
     }
     /// The generation of the membership that every copyset knows; 0 before the first one does.
     public var announcedEpoch: Epoch {
@@ -137,7 +143,7 @@ extension VolumeCore {
                 lifecycle.newestChange = max(lifecycle.newestChange, wanted.change)
                 lifecycle.isRegrouping = true
                 if isPlanted(.removalUnfenced) { lifecycle.fence.group = configuration.group }
-                beginFencing(to: size, chunksOf: size)
+                beginFencing(to: wanted.size, chunksOf: wanted.size)
                 return true
             }
             guard lifecycle.isAttached, let wanted = lifecycle.wanted else { return false }
@@ -171,11 +177,10 @@ extension VolumeCore {
             } else if lifecycle.isRegrouping {
                 lifecycle.isRegrouping = false
                 effects.append(.regrouped(lifecycle.fence.epoch))
-            } else {
-                let isNews = target != size
-                size = target
-                if isNews { effects.append(.resized(target)) }
             }
+            let isNews = target != size
+            size = target
+            if isNews { effects.append(.resized(target)) }
         }
         return true
     }

@@ -28,8 +28,8 @@ public struct VolumeCore: Machine {
         /// The metadata server says which size the volume has since which change. What is known already, or
         /// replaced by something newer, changes nothing.
         case resize(ByteCount, change: UInt32)
-        /// The metadata server has given the group these members; copysets are told.
-        case regroup(Epoch, change: UInt32, group: [Epoch])
+        /// The metadata server has given the group these members and the volume this size; copysets are told.
+        case regroup(Epoch, change: UInt32, group: [Epoch], size: ByteCount)
         /// The metadata server says that this attachment is over.
         case fenced
         /// Detach: refuse new requests, finish those accepted.
@@ -162,7 +162,8 @@ public struct VolumeCore: Machine {
 
     /// True while a new size is not in force yet.
     public var isResizing: Bool {
-        if case .none = lifecycle.change { lifecycle.wanted != nil } else { lifecycle.isAttached }
+        guard case .none = lifecycle.change else { return lifecycle.isAttached }
+        return lifecycle.wanted != nil || lifecycle.wantedGroup != nil
     }
 
     /// The longest wait that servers are to blame for, if something waits.
@@ -188,7 +189,8 @@ public struct VolumeCore: Machine {
         case .serverLost(let server): lost(server, now: now, effects: &effects)
         case .timerFired: timerFired(now: now, effects: &effects)
         case .resize(let size, let change): want(size, change: change)
-        case .regroup(let epoch, let change, let group): regroup(epoch, change: change, group: group)
+        case .regroup(let epoch, let change, let group, let size):
+            regroup(epoch, change: change, group: group, size: size)
         case .fenced: die(.fenced, effects: &effects)
         case .close: lifecycle.isClosing = true
         case .abandon:

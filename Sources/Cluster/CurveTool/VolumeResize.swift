@@ -11,8 +11,8 @@ struct VolumeResize: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "resize", abstract: "Grow or shrink a volume, attached or not.",
         discussion: """
-            An attached volume grows under its holder within a lease renewal, without an interruption; \
-            it shrinks when nobody holds it.
+            An attached volume grows under its holder within a lease renewal, without an interruption, \
+            so does one that a group of gateways holds. It shrinks when nobody holds it.
             Examples:
               curve volume resize db --size 40G
               curve volume resize db --size 10G --shrink

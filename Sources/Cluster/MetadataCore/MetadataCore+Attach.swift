@@ -117,7 +117,8 @@ extension MetadataCore {
         return Decision(
             .renewed(
                 sizeBytes: row.sizeBytes, change: row.change ?? 0,
-                addressBook: isNew ? state.addressBook : nil), changes)
+                addressBook: isNew ? state.addressBook : nil, generation: row.epoch,
+                group: row.group?.members.map(\.epoch) ?? []), changes)
     }
 
     /// Lets go; done already is done.

@@ -46,6 +46,18 @@ extension MetadataCore {
         }
         var others = isMember && !request.takeOver ? row.group?.members ?? [] : []
         others.removeAll { !$0.holder.key.isEmpty && $0.holder.key == request.holderKey }
+        if row.tailChange != nil, !others.isEmpty {
+            // The first member frees what a shrink has left behind the end. One that did so later, when
+            // another one writes there already, would free that.
+            let silent = silentMembers(of: row, now: now)
+            guard others.allSatisfy({ silent.contains($0.epoch) }) else {
+                throw MetadataRefusal(
+                    .notReady,
+                    "what the last shrink of \(request.path) cut off is still being freed by its first holder;"
+                        + " try again")
+            }
+            others = []
+        }
         guard others.count < VolumeFence.groupMax else {
             throw MetadataRefusal(
                 .noSpace,
@@ -115,7 +127,9 @@ extension MetadataCore {
             ])
     }
     private func regrouped(_ row: VolumeRow) -> MetadataReply {
-        .regrouped(epoch: row.epoch, change: row.change ?? 0, group: row.group?.members.map(\.epoch) ?? [])
+        .regrouped(
+            epoch: row.epoch, change: row.change ?? 0, group: row.group?.members.map(\.epoch) ?? [],
+            sizeBytes: row.sizeBytes)
     }
 
     /// The holder's name says, within what a name may have, who the members are.

@@ -69,9 +69,6 @@ extension MetadataCore {
         let old = row.sizeBytes
         row.sizeBytes = sizeBytes
         guard sizeBytes != old else { return Decision(.volume(info(of: row, now: now))) }
-        if row.group != nil, isLeaseLive(row, now: now) {
-            throw held(row, text, "only a volume that nobody or one holder has can be resized")
-        }
         let oldEnd = row.fenceBytes(forSize: old)
         // Also by a holder whose lease has ended and whom nobody has superseded: it must not fence itself.
         let isHeld =
@@ -91,6 +88,8 @@ extension MetadataCore {
                     "\(text) is striped over \(row.stripeCount) chunks and does not end with a whole stripe"
                         + " group, so it grows only while it is held; attach it to grow it")
             }
+            // A size belongs to a generation of the membership: each member tells the copysets what it knows.
+            if row.group != nil { (row.epoch, row.skip) = (try nextEpoch(of: row), nil) }
             guard row.tailChange == nil else {
                 throw MetadataRefusal(
                     .notReady,
@@ -105,6 +104,10 @@ extension MetadataCore {
                     + " data for good; allow the shrink if that is meant")
         }
         if isHeld {
+            guard row.group == nil else {
+                throw held(
+                    row, text, "what a group holds can grow, but not shrink; detach it everywhere first")
+            }
             guard leases[row.id]?.session == session else {
                 throw held(row, text, "only its holder can shrink it; detach it first")
             }

@@ -28,9 +28,11 @@ public enum MetadataReply: Hashable, Sendable {
     /// The volume is held.
     case attached(VolumeAttachment)
     /// The lease runs on; the size as it is now, and the address book when the caller has an old one.
-    case renewed(sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?)
-    /// Who is a member from now on: the generation, the volume's change, the attachments.
-    case regrouped(epoch: Epoch, change: UInt32, group: [Epoch])
+    /// `generation`: of the group that holds it, with `group`, its attachments.
+    case renewed(
+        sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?, generation: Epoch, group: [Epoch])
+    /// Who is a member from now on: the generation, the volume's change and size, the attachments.
+    case regrouped(epoch: Epoch, change: UInt32, group: [Epoch], sizeBytes: UInt64)
     /// A value; version 0: there is none. `isSwapped`: it is what the asker wanted.
     case value(version: UInt64, bytes: [UInt8], isSwapped: Bool)
     /// Where the chunkservers are.

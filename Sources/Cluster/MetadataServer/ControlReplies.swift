@@ -55,14 +55,16 @@ extension ControlResponse {
         case .done: self.init(.empty(ControlEmptyResponse()))
         case .attached(let attachment):
             self.init(.attachVolume(ControlAttachVolumeResponse(attachment, revision: revision)))
-        case .renewed(let sizeBytes, let change, let addressBook):
+        case .renewed(let sizeBytes, let change, let addressBook, let generation, let group):
             var body = ControlRenewLeaseResponse()
             (body.sizeBytes, body.change, body.revision) = (sizeBytes, change, revision)
+            (body.epoch, body.group) = (generation.rawValue, group.map(\.rawValue))
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             self.init(.renewLease(body))
-        case .regrouped(let epoch, let change, let group):
+        case .regrouped(let epoch, let change, let group, let sizeBytes):
             var body = ControlRemoveMemberResponse()
             (body.epoch, body.change, body.group) = (epoch.rawValue, change, group.map(\.rawValue))
+            body.sizeBytes = sizeBytes
             self.init(.removeMember(body))
         case .value(let version, let bytes, let isSwapped):
             var body = ControlValueResponse()

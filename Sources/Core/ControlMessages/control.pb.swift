@@ -1593,6 +1593,12 @@ public nonisolated struct ControlRenewLeaseResponse: Sendable {
 
   public var revision: UInt64 = 0
 
+  /// Of a group: the generation that has this size,
+  public var epoch: UInt32 = 0
+
+  /// and its members' attachments.
+  public var group: [UInt32] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1648,6 +1654,9 @@ public nonisolated struct ControlRemoveMemberResponse: Sendable {
   public var change: UInt32 = 0
 
   public var group: [UInt32] = []
+
+  /// The size of this generation.
+  public var sizeBytes: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -4809,7 +4818,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0\u{1}revision\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0\u{1}revision\0\u{1}epoch\0\u{1}group\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4821,6 +4830,8 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
       case 2: try { try decoder.decodeSingularMessageField(value: &self._addressBook) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.group) }()
       default: break
       }
     }
@@ -4843,6 +4854,12 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if self.revision != 0 {
       try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 4)
     }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 5)
+    }
+    if !self.group.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.group, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4851,6 +4868,8 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if lhs._addressBook != rhs._addressBook {return false}
     if lhs.change != rhs.change {return false}
     if lhs.revision != rhs.revision {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.group != rhs.group {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4938,7 +4957,7 @@ nonisolated extension ControlRemoveMemberRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension ControlRemoveMemberResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RemoveMemberResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}change\0\u{1}group\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}change\0\u{1}group\0\u{3}size_bytes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4949,6 +4968,7 @@ nonisolated extension ControlRemoveMemberResponse: SwiftProtobuf.Message, SwiftP
       case 1: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.change) }()
       case 3: try { try decoder.decodeRepeatedUInt32Field(value: &self.group) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.sizeBytes) }()
       default: break
       }
     }
@@ -4964,6 +4984,9 @@ nonisolated extension ControlRemoveMemberResponse: SwiftProtobuf.Message, SwiftP
     if !self.group.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.group, fieldNumber: 3)
     }
+    if self.sizeBytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sizeBytes, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4971,6 +4994,7 @@ nonisolated extension ControlRemoveMemberResponse: SwiftProtobuf.Message, SwiftP
     if lhs.epoch != rhs.epoch {return false}
     if lhs.change != rhs.change {return false}
     if lhs.group != rhs.group {return false}
+    if lhs.sizeBytes != rhs.sizeBytes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

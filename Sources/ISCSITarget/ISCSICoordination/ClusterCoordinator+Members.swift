@@ -20,14 +20,14 @@ extension ClusterCoordinator {
     }
 
     /// Removes gateways for good, one after the other: first from the volumes' groups, so that nothing of
-    /// them lands, then their RESERVE(6), at last their place, whose tag another one may take then.
+    /// them lands, then what they hold of the units, at last their place, whose tag another may take then.
     /// - Parameter force: also those whose lease runs.
     func takeOut(_ gateways: ArraySlice<Gateway>, force: Bool, completed: @escaping () -> Void) {
         guard let gateway = gateways.first, !isOver else { return completed() }
         let next = { [self] in takeOut(gateways.dropFirst(), force: force, completed: completed) }
         expel(gateway.sessions[...], force: force) { [self] isExpelled in
             guard isExpelled else { return next() }
-            dropReserve(of: gateway.group.tag, units[...]) { [self] isDropped in
+            dropHoldings(of: gateway.group.tag, units[...]) { [self] isDropped in
                 guard isDropped else { return next() }
                 changeList { list in
                     let before = list.gateways.count
@@ -58,21 +58,23 @@ extension ClusterCoordinator {
             expel(sessions.dropFirst(), force: true, completed: completed)
         }
     }
-    private func dropReserve(
+    /// RESERVE(6) of a gateway's initiators ends, and so does what it was sanitizing.
+    func dropHoldings(
         of tag: UInt16, _ units: ArraySlice<HeldUnit>, attempt: Int = 1,
         completed: @escaping (_ isDone: Bool) -> Void
     ) {
         guard let unit = units.first, !isOver else { return completed(!isOver) }
         unit.reservations.read { [self] isRead in
             guard isRead, let table = record(of: unit)?.table else { return completed(false) }
-            guard let holder = table.simpleHolder, holder.targetPort == tag else {
-                return dropReserve(of: tag, units.dropFirst(), completed: completed)
+            let next = table.withoutGateway(tag)
+            guard next != table else {
+                return dropHoldings(of: tag, units.dropFirst(), completed: completed)
             }
-            swap(unit, table.withoutSimpleHolder(holder), expected: table.version) { [self] swap in
+            swap(unit, next, expected: table.version) { [self] swap in
                 switch swap {
-                case .swapped: dropReserve(of: tag, units.dropFirst(), completed: completed)
+                case .swapped: dropHoldings(of: tag, units.dropFirst(), completed: completed)
                 case .outdated where attempt < Self.attemptsMax:
-                    dropReserve(of: tag, units, attempt: attempt + 1, completed: completed)
+                    dropHoldings(of: tag, units, attempt: attempt + 1, completed: completed)
                 case .outdated, .failed: completed(false)
                 }
             }

@@ -200,14 +200,22 @@ public final class ClusterCoordinator: TargetCoordinator {
     /// Gives the place up; nobody needs to wait for this gateway any more.
     public func leave(completed: @escaping () -> Void) {
         isLeaving = true
-        changeList { [self] list in
-            guard list.gateways.contains(where: { isOwn($0) }) else { return false }
-            list.gateways.removeAll { isOwn($0) }
-            return true
-        } completed: { [self] _ in
-            finish()
-            completed()
+        giveUpHoldings { [self] in
+            changeList { [self] list in
+                guard list.gateways.contains(where: { isOwn($0) }) else { return false }
+                list.gateways.removeAll { isOwn($0) }
+                return true
+            } completed: { [self] _ in
+                finish()
+                completed()
+            }
         }
+    }
+    /// What it held of the units ends before its place; a sanitize operation has failed then.
+    private func giveUpHoldings(completed: @escaping () -> Void) {
+        let tables = units.compactMap { $0.reservations.version > 0 ? record(of: $0)?.table : nil }
+        guard let tag, tables.contains(where: { $0.withoutGateway(tag) != $0 }) else { return completed() }
+        dropHoldings(of: tag, units[...]) { _ in completed() }
     }
     /// - Parameter change: returns false when there is nothing to change.
     func changeList(

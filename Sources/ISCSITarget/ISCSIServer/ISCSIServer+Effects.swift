@@ -149,9 +149,19 @@ extension ISCSIServer {
                 inFlightChanges -= 1
                 if !isAbandoned { act(target, .groupsSet(task, isDone: isDone)) }
             }
+        case .endSessions: endSessions(of: target)
         case .unitGone(let number): gone(number, of: target)
         }
     }
+    /// Each unit of the target tells of the same reset; whoever has come back in between stays.
+    private func endSessions(of target: ServedTarget) {
+        let now = environment.now
+        if let last = target.coldResetAt, now - last < Self.coldResetGap { return }
+        target.coldResetAt = now
+        group.dropSessions(ofTarget: target.name, seconds: 0, effects: &effects)
+    }
+    /// Units hear of one TARGET COLD RESET within this time.
+    private static let coldResetGap = Duration.seconds(5)
     private func store(
         _ table: ReservationTable, of number: UnitNumber, replacing version: UInt64, of target: ServedTarget
     ) {

@@ -10,6 +10,8 @@ final class ServedTarget {
     var units: [ServedUnit] = []
     /// Its sessions are being ended, and no more begin.
     var isRemoved = false
+    /// When another gateway's TARGET COLD RESET ended its sessions last.
+    var coldResetAt: Duration?
 
     init(_ configuration: TargetConfiguration) {
         (name, logic) = (configuration.name, Target(configuration))

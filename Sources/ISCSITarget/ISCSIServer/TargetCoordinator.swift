@@ -81,7 +81,8 @@ public final class LocalCoordinator: TargetCoordinator {
     /// A unit that nobody offers has lost its power: what stays is what APTPL keeps.
     public func leave(unit: UnitKey) {
         guard let table = tables[unit] else { return }
-        tables[unit] = table.persistsThroughPowerLoss ? table.afterPowerLoss() : nil
+        let left = table.afterPowerLoss()
+        tables[unit] = left.persistsThroughPowerLoss || left.sanitize != .none ? left : nil
     }
     /// Nobody waits for that.
     public func settled(_ version: UInt64, of unit: UnitKey) {}

@@ -36,6 +36,7 @@ extension LogicalUnit {
             effects.append(.answer(id, SCSIAnswer(status: Status.busy)))
             return
         }
+        endOrphanedSanitize(parties[index].reservation, effects: &effects)
         let cdb = CDB(command.cdb)
         let lookup = offered(cdb)
         let wanted: TransferSizes =
@@ -155,7 +156,7 @@ extension LogicalUnit {
             case .inquiry, .requestSense, .reportLUNs, .reportPortGroups, .reportSupportedOpcodes,
                 .reportSupportedFunctions, .persistentReserveIn:
                 return
-            case .sanitize where sanitize.hasFailed: return
+            case .sanitize where sanitizeWork == nil && hasFailedSanitize: return
             default: throw sense
             }
         }

@@ -54,20 +54,19 @@ extension LogicalUnit {
         // that turns, so it is never stopped, and no condition means anything to it.
         guard condition == 0, loads else { return answer(request, effects: &effects) }
         guard configuration.isRemovable else { throw .invalidField(4, bit: 1) }
-        // A lock holds what moves the medium, in either direction.
-        guard !isRemovalPrevented else { throw Sense(.illegalRequest, .removalPrevented) }
-        if starts {
-            if !hasMedium { attend(.mediumMayHaveChanged, except: request.party.nexus) }
-            hasMedium = true
-        } else {
-            hasMedium = false
-        }
-        answer(request, effects: &effects)
+        change(.loadMedium(starts), request, effects: &effects)
     }
     mutating func preventAllow(_ request: Request, effects: inout [Effect]) {
         if let index = partyIndex[request.party.nexus] {
             parties[index].preventsRemoval = request.cdb[4] & 0x01 != 0
         }
-        answer(request, effects: &effects)
+        change(.preventRemoval(preventsRemoval), request, effects: &effects)
+    }
+    private var preventsRemoval: Bool { parties.contains { $0.preventsRemoval } }
+    /// Lets all gateways know whether anybody here prevents removal.
+    mutating func tellPrevention(
+        _ party: ReservationParty, for waiter: ReservationChanges.Waiter, effects: inout [Effect]
+    ) {
+        change(.request(.preventRemoval(preventsRemoval), party), for: waiter, effects: &effects)
     }
 }

@@ -25,6 +25,8 @@ struct ReservationChanges: Sendable {
         case function(ManagementID, NexusID)
         /// A nexus that leaves.
         case farewell(NexusID)
+        /// A sanitize operation that is over.
+        case sanitize(TaskNumber)
         case nobody
     }
     struct Waiting: Sendable {
@@ -50,6 +52,7 @@ extension ReservationTable.Notice.Kind {
         case .powerOn: .powerOn
         case .taskSetCleared: .commandsCleared
         case .modesChanged: .modeParametersChanged
+        case .mediumLoaded: .mediumMayHaveChanged
         case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted: nil
         }
     }
@@ -157,7 +160,12 @@ extension LogicalUnit {
     ) {
         let ended = changes.waiting.removeFirst()
         switch ended.waiter {
-        case .command(let task): finish(task, result, effects: &effects)
+        case .command(let task):
+            if case .sanitizeStart? = tasks[task.rawValue]?.work, case .success = result {
+                return beginSanitize(task, effects: &effects)
+            }
+            finish(task, result, effects: &effects)
+        case .sanitize(let task): sanitizeEndStored(task, result, effects: &effects)
         case .function, .farewell:
             let isDone = if case .success = result { true } else { false }
             endedChanges.append(EndedChange(waiter: ended.waiter, isDone: isDone))
@@ -172,6 +180,12 @@ extension LogicalUnit {
             endChange(.failure(Sense(.illegalRequest, .invalidRelease)), effects: &effects)
         case .noRoom:
             endChange(.failure(Sense(.illegalRequest, .insufficientRegistrations)), effects: &effects)
+        case .sanitizing:
+            endChange(.failure(Sense(.notReady, .sanitizeInProgress, progress: 0)), effects: &effects)
+        case .sanitizeFailed:
+            endChange(.failure(Sense(.mediumError, .sanitizeFailed)), effects: &effects)
+        case .removalPrevented:
+            endChange(.failure(Sense(.illegalRequest, .removalPrevented)), effects: &effects)
         }
     }
     private mutating func endChange(status: UInt8, effects: inout [Effect]) {
@@ -223,7 +237,11 @@ extension LogicalUnit {
         switch own {
         case .command(let task)?: author = tasks[task.rawValue]?.nexus
         case .function(_, let nexus)?: author = nexus
-        case .farewell?, .nobody?, nil: break
+        case .farewell?, .sanitize?, .nobody?, nil: break
+        }
+        if own == nil, case .running = table.sanitize, before.sanitize != table.sanitize {
+            // Its start may be older than the newest change.
+            holdForSanitize(before.version + 1)
         }
         for notice in table.notices where notice.version > before.version {
             if let attention = notice.kind.attentionOfAll {
@@ -247,6 +265,7 @@ extension LogicalUnit {
         case .unitReset, .targetReset, .powerOn:
             for index in parties.indices { parties[index].preventsRemoval = false }
             attend(attention)
+            if notice.kind == .powerOn { effects.append(.endSessions) }
         default: attend(attention, except: author)
         }
         guard notice.kind.endsCommands else { return }

@@ -1,17 +1,6 @@
 import BlockTypes
 import SCSIBoundary
 
-/// Where a sanitize operation stands (SBC-4, section 4.11).
-enum SanitizeState: Hashable, Sendable {
-    case none
-    case running(SanitizeWork)
-    /// It failed; the unit answers nothing about its blocks until another one ends well, or
-    /// EXIT FAILURE MODE where the failed one allowed that.
-    case failed(allowsExit: Bool)
-
-    var hasFailed: Bool { if case .failed = self { true } else { false } }
-}
-
 /// SANITIZE under way: the whole volume, from the start, pass by pass.
 struct SanitizeWork: Hashable, Sendable {
     /// What is written to every block; nil gives all blocks up.
@@ -21,7 +10,6 @@ struct SanitizeWork: Hashable, Sendable {
     let passes: Int
     var run: ByteRun
     let sizeBytes: UInt64
-    let allowsExit: Bool
 
     private func stepBytes(_ limits: SCSILimits) -> Int {
         pattern == nil ? limits.discardStepBytesMax : limits.stepBytesMax
@@ -51,15 +39,19 @@ struct SanitizeWork: Hashable, Sendable {
     }
 }
 
+/// SANITIZE. All gateways refuse to touch the blocks before the first of them is overwritten, and until the
+/// cluster knows how it ended: the table of reservations says so to them.
 extension LogicalUnit {
-    /// What commands are told while the blocks are not to be had.
+    /// What commands are told while the blocks are not to be had. How far another gateway is nobody knows.
     var sanitizeSense: Sense? {
-        switch sanitize {
-        case .none: nil
-        case .running(let work): Sense(.notReady, .sanitizeInProgress, progress: work.progress)
-        case .failed: Sense(.mediumError, .sanitizeFailed)
+        if let sanitizeWork { return Sense(.notReady, .sanitizeInProgress, progress: sanitizeWork.progress) }
+        switch reservations.sanitize {
+        case .none: return nil
+        case .running: return Sense(.notReady, .sanitizeInProgress, progress: 0)
+        case .failed: return Sense(.mediumError, .sanitizeFailed)
         }
     }
+    var hasFailedSanitize: Bool { if case .failed = reservations.sanitize { true } else { false } }
 
     mutating func startSanitize(_ request: Request, effects: inout [Effect]) throws(Sense) {
         switch request.cdb.serviceAction {
@@ -73,11 +65,7 @@ extension LogicalUnit {
             begin(request, pattern: nil, passes: 1, inverts: false, effects: &effects)
         default:
             guard request.wantedOutBytes == 0 else { throw .invalidField(7) }
-            if case .failed(let allowsExit) = sanitize {
-                guard allowsExit else { throw Sense(.mediumError, .sanitizeFailed) }
-                sanitize = .none
-            }
-            answer(request, effects: &effects)
+            change(.exitSanitizeFailure, request, effects: &effects)
         }
     }
     /// The parameter list of OVERWRITE: how often, and what (SBC-4, section 5.30.2.2).
@@ -103,21 +91,81 @@ extension LogicalUnit {
         let work = SanitizeWork(
             pattern: pattern, invertsBetweenPasses: inverts, passesLeft: passes, passes: passes,
             run: ByteRun(start: 0, count: blockCount * UInt64(blockBytes)),
-            sizeBytes: blockCount * UInt64(blockBytes), allowsExit: request.has(0x20, at: 1))
-        sanitize = .running(work)
-        let isImmediate = request.has(0x80, at: 1)
-        // It waits for all that is under way, and all that comes is refused: nothing meets it.
-        start(
-            .sanitize(work), from: isImmediate ? .background : .command(request.task),
-            nexus: isImmediate ? nil : request.party.nexus, wantedOutBytes: request.wantedOutBytes,
-            locking: 0..<blockCount, exclusive: true, effects: &effects)
-        if isImmediate { answer(request, effects: &effects) }
+            sizeBytes: blockCount * UInt64(blockBytes))
+        sanitizeWork = work
+        let number = add(
+            RunningTask(
+                origin: .command(request.task), nexus: request.party.nexus, stage: .storing,
+                wantedOutBytes: request.wantedOutBytes,
+                work: .sanitizeStart(work, isImmediate: request.has(0x80, at: 1))))
+        let wish = ReservationRequest.startSanitize(allowsExit: request.has(0x20, at: 1))
+        change(.request(wish, request.party.reservation), for: .command(number), effects: &effects)
     }
-    mutating func sanitizeEnded(_ result: Result<[ReadSegment], Sense>) {
-        guard case .running(let work) = sanitize else { return }
-        switch result {
-        case .success: sanitize = .none
-        case .failure: sanitize = .failed(allowsExit: work.allowsExit)
+    /// Every gateway refuses commands for the blocks by now, and has ended those it had.
+    mutating func beginSanitize(_ number: TaskNumber, effects: inout [Effect]) {
+        guard let task = tasks[number.rawValue], case .sanitizeStart(let work, let isImmediate) = task.work
+        else { return }
+        tasks[number.rawValue]?.work = .reserve
+        let isUnwanted = task.isAborting || task.isPreempted
+        // It waits for all that is under way here, and all that comes is refused: nothing meets it.
+        guard isImmediate || isUnwanted else {
+            tasks[number.rawValue]?.work = .sanitize(work)
+            tasks[number.rawValue]?.stage = .queued
+            if blockCount == 0 || locks.acquire(number, 0..<blockCount, exclusive: true) {
+                submit(number, effects: &effects)
+            }
+            return
+        }
+        start(
+            .sanitize(work), from: .background, nexus: nil, locking: 0..<blockCount, exclusive: true,
+            effects: &effects)
+        finish(
+            number, isUnwanted ? .failure(Sense(.abortedCommand, .none)) : .success([]), effects: &effects)
+    }
+    /// All is overwritten, or something was not: the other gateways are to know before it counts as ended.
+    mutating func storeSanitizeEnd(
+        _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
+    ) {
+        guard case .running(let port, _) = reservations.sanitize else {
+            // The others have given this gateway up, and what it did with it.
+            return sanitizeEndStored(
+                number, .failure(Sense(.mediumError, .sanitizeFailed)), effects: &effects)
+        }
+        var failure: Sense?
+        if case .failure(let sense) = result { failure = sense }
+        tasks[number.rawValue]?.work = .sanitizeEnd(failure)
+        tasks[number.rawValue]?.stage = .storing
+        let own = ReservationParty(initiatorPort: "", targetPort: port)
+        change(
+            .request(.endSanitize(hasFailed: failure != nil), own), for: .sanitize(number),
+            effects: &effects)
+    }
+    mutating func sanitizeEndStored(
+        _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
+    ) {
+        sanitizeWork = nil
+        var failure: Sense?
+        if case .failure(let sense) = result { failure = sense }
+        if case .sanitizeEnd(.some(let sense))? = tasks[number.rawValue]?.work { failure = sense }
+        tasks[number.rawValue]?.work = .reserve
+        finish(number, failure.map { .failure($0) } ?? .success([]), effects: &effects)
+    }
+    /// The table says that this gateway sanitizes, and it does not: it was started anew, or could not say how
+    /// it ended. Then it has failed.
+    mutating func endOrphanedSanitize(_ party: ReservationParty, effects: inout [Effect]) {
+        guard case .running(port: party.targetPort, _) = reservations.sanitize, sanitizeWork == nil,
+            changes.waiting.isEmpty
+        else { return }
+        change(.request(.endSanitize(hasFailed: true), party), for: .nobody, effects: &effects)
+    }
+    /// Another gateway sanitizes: it begins when what is under way here has ended.
+    /// - Parameter version: the table that is settled by then.
+    mutating func holdForSanitize(_ version: UInt64) {
+        for index in tasks.indices where tasks[index]?.holdsVersion == nil {
+            switch tasks[index]?.stage {
+            case .queued, .submitted: tasks[index]?.holdsVersion = version
+            case .storing, .copying, nil: break
+            }
         }
     }
 }

@@ -48,8 +48,9 @@ struct LogicalUnit: Sendable {
     var settledVersion: UInt64 = 0
 
     var modes: ModePages
-    var hasMedium = true
-    var sanitize = SanitizeState.none
+    var hasMedium: Bool { !reservations.isEjected }
+    /// A sanitize operation of this gateway, from the command until the cluster knows its end.
+    var sanitizeWork: SanitizeWork?
     /// A command that may go on and is about more than this unit; the target takes it.
     var delegated: Request?
     /// Changes that no command waited for and that have ended since the target looked.
@@ -87,6 +88,7 @@ struct LogicalUnit: Sendable {
         let gone = parties.remove(at: index)
         for later in index..<parties.count { partyIndex[parties[later].nexus] = later }
         // A session that took the place of this one is the same initiator port and keeps what it holds.
+        if gone.preventsRemoval { tellPrevention(gone.reservation, for: .nobody, effects: &effects) }
         guard !parties.contains(where: { $0.reservation == gone.reservation }) else { return }
         if reservations.simpleHolder == gone.reservation {
             change(.dropSimple(gone.reservation), for: .nobody, effects: &effects)
@@ -135,7 +137,10 @@ struct LogicalUnit: Sendable {
         case .targetColdReset: return reset(.powerOn, .powerOn, id, nexus, effects: &effects)
         case .nexusReset:
             guard let index = partyIndex[nexus] else { return .complete }
-            parties[index].preventsRemoval = false
+            if parties[index].preventsRemoval {
+                parties[index].preventsRemoval = false
+                tellPrevention(parties[index].reservation, for: .nobody, effects: &effects)
+            }
             parties[index].attentions.add(.nexusLoss, max: limits.attentionsMax)
             let party = parties[index].reservation
             guard reservations.simpleHolder == party else { return .complete }
@@ -176,5 +181,4 @@ struct LogicalUnit: Sendable {
         change(.dropSimple(leaver), for: .farewell(nexus), effects: &effects)
         return true
     }
-    var isRemovalPrevented: Bool { parties.contains { $0.preventsRemoval } }
 }

@@ -20,6 +20,16 @@ public enum ReservationRequest: Hashable, Sendable {
     case clearTaskSet
     /// MODE SELECT.
     case selectModes(SharedModes)
+    /// SANITIZE: the gateway of the party begins to overwrite the blocks.
+    case startSanitize(allowsExit: Bool)
+    /// It has done so, or failed to.
+    case endSanitize(hasFailed: Bool)
+    /// EXIT FAILURE MODE.
+    case exitSanitizeFailure
+    /// START STOP UNIT with LOEJ: the medium is put in, or taken out.
+    case loadMedium(Bool)
+    /// PREVENT ALLOW: the gateway of the party has an initiator who prevents removal, or none any more.
+    case preventRemoval(Bool)
 }
 
 /// What resets a logical unit.
@@ -50,6 +60,12 @@ public enum ReservationRefusal: Error, Hashable, Sendable {
     case invalidRelease
     /// The table is full.
     case noRoom
+    /// A sanitize operation is under way.
+    case sanitizing
+    /// One has failed, and may not be left.
+    case sanitizeFailed
+    /// Somebody prevents removal of the medium.
+    case removalPrevented
 }
 
 extension ReservationTable {
@@ -62,13 +78,15 @@ extension ReservationTable {
         case .simpleReserve: try next.simpleReserve(party)
         case .simpleRelease: next.simpleRelease(party)
         case .reset(let reset):
-            (next.simpleHolder, next.modes) = (nil, SharedModes())
+            (next.simpleHolder, next.modes, next.preventingPorts) = (nil, SharedModes(), [])
             next.notify(party, reset.notice)
         case .clearTaskSet: next.notify(party, .taskSetCleared)
         case .selectModes(let modes):
             if modes != next.modes { next.notify(party, .modesChanged) }
             next.modes = modes
-        default:
+        case .startSanitize, .endSanitize, .exitSanitizeFailure: try next.sanitize(request, party)
+        case .loadMedium, .preventRemoval: try next.move(request, party)
+        case .register, .reserve, .release, .clear, .preempt:
             // SPC-2, section 5.5.1: a simple reservation shuts out persistent ones, of its holder too.
             guard simpleHolder == nil else { throw .conflict }
             try next.change(request, party, registrationsMax)
@@ -95,7 +113,43 @@ extension ReservationTable {
         case .clear(let key): try clear(party, key)
         case .preempt(let key, let victimKey, let type, let aborting):
             try preempt(party, key, victimKey, type, aborting)
-        case .simpleReserve, .simpleRelease, .reset, .clearTaskSet, .selectModes: break
+        case .simpleReserve, .simpleRelease, .reset, .clearTaskSet, .selectModes, .startSanitize,
+            .endSanitize,
+            .exitSanitizeFailure, .loadMedium, .preventRemoval:
+            break
+        }
+    }
+
+    private mutating func sanitize(
+        _ request: ReservationRequest, _ party: ReservationParty
+    ) throws(ReservationRefusal) {
+        switch (request, sanitize) {
+        case (.endSanitize(let hasFailed), .running(port: party.targetPort, let allowsExit)):
+            sanitize = hasFailed ? .failed(allowsExit: allowsExit) : .none
+        // Somebody else has said that it failed.
+        case (.endSanitize, _): break
+        case (_, .running): throw .sanitizing
+        case (.startSanitize(let allowsExit), _):
+            sanitize = .running(port: party.targetPort, allowsExit: allowsExit)
+        case (_, .failed(let allowsExit)):
+            guard allowsExit else { throw .sanitizeFailed }
+            sanitize = .none
+        case (_, .none): break
+        }
+    }
+    private mutating func move(
+        _ request: ReservationRequest, _ party: ReservationParty
+    ) throws(ReservationRefusal) {
+        switch request {
+        case .loadMedium(let isLoaded):
+            // A lock holds what moves the medium, in either direction.
+            guard preventingPorts.isEmpty else { throw .removalPrevented }
+            if isLoaded, isEjected { notify(party, .mediumLoaded) }
+            isEjected = !isLoaded
+        case .preventRemoval(let isPrevented):
+            let others = preventingPorts.filter { $0 != party.targetPort }
+            preventingPorts = isPrevented ? (others + [party.targetPort]).sorted() : others
+        default: break
         }
     }
 

@@ -5,7 +5,9 @@ extension ReservationTable {
         /// What is wrong.
         public let reason: String
     }
-    private static let format: UInt8 = 2
+    private static let format: UInt8 = 3
+    /// Without a sanitize operation and a medium.
+    private static let oldFormat: UInt8 = 2
 
     /// The bytes.
     public var encoded: [UInt8] {
@@ -15,6 +17,7 @@ extension ReservationTable {
         bytes.append(persistsThroughPowerLoss ? 1 : 0)
         bytes.append(modes.usesDescriptorSense ? 1 : 0)
         bytes.append(modes.isWriteProtected ? 1 : 0)
+        appendMedium(to: &bytes)
         bytes.append(big: UInt16(registrations.count))
         for registration in registrations {
             Self.append(registration.party, to: &bytes)
@@ -33,6 +36,19 @@ extension ReservationTable {
         }
         return bytes
     }
+    private func appendMedium(to bytes: inout [UInt8]) {
+        let (kind, port, allowsExit): (UInt8, UInt16, Bool) =
+            switch sanitize {
+            case .none: (0, 0, false)
+            case .running(let port, let allowsExit): (1, port, allowsExit)
+            case .failed(let allowsExit): (2, 0, allowsExit)
+            }
+        bytes.append(kind)
+        bytes.append(big: port)
+        bytes += [allowsExit ? 1 : 0, isEjected ? 1 : 0]
+        bytes.append(big: UInt16(preventingPorts.count))
+        for port in preventingPorts { bytes.append(big: port) }
+    }
     private static func append(_ party: ReservationParty, to bytes: inout [UInt8]) {
         bytes.append(big: UInt16(party.initiatorPort.utf8.count))
         bytes += party.initiatorPort.utf8
@@ -42,13 +58,17 @@ extension ReservationTable {
     /// The table that `bytes` hold.
     public init(decoding bytes: [UInt8]) throws(DecodeError) {
         var reader = Reader(bytes: bytes)
-        guard try reader.next(1) == UInt64(Self.format) else { throw DecodeError(reason: "unknown format") }
+        let format = UInt8(try reader.next(1))
+        guard format == Self.format || format == Self.oldFormat else {
+            throw DecodeError(reason: "unknown format")
+        }
         self.init()
         version = try reader.next(8)
         generation = UInt32(truncatingIfNeeded: try reader.next(4))
         persistsThroughPowerLoss = try reader.flag()
         modes.usesDescriptorSense = try reader.flag()
         modes.isWriteProtected = try reader.flag()
+        if format == Self.format { try readMedium(&reader) }
         for _ in 0..<(try reader.next(2)) {
             registrations.append(Registration(party: try reader.party(), key: try reader.next(8)))
         }
@@ -72,6 +92,22 @@ extension ReservationTable {
             notices.append(Notice(version: version, party: party, kind: kind))
         }
         guard reader.isAtEnd else { throw DecodeError(reason: "bytes behind the end") }
+    }
+
+    private mutating func readMedium(_ reader: inout Reader) throws(DecodeError) {
+        let (kind, port) = (try reader.next(1), UInt16(try reader.next(2)))
+        let allowsExit = try reader.flag()
+        switch kind {
+        case 0: sanitize = .none
+        case 1: sanitize = .running(port: port, allowsExit: allowsExit)
+        case 2: sanitize = .failed(allowsExit: allowsExit)
+        default: throw DecodeError(reason: "a sanitize operation of kind \(kind)")
+        }
+        isEjected = try reader.flag()
+        for _ in 0..<(try reader.next(2)) { preventingPorts.append(UInt16(try reader.next(2))) }
+        for (left, right) in zip(preventingPorts, preventingPorts.dropFirst()) where left >= right {
+            throw DecodeError(reason: "ports out of order")
+        }
     }
 
     private struct Reader {

@@ -49,8 +49,19 @@ public struct SharedModes: Hashable, Sendable {
     public init() {}
 }
 
+/// Where a sanitize operation of any gateway stands (SBC-4, section 4.11).
+public enum SharedSanitize: Hashable, Sendable {
+    /// There is none.
+    case none
+    /// The gateway of this target port overwrites the blocks; nobody reads or writes them meanwhile.
+    case running(port: UInt16, allowsExit: Bool)
+    /// It failed, or its gateway is gone. Blocks are not to be had until another one ends well, or until EXIT
+    /// FAILURE MODE where this one allowed that.
+    case failed(allowsExit: Bool)
+}
+
 /// Who is registered with, and who has reserved, one logical unit, and what else of it is the same for all
-/// gateways: mode parameters, and the resets that all must know of.
+/// gateways: mode parameters, the medium, a sanitize operation, and the resets that all must know of.
 ///
 /// A plain value, with a version that every change raises. A change is a pure function: the table, who asks
 /// and what for, give the next table or a refusal. A gateway offers the next table to the keeper together
@@ -100,13 +111,15 @@ public struct ReservationTable: Hashable, Sendable {
             case taskSetCleared = 8
             /// For everybody but the party: mode parameters have changed.
             case modesChanged = 9
+            /// For everybody but the party: a medium was loaded.
+            case mediumLoaded = 10
 
             /// All commands of the unit end with it, wherever they are.
             var endsCommands: Bool {
                 switch self {
                 case .unitReset, .targetReset, .powerOn, .taskSetCleared: true
                 case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted,
-                    .modesChanged:
+                    .modesChanged, .mediumLoaded:
                     false
                 }
             }
@@ -137,6 +150,12 @@ public struct ReservationTable: Hashable, Sendable {
     public var simpleHolder: ReservationParty?
     /// What initiators have set by MODE SELECT.
     public var modes = SharedModes()
+    /// A sanitize operation.
+    public var sanitize = SharedSanitize.none
+    /// The medium was taken out, and not put in again.
+    public var isEjected = false
+    /// Target ports of gateways that have an initiator who prevents removal of the medium, ascending.
+    public var preventingPorts: [UInt16] = []
     /// Of the last changes.
     public var notices: [Notice] = []
 
@@ -157,11 +176,25 @@ public struct ReservationTable: Hashable, Sendable {
     public func afterPowerLoss() -> ReservationTable {
         var next = self
         (next.simpleHolder, next.modes) = (nil, SharedModes())
+        (next.isEjected, next.preventingPorts) = (false, [])
+        if case .running(_, let allowsExit) = sanitize { next.sanitize = .failed(allowsExit: allowsExit) }
         if !persistsThroughPowerLoss {
             (next.registrations, next.holding, next.notices) = ([], nil, [])
             next.generation = 0
         }
         next.version += 1
+        return next
+    }
+    /// The same, when the gateway of a target port is gone: without its RESERVE(6), and without what it
+    /// prevented. What it was sanitizing has failed.
+    public func withoutGateway(_ port: UInt16) -> ReservationTable {
+        var next = self
+        if simpleHolder?.targetPort == port { next.simpleHolder = nil }
+        next.preventingPorts.removeAll { $0 == port }
+        if case .running(port: port, let allowsExit) = sanitize {
+            next.sanitize = .failed(allowsExit: allowsExit)
+        }
+        if next != self { next.version += 1 }
         return next
     }
     /// The same, without the RESERVE(6) of `party`; of anybody when nil.

@@ -60,6 +60,10 @@ enum Work: Sendable {
     case status(BlockStatusWork)
     case flush
     case sanitize(SanitizeWork)
+    /// Other gateways are to refuse commands before it begins.
+    case sanitizeStart(SanitizeWork, isImmediate: Bool)
+    /// They are to know how it ended.
+    case sanitizeEnd(Sense?)
     /// The change of reservations is what it waits for.
     case reserve
     /// The target does the copying.
@@ -142,7 +146,7 @@ extension LogicalUnit {
             request = .blockStatus(start: step.offset, length: step.length)
         case .flush: request = .flush
         case .sanitize(let sanitize): request = sanitize.request(limits)
-        case .reserve, .copy: return
+        case .reserve, .sanitizeStart, .sanitizeEnd, .copy: return
         }
         effects.append(.submit(VolumeToken(unit: self.number, task: number), request))
     }
@@ -167,7 +171,7 @@ extension LogicalUnit {
         case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
         case .success(.next(let work)):
             tasks[number.rawValue]?.work = work
-            if case .sanitize(let sanitize) = work { self.sanitize = .running(sanitize) }
+            if case .sanitize(let sanitize) = work { sanitizeWork = sanitize }
             // Between two steps is an occasion to end.
             if task.isAborting || task.isPreempted {
                 finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
@@ -220,7 +224,7 @@ extension LogicalUnit {
         case .sanitize(let sanitize):
             guard let next = sanitize.advanced(limits) else { return .success(.done([])) }
             return .success(.next(.sanitize(next)))
-        case .reserve, .copy: return .success(.done([]))
+        case .reserve, .sanitizeStart, .sanitizeEnd, .copy: return .success(.done([]))
         }
     }
     private func verified(
@@ -257,8 +261,8 @@ extension LogicalUnit {
         _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
         guard let task = tasks[number.rawValue] else { return }
+        if case .sanitize = task.work { return storeSanitizeEnd(number, result, effects: &effects) }
         forget(number)
-        if case .sanitize = task.work { sanitizeEnded(result) }
         switch task.origin {
         case .command(let id):
             switch result {
@@ -279,6 +283,7 @@ extension LogicalUnit {
         if task.holdsVersion != nil { settle(effects: &effects) }
     }
     private mutating func forget(_ number: TaskNumber) {
+        if case .sanitizeStart? = tasks[number.rawValue]?.work { sanitizeWork = nil }
         tasks[number.rawValue] = nil
         freeTasks.append(number)
         taskCount -= 1
@@ -299,11 +304,13 @@ extension LogicalUnit {
             })
         else { return false }
         let number = TaskNumber(rawValue: place)
-        if case .sanitize? = tasks[number.rawValue]?.work {
+        switch tasks[number.rawValue]?.work {
+        case .sanitize, .sanitizeEnd:
             // SBC-4, section 4.11.2: it goes on, only nobody waits for it any more.
             tasks[number.rawValue]?.origin = .background
             effects.append(.aborted(id))
             return true
+        default: break
         }
         switch tasks[number.rawValue]?.stage {
         case .queued:

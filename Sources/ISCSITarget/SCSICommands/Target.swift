@@ -67,6 +67,9 @@ public struct Target: Sendable {
         case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
         /// An initiator wants port groups to change their state; do so for all gateways and report.
         case setGroups(TaskID, [PortGroup])
+        /// Another gateway has had a TARGET COLD RESET: sessions of the target end here as there, with their
+        /// connections.
+        case endSessions
         /// A removed unit has ended what it had begun: nothing more is asked of its volume.
         case unitGone(UnitNumber)
     }
@@ -284,7 +287,7 @@ public struct Target: Sendable {
             switch ended.waiter {
             case .function(let id, _): effects.append(.managed(id, ended.outcome))
             case .farewell(let nexus): effects.append(.nexusReleased(nexus))
-            case .command, .nobody: break
+            case .command, .sanitize, .nobody: break
             }
         }
     }
