@@ -15,7 +15,7 @@ public final class DirectoryState {
     let cluster: UniqueID
     let copysets: [(id: CopysetID, members: [ServerID])]
     let volume: VolumeID
-    let size: ByteCount
+    private(set) var size: ByteCount
     let stripeUnitBytes: UInt32
     let stripeCount: UInt32
     var epoch: UInt32 = 0
@@ -32,6 +32,12 @@ public final class DirectoryState {
     var heard: [UInt32: Duration] = [:]  // Looked up, never iterated.
     /// Small values of the volume.
     var values: [String: (version: UInt64, bytes: Data, attempt: UInt64)] = [:]  // Looked up, never iterated.
+    /// The volume is larger from now on: a new generation of the group that holds it.
+    func grow(to size: ByteCount) {
+        self.size = size
+        epoch += 1
+        generations[epoch] = members.map(\.epoch)
+    }
     /// By epoch: the attachments of the group as of then.
     var generations: [UInt32: [UInt32]] = [:]  // Looked up, never iterated.
     var bookVersion: UInt64 = 0
@@ -122,6 +128,7 @@ public final class ScenarioDirectory {
             state.heard[renewal.epoch] = host.now
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (state.size.bytes, state.epoch)
+            (answer.epoch, answer.group) = (state.epoch, state.members.map(\.epoch))
             if renewal.addressBookVersion != state.bookVersion { answer.addressBook = addressBook }
             response.body = .renewLease(answer)
         case .getAddressBook:
@@ -210,6 +217,7 @@ public final class ScenarioDirectory {
         }
         var answer = ControlRemoveMemberResponse()
         (answer.epoch, answer.change, answer.group) = (state.epoch, state.epoch, state.members.map(\.epoch))
+        answer.sizeBytes = state.size.bytes
         return answer
     }
     private func attached(by holder: String, group: String) -> ControlAttachVolumeResponse {

@@ -32,6 +32,10 @@ public final class SimCluster {
     var grants: [DirectoryState.Grant] { directoryState.grants }
     /// The attachments of the group as of the generation that `epoch` names.
     func group(at epoch: UInt32) -> [UInt32] { directoryState.generations[epoch] ?? [] }
+    /// The volume's size as the directory has it.
+    var volumeSize: ByteCount { directoryState.size }
+    /// Makes the volume larger while a group holds it.
+    func grow(to size: ByteCount) { directoryState.grow(to: size) }
     /// Answers whether the client of this name still waits for an answer to its attach.
     var isAsking: (String) -> Bool {
         get { directoryState.isAsking }

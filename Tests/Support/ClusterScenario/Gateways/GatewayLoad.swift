@@ -187,12 +187,18 @@ final class RivalInitiator {
         }
     }
     private func look() {
+        askHolder { [weak self] holder in
+            if let holder { self?.take(action: 5, victim: holder) } else { self?.take(action: 1, victim: 0) }
+        }
+    }
+    /// - Parameter then: told the holder's key; `nil` when nobody holds the volume. Without an answer it
+    ///   rests.
+    private func askHolder(_ then: @escaping (UInt64?) -> Void) {
         port.run(Command.reserveIn(1), read: 255) { [weak self] answer in
             guard let self else { return }
-            if case .attention = answer { return look() }
+            if case .attention = answer { return askHolder(then) }
             guard case .good(let bytes) = answer, bytes.count >= 8 else { return rest() }
-            guard bytes.count >= 24 else { return take(action: 1, victim: 0) }
-            take(action: 5, victim: bytes[8..<16].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+            then(bytes.count >= 24 ? bytes[8..<16].reduce(UInt64(0)) { $0 << 8 | UInt64($1) } : nil)
         }
     }
     private func take(action: UInt8, victim: UInt64) {
@@ -210,7 +216,12 @@ final class RivalInitiator {
             }
             guard case .good = answer else { return rest() }
             needsReset = neededReset
-            settle(from: action == 5 ? victim : nil, askedAt: askedAt)
+            guard action == 5 else { return settle(from: nil, askedAt: askedAt) }
+            // A victim that a third one has preempted meanwhile, and that came back, had nothing to take.
+            askHolder { [weak self] holder in
+                guard let self else { return }
+                if holder == key { settle(from: victim, askedAt: askedAt) } else { rest() }
+            }
         }
     }
     private func settle(from victim: UInt64?, askedAt: Duration) {

@@ -64,6 +64,7 @@ final class SharedMember {
         (random, self.settled) = (SeededRandom(seed: world.random.next()), settled)
     }
     var epoch: UInt32 { volume?.epoch.rawValue ?? 0 }
+    var size: ByteCount { volume?.size ?? .zero }
     var openCount: Int { (load?.openCount ?? 0) + openIncrements }
     var isUsable: Bool { host.isAlive && !isOver && !isOnLeave }
     func readGauges(_ read: GaugeReader) { if host.isAlive { volume?.readGauges(read) } }
@@ -110,7 +111,7 @@ final class SharedMember {
         mayAsk = false
         load?.stop()
     }
-    func readEverything() { load?.readEverything() }
+    func readEverything() { load?.readEverything(upTo: Int(size.bytes) / Geometry.blockBytes) }
 
     // MARK: Ends
 

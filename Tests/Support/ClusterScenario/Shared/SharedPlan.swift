@@ -12,6 +12,8 @@ public struct SharedPlan: Sendable {
     public var membersMax: Int
     /// Increments of counters in all.
     public var incrementsMax: Int
+    /// What the volume grows by, each time.
+    public var growthBytes: [UInt64] = []
     /// The block at which the counters begin: nothing else is written to it or the one after it.
     public var counterBlock: Int
 
@@ -27,6 +29,8 @@ public struct SharedPlan: Sendable {
         case leaves
         /// A further one joins.
         case joins
+        /// Somebody makes the volume larger; members hear of it when they renew their leases.
+        case grows
     }
 
     /// The plan of run `seed`.
@@ -38,7 +42,7 @@ public struct SharedPlan: Sendable {
         // Many writers of a block that can also write zeroes make histories that nobody can judge in time.
         if random.oneIn(2) { (base.load.trims, base.load.zeroes) = (0, 0) }
         base.load.inFlightMax = min(base.load.inFlightMax, 4)
-        deeds = Deed.allCases.filter { _ in random.oneIn(2) }
+        deeds = Deed.allCases.filter { $0 != .grows && random.oneIn(2) }
         membersMax = Int.random(in: 2...4, using: &random)
         incrementsMax = Int.random(in: 50...400, using: &random)
         let blocks = Int(base.volumeBytes) / Geometry.blockBytes
@@ -46,6 +50,19 @@ public struct SharedPlan: Sendable {
         // A comparison must stay inside a stripe unit.
         let units = stride(from: blocks - 16, through: 0, by: -16)
         counterBlock = units.first { unit in !spots.contains { $0.overlaps(unit..<(unit + 2)) } } ?? 0
+        if random.oneIn(3) { planGrowth(from: blocks, &random) }
+    }
+    /// Some new ends lie in chunks that no copyset has heard of.
+    private mutating func planGrowth(from blocks: Int, _ random: inout SeededRandom) {
+        deeds.append(.grows)
+        growthBytes = (0..<Int.random(in: 1...4, using: &random)).map { _ in
+            random.oneIn(3)
+                ? UInt64(Geometry.chunkBytes)
+                : UInt64(Int.random(in: 1...512, using: &random) * Geometry.blockBytes)
+        }
+        let end = blocks + Int(growthBytes.reduce(0, +)) / Geometry.blockBytes
+        let spots = [blocks..<min(end, blocks + 32), max(blocks, end - 32)..<end]
+        base.load.hotSpots += spots[0].overlaps(spots[1]) ? [blocks..<end] : spots
     }
     /// The plan without what `selection` leaves out.
     public func reduced(to selection: PlanSelection) -> SharedPlan {
@@ -59,6 +76,7 @@ public struct SharedPlan: Sendable {
 extension SharedPlan: CustomStringConvertible {
     /// The plan in a few lines, for whoever looks at a failure.
     public var description: String {
-        "\(base)\nmembers: at most \(membersMax), \(incrementsMax) increments from block \(counterBlock) on, \(deeds)"
+        "\(base)\nmembers: at most \(membersMax), \(incrementsMax) increments from block \(counterBlock) on, "
+            + "\(deeds), grows by \(growthBytes)"
     }
 }

@@ -6,9 +6,10 @@ import Simulation
 
 /// One seeded run of a cluster whose one volume a group holds together: turmoil, calm, judgement.
 ///
-/// Members come, leave, die, stand still and are removed by others while chunkservers and network fail. What
-/// each is told must be true for all of them together: sector by sector, and for counters that they increment
-/// by comparing and writing. Nothing of a member takes effect after its removal was acknowledged.
+/// Members come, leave, die, stand still and are removed by others, and the volume grows, while chunkservers
+/// and network fail. What each is told must be true for all of them together: sector by sector, and for
+/// counters that they increment by comparing and writing. Nothing of a member takes effect after its removal
+/// was acknowledged.
 public final class SharedScenario {
     private let plan: SharedPlan
     private let world: SimWorld
@@ -19,6 +20,8 @@ public final class SharedScenario {
     private var memberCount = 0
     private var removalsOpen = 0
     private var removalsDone = 0
+    /// Sizes that the volume was given, in order.
+    private var growths: [UInt64] = []
     private var bounds: BoundsWatch?
     private var dice: DeedDice
     private var events: [ScenarioEvent] = []
@@ -34,6 +37,7 @@ public final class SharedScenario {
         faults.clockDriftMillionthsMax = plan.base.faults.clockDriftMillionthsMax
         world = SimWorld(seed: plan.base.seed, faults: faults, traceLinesMax: traceLinesMax)
         cluster = SimCluster(world, plan.base)
+        record.sizes = VolumeSizes(bytes: plan.base.volumeBytes)
     }
     /// Runs it to the end.
     public func run() -> ScenarioOutcome {
@@ -43,7 +47,7 @@ public final class SharedScenario {
         outcome.answered = record.history.answeredCount
         outcome.tally = [
             "increments acknowledged": counters.acknowledgedCount, "comparisons that failed": counters.misses,
-            "members removed": removalsDone, "members": memberCount,
+            "members removed": removalsDone, "members": memberCount, "growths": growths.count,
         ]
         for what in (bounds?.reached ?? []).sorted() { outcome.tally["reached the bound: \(what)"] = 1 }
         outcome.traceHash = world.trace.hash
@@ -133,6 +137,7 @@ public final class SharedScenario {
             if members.count(where: \.isUsable) < plan.membersMax { newMember() }
             return
         }
+        if case .grows = deed { return grow() }
         // Somebody must stay who removes others.
         guard usable.count > 1 else { return newMember() }
         let victim = dice.pick(usable)
@@ -149,9 +154,17 @@ public final class SharedScenario {
             victim.willBeRemoved()
             remove(victim)
         case .leaves: victim.leave()
-        case .joins: break
+        case .joins, .grows: break
         }
         if dice.oneIn(2) { newMember() }
+    }
+    private func grow() {
+        guard growths.count < plan.growthBytes.count else { return }
+        let size = cluster.volumeSize.bytes + plan.growthBytes[growths.count]
+        growths.append(size)
+        record.sizes?.ask(size)
+        cluster.grow(to: ByteCount(bytes: size))
+        dice.note("to \(size)")
     }
     private func perform(_ deed: NemesisPlan.Deed, _ victim: Int) {
         switch deed {
@@ -256,6 +269,10 @@ public final class SharedScenario {
         guard finish({ removalsOpen == 0 }) else {
             return complaint ?? "\(removalsOpen) removals never finish after the faults have stopped"
         }
+        guard finish({ present().allSatisfy { $0.size == cluster.volumeSize } }) else {
+            return complaint ?? "a member never learns that the volume has grown"
+        }
+        for size in growths { record.sizes?.settle(size, isDone: true) }
         guard finish({ present().allSatisfy { $0.openCount == 0 } }) else {
             let count = present().reduce(0) { $0 + $1.openCount }
             return complaint ?? "\(count) requests never finish after the faults have stopped"
