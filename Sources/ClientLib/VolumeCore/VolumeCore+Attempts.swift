@@ -28,7 +28,8 @@ extension VolumeCore {
         effects.append(
             .send(
                 AttemptID(slot: slot, serial: lastSerial), to: servers[subs[slot].server], copysets[index].id,
-                command(of: subs[slot])))
+                subs[slot].command(from: configuration.epoch, configuration.snapshot)
+                    ?? .fence(configuration.volume, lifecycle.fence)))
         arm(at: subs[slot].deadline, now: now, effects: &effects)
     }
 
@@ -38,23 +39,6 @@ extension VolumeCore {
     /// The server was silent a short while ago: others are asked first.
     private func isResting(_ server: Int, now: Duration) -> Bool {
         silentSince[server].map { now < $0 + limits.suspectRest } ?? false
-    }
-
-    private func command(of sub: SubRequest) -> BlockCommand {
-        guard let run = sub.run else { return .fence(configuration.volume, lifecycle.fence) }
-        let tag = RequestTag(session: configuration.epoch, sequence: sub.sequence)
-        switch sub.work {
-        case _ where sub.work == .status: return .blockStatus(run)
-        case _ where sub.isReading: return .read(run)
-        case .trim: return .trim(run, configuration.snapshot, tag)
-        case .zero: return .zero(run, configuration.snapshot, tag)
-        case .patch, .compare:
-            return .amend(
-                run, bytes: sub.bytes, configuration.snapshot, tag, checksums: sub.checksums,
-                payload: sub.payloads[0])
-        case .read, .write, .edge, .fence, .status:
-            return .write(run, configuration.snapshot, tag, checksums: sub.checksums, payload: sub.payloads)
-        }
     }
 
     mutating func answered(
@@ -355,6 +339,24 @@ extension ReadSegment {
         case .zeroes: true
         case .data: work != .status
         case .stored: work == .status
+        }
+    }
+}
+
+extension SubRequest {
+    /// What a chunkserver is asked; `nil` for a fence, which is the volume's and not this request's.
+    fileprivate func command(from session: Epoch, _ snapshot: SnapshotNumber) -> BlockCommand? {
+        guard let run else { return nil }
+        let tag = RequestTag(session: session, sequence: sequence)
+        switch work {
+        case _ where work == .status: return .blockStatus(run)
+        case _ where isReading: return .read(run)
+        case .trim: return .trim(run, snapshot, tag)
+        case .zero: return .zero(run, snapshot, tag)
+        case .patch, .compare:
+            return .amend(run, bytes: bytes, snapshot, tag, checksums: checksums, payload: payloads[0])
+        case .read, .write, .edge, .fence, .status:
+            return .write(run, snapshot, tag, checksums: checksums, payload: payloads)
         }
     }
 }

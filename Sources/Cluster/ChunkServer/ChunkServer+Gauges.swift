@@ -12,7 +12,7 @@ extension ChunkServer {
         var (pulling, gated, unapplied, amendments) = (0, 0, 0, 0)
         for id in copysetOrder {
             guard let replica = replicas[id] else { continue }
-            replica.raft.readGauges(read)
+            if replica.raft.role == .leader { replica.raft.readGauges(read) }
             if replica.sync?.outstanding != nil { pulling += 1 }
             unapplied = max(unapplied, replica.pendingOrder.count - replica.pendingHead)
             amendments = max(amendments, replica.amendments.count)

@@ -146,7 +146,7 @@ public final class ChunkServer {
         isPumping = true
         stepReplicas()
         while phase != .stopped {
-            storeEffects.removeAll(keepingCapacity: true)
+            storeEffects.clear()
             store.takeEffects(&storeEffects)
             if storeEffects.isEmpty { break }
             for effect in storeEffects { perform(effect) }
@@ -160,11 +160,11 @@ public final class ChunkServer {
         while eventHead < events.count, phase != .stopped {
             let (replica, event) = events[eventHead]
             eventHead += 1
-            raftEffects.removeAll(keepingCapacity: true)
+            raftEffects.clear()
             replica.raft.step(event, now: environment.now, effects: &raftEffects)
             for effect in raftEffects { perform(effect, of: replica) }
         }
-        events.removeAll(keepingCapacity: true)
+        events.clear()
         eventHead = 0
     }
 

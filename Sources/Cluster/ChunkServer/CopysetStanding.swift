@@ -20,12 +20,15 @@ extension ChunkServer {
     package func readStandings(_ read: (CopysetStanding) -> Void) {
         guard phase == .serving else { return }
         for id in copysetOrder {
-            guard let raft = replicas[id]?.raft, let state = store.state(of: id) else { continue }
+            guard let replica = replicas[id], let progress = store.progress(of: id) else { continue }
+            // Not the whole machine in a variable of its own: that would copy it.
+            let leads = replica.raft.role == .leader
             read(
                 CopysetStanding(
-                    copyset: id, term: raft.term, leads: raft.role == .leader,
-                    holdsLease: raft.isReady && raft.holdsLease(now: environment.now),
-                    applied: state.applied, commit: state.commit, durable: state.durable))
+                    copyset: id, term: replica.raft.term, leads: leads,
+                    holdsLease: leads && replica.raft.isReady
+                        && replica.raft.holdsLease(now: environment.now),
+                    applied: progress.applied, commit: progress.commit, durable: progress.durable))
         }
     }
     /// Bytes that the store says it wrote since it was opened, by cause.

@@ -124,7 +124,7 @@ struct CopysetLog {
     }
     func contains(_ index: LogIndex) -> Bool { index > base.index && index <= lastIndex }
     @inline(__always) subscript(_ index: LogIndex) -> LogSlot {
-        get { slots[Int(index.rawValue - base.index.rawValue) - 1] }
+        _read { yield slots[Int(index.rawValue - base.index.rawValue) - 1] }
         _modify { yield &slots[Int(index.rawValue - base.index.rawValue) - 1] }
     }
     /// The term of `index`, which is the base's or a kept entry's.

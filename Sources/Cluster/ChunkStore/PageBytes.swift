@@ -92,7 +92,7 @@ struct Fifo<Element> {
     var first: Element? { isEmpty ? nil : storage[head] }
     var last: Element? { isEmpty ? nil : storage[storage.count - 1] }
     @inline(__always) subscript(_ place: Int) -> Element {
-        get { storage[head + place] }
+        _read { yield storage[head + place] }
         _modify { yield &storage[head + place] }
     }
     mutating func append(_ element: Element) { storage.append(element) }

@@ -59,7 +59,7 @@ public struct FrameDecoder {
     /// Memory for the rest of the payload that is arriving, or `nil`.
     ///
     /// Valid until the next ``received(_:)``, and as long as the decoder lives.
-    @unsafe public func receiveWindow() -> UnsafeMutableRawBufferPointer? {
+    @unsafe public mutating func receiveWindow() -> UnsafeMutableRawBufferPointer? {
         guard let payload else { return nil }
         return unsafe UnsafeMutableRawBufferPointer(
             rebasing: payload.buffer.bytes[payloadFilled..<payload.byteCount])
@@ -91,7 +91,7 @@ public struct FrameDecoder {
             defer {
                 readyTaken += 1
                 if readyTaken == ready.count {
-                    ready.removeAll(keepingCapacity: true)
+                    ready.clear()
                     readyTaken = 0
                 }
             }

@@ -1,6 +1,7 @@
 /// What will happen, in the order of (due time, order of scheduling): the same seed gives the same order.
 ///
-/// A binary heap of plain numbers over a table of slots, so that sifting never touches a closure.
+/// A heap of plain numbers over a table of slots, so that sifting never touches a closure. Each has four
+/// children: half as many levels as with two, and the four lie side by side.
 struct HappeningQueue {
     /// Names a scheduled happening; a used name never names another one.
     struct Name: Hashable {
@@ -28,6 +29,7 @@ struct HappeningQueue {
         var generation: UInt32
     }
 
+    private static let children = 4
     private var heap: [Entry] = []
     private var slots: [Slot] = []
     private var freeSlots: [UInt32] = []
@@ -98,28 +100,34 @@ struct HappeningQueue {
         siftUp(heap.count - 1)
     }
     private mutating func siftUp(_ start: Int) {
-        let moving = heap[start]
-        var index = start
-        while index > 0 {
-            let parent = (index - 1) / 2
-            guard moving.precedes(heap[parent]) else { break }
-            heap[index] = heap[parent]
-            index = parent
+        unsafe heap.withUnsafeMutableBufferPointer { heap in
+            let moving = unsafe heap[start]
+            var index = start
+            while index > 0 {
+                let parent = (index - 1) / Self.children
+                guard moving.precedes(unsafe heap[parent]) else { break }
+                unsafe heap[index] = heap[parent]
+                index = parent
+            }
+            unsafe heap[index] = moving
         }
-        heap[index] = moving
     }
     private mutating func siftDown(_ start: Int) {
-        let moving = heap[start]
-        var index = start
-        while true {
-            var child = 2 * index + 1
-            guard child < heap.count else { break }
-            if child + 1 < heap.count, heap[child + 1].precedes(heap[child]) { child += 1 }
-            guard heap[child].precedes(moving) else { break }
-            heap[index] = heap[child]
-            index = child
+        unsafe heap.withUnsafeMutableBufferPointer { heap in
+            let moving = unsafe heap[start]
+            var index = start
+            while true {
+                let first = Self.children * index + 1
+                guard first < heap.count else { break }
+                var least = first
+                for child in (first + 1)..<min(first + Self.children, heap.count)
+                where unsafe heap[child].precedes(heap[least]) { least = child }
+                guard unsafe heap[least].precedes(moving) else { break }
+                unsafe heap[index] = heap[least]
+                index = least
+            }
+            unsafe heap[index] = moving
         }
-        heap[index] = moving
     }
 }
 

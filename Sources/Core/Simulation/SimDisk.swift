@@ -195,7 +195,6 @@ public final class SimDisk: Disk {
         var place = start
         if case .isMisdirected = fault { place = elsewhere(target.byteCount) }
         medium.read(at: place, into: target)
-        world.mix(UInt64(CRC32C(of: target).rawValue))
         return .success(())
     }
     private func write(

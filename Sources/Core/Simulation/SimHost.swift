@@ -48,7 +48,9 @@ public final class SimHost: Environment {
     public func random() -> UInt64 { chance.next() }
     /// Runs `action` when this machine's clock says so, or a little later.
     @discardableResult public func after(_ delay: Duration, _ action: @escaping () -> Void) -> TimerID {
-        let wanted = min(max(delay.wholeNanoseconds, 0), Self.timerNanosecondsMax)
+        // The end of a turn is the most frequent timer.
+        let wanted =
+            delay == .zero ? 0 : min(max(delay.wholeNanoseconds, 0), Self.timerNanosecondsMax)
         let late = world.nanoseconds(upTo: world.timerLatenessNanosecondsMax)
         let name = world.schedule(
             afterNanoseconds: machine.trueNanoseconds(delay: wanted) + late, owner: self, action)

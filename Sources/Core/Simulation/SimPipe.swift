@@ -222,11 +222,7 @@ final class SimPipe {
                 headOffset = 0
             }
         }
-        flips.removeAll { flip in
-            guard flip.place < consumed + done else { return false }
-            if flip.place >= consumed { unsafe target[flip.place - consumed] ^= flip.mask }
-            return true
-        }
+        if !flips.isEmpty { unsafe damage(UnsafeMutableRawBufferPointer(rebasing: target[..<done])) }
         consumed += done
         world.deliveredByteCount += UInt64(done)
         if appended > taken { expectWindowUpdate() }
@@ -243,6 +239,14 @@ final class SimPipe {
             unsafe payload.withBytes {
                 unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[range]))
             }
+        }
+    }
+    /// Flips the bits that the way has flipped in what is read now.
+    private func damage(_ target: UnsafeMutableRawBufferPointer) {
+        flips.removeAll { flip in
+            guard flip.place < consumed + target.count else { return false }
+            if flip.place >= consumed { unsafe target[flip.place - consumed] ^= flip.mask }
+            return true
         }
     }
     private func expectWindowUpdate() {

@@ -12,10 +12,17 @@ public struct BlockHistory {
     }
     private var clock: UInt64 = 0
     private var open: [UInt64: Open] = [:]
-    private var histories: [UInt64: [RegisterOperation]] = [:]
-    /// By number of the block: what happened to all its sectors alike.
-    private var wholes: [UInt64: [RegisterOperation]] = [:]
-    private var splitBlocks: Set<UInt64> = []
+    /// What happened to the sectors of a block.
+    private struct Block {
+        let number: UInt64
+        /// What happened to all of them alike.
+        var whole: [RegisterOperation] = []
+        /// What happened to each, once that was not the same any more; empty until then.
+        var sectors: [[RegisterOperation]] = []
+    }
+    private var blocks: [Block] = []
+    /// Where each block is in `blocks`, by its number.
+    private var places: [UInt64: Int] = [:]
     private static let sectorsPerBlock: UInt64 = 8
     /// Operations recorded with an answer.
     public private(set) var answeredCount = 0
@@ -94,19 +101,21 @@ public struct BlockHistory {
         var judged = self
         for id in open.keys.sorted() { judged.fail(id) }
         var undecided = 0
-        let blocks = judged.wholes.keys.map { $0 * Self.sectorsPerBlock }
         // Neighbours mostly have the same history, also where a block's sectors were once asked for apart.
         var (last, verdict): ([RegisterOperation], RegisterVerdict) = ([], .linearizable)
-        for register in (blocks + judged.histories.keys).sorted() {
-            let operations = judged.operations(on: register)
-            if operations != last {
-                verdict = checkRegister(operations, statesMax: statesMax)
-                last = operations
-            }
-            switch verdict {
-            case .linearizable: break
-            case .undecided: undecided += 1
-            case .violated(let what): return ((register, what), undecided)
+        for block in judged.blocks.sorted(by: { $0.number < $1.number }) {
+            let histories = block.sectors.isEmpty ? [block.whole] : block.sectors
+            for (sector, operations) in histories.enumerated() where !operations.isEmpty {
+                if operations != last {
+                    verdict = checkRegister(operations, statesMax: statesMax)
+                    last = operations
+                }
+                switch verdict {
+                case .linearizable: break
+                case .undecided: undecided += 1
+                case .violated(let what):
+                    return ((block.number * Self.sectorsPerBlock + UInt64(sector), what), undecided)
+                }
             }
         }
         return (nil, undecided)
@@ -139,29 +148,37 @@ public struct BlockHistory {
         open[id] = Open(kind: kind, registers: registers, value: value, start: tick())
     }
     private func operations(on register: UInt64) -> [RegisterOperation] {
-        histories[register] ?? wholes[register / Self.sectorsPerBlock] ?? []
+        guard let place = places[register / Self.sectorsPerBlock] else { return [] }
+        let block = blocks[place]
+        return block.sectors.isEmpty ? block.whole : block.sectors[Int(register % Self.sectorsPerBlock)]
     }
     /// The same happened to all these registers.
     private mutating func add(_ registers: Range<UInt64>, _ operation: RegisterOperation) {
         var first = registers.lowerBound
         while first < registers.upperBound {
-            let block = first / Self.sectorsPerBlock
-            let end = min(registers.upperBound, (block + 1) * Self.sectorsPerBlock)
-            if end - first == Self.sectorsPerBlock, !splitBlocks.contains(block) {
-                wholes[block, default: []].append(operation)
+            let number = first / Self.sectorsPerBlock
+            let start = number * Self.sectorsPerBlock
+            let end = min(registers.upperBound, start + Self.sectorsPerBlock)
+            let place = place(of: number)
+            if end - first == Self.sectorsPerBlock, blocks[place].sectors.isEmpty {
+                blocks[place].whole.append(operation)
             } else {
-                split(block)
-                for register in first..<end { histories[register, default: []].append(operation) }
+                split(place)
+                for register in first..<end { blocks[place].sectors[Int(register - start)].append(operation) }
             }
             first = end
         }
     }
+    private mutating func place(of number: UInt64) -> Int {
+        if let known = places[number] { return known }
+        places[number] = blocks.count
+        blocks.append(Block(number: number))
+        return blocks.count - 1
+    }
     /// From now on each sector of the block has a history of its own.
-    private mutating func split(_ block: UInt64) {
-        guard splitBlocks.insert(block).inserted, let soFar = wholes.removeValue(forKey: block) else {
-            return
-        }
-        let start = block * Self.sectorsPerBlock
-        for register in start..<(start + Self.sectorsPerBlock) { histories[register] = soFar }
+    private mutating func split(_ place: Int) {
+        guard blocks[place].sectors.isEmpty else { return }
+        blocks[place].sectors = Array(repeating: blocks[place].whole, count: Int(Self.sectorsPerBlock))
+        blocks[place].whole = []
     }
 }

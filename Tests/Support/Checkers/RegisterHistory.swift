@@ -83,6 +83,10 @@ public enum RegisterVerdict: Hashable, Sendable {
 /// Every non-zero value is written at most once; zero may be written again and again (trim, write zeroes).
 /// - Parameter statesMax: how many states the search may visit, when zero makes a search necessary.
 public func checkRegister(_ operations: [RegisterOperation], statesMax: Int = 30_000) -> RegisterVerdict {
+    // The usual case first: all that was written is done, and none of it is zero.
+    guard operations.contains(where: { $0.kind == .write && ($0.value == 0 || !$0.isCertain) }) else {
+        return checkZones(operations)
+    }
     // A write that nobody saw and nobody promised may be taken as never done: it constrains nothing.
     let readValues = Set(operations.lazy.filter { $0.kind == .read }.map(\.value))
     let relevant = operations.filter {

@@ -1,6 +1,8 @@
 /// All operations of one value, as one span of time (Gibbons and Korach, "Testing shared memories", 1997).
 private struct Zone {
     let value: UInt64
+    /// When its write was asked for; 0 for what was there at first.
+    let writeStart: UInt64
     var leastFinish: UInt64
     var greatestStart: UInt64
     /// Forward: the value must be there from the first answer to the last question. Backward: all its
@@ -12,32 +14,64 @@ private struct Zone {
 
 /// Exact when each value is written at most once, the initial zero included: O(n log n).
 func checkZones(_ operations: [RegisterOperation]) -> RegisterVerdict {
-    var writeStart: [UInt64: UInt64] = [:]
-    var zones: [UInt64: Zone] = [:]
-    var isZeroWritten = false
+    var zones: [Zone] = []
+    var places = ValueTable(countMax: operations.count + 1)
     for operation in operations where operation.kind == .write {
-        precondition(writeStart[operation.value] == nil, "value \(operation.value) was written twice")
-        writeStart[operation.value] = operation.start
-        zones[operation.value] = Zone(
-            value: operation.value, leastFinish: operation.finish, greatestStart: operation.start)
-        if operation.value == 0 { isZeroWritten = true }
+        let isNew = places.insert(operation.value, at: zones.count)
+        precondition(isNew, "value \(operation.value) was written twice")
+        zones.append(
+            Zone(
+                value: operation.value, writeStart: operation.start, leastFinish: operation.finish,
+                greatestStart: operation.start))
     }
-    if !isZeroWritten {
-        writeStart[0] = 0
-        zones[0] = Zone(value: 0, leastFinish: 0, greatestStart: 0)
+    if places.insert(0, at: zones.count) {
+        zones.append(Zone(value: 0, writeStart: 0, leastFinish: 0, greatestStart: 0))
     }
     for operation in operations where operation.kind == .read {
-        guard let written = writeStart[operation.value], var zone = zones[operation.value] else {
+        guard let place = places.place(of: operation.value) else {
             return violation(.unknownValue, [operation.value], operation.finish)
         }
-        guard written < operation.finish else {
+        guard zones[place].writeStart < operation.finish else {
             return violation(.readBeforeWrite, [operation.value], operation.finish)
         }
-        zone.leastFinish = min(zone.leastFinish, operation.finish)
-        zone.greatestStart = max(zone.greatestStart, operation.start)
-        zones[operation.value] = zone
+        zones[place].leastFinish = min(zones[place].leastFinish, operation.finish)
+        zones[place].greatestStart = max(zones[place].greatestStart, operation.start)
     }
-    return judge(zones.values.sorted { ($0.low, $0.value) < ($1.low, $1.value) })
+    return judge(zones.sorted { ($0.low, $0.value) < ($1.low, $1.value) })
+}
+
+/// Where each value's zone is: looked up for every operation of every register, so it hashes with one
+/// multiplication.
+private struct ValueTable {
+    private var slots: [(value: UInt64, place: Int)]
+    private let shift: UInt64
+    private static let none = -1
+
+    init(countMax: Int) {
+        var bits: UInt64 = 4
+        while 1 << bits < 2 * countMax { bits += 1 }
+        shift = 64 - bits
+        slots = Array(repeating: (0, Self.none), count: 1 << bits)
+    }
+    /// - Returns: false when the value is there already.
+    mutating func insert(_ value: UInt64, at place: Int) -> Bool {
+        let slot = slot(of: value)
+        guard slots[slot].place == Self.none else { return false }
+        slots[slot] = (value, place)
+        return true
+    }
+    func place(of value: UInt64) -> Int? {
+        let place = slots[slot(of: value)].place
+        return place == Self.none ? nil : place
+    }
+    /// The slot that has the value, or the empty one where it would go.
+    private func slot(of value: UInt64) -> Int {
+        var slot = Int((value &* 0x9E37_79B9_7F4A_7C15) >> shift)
+        while slots[slot].place != Self.none, slots[slot].value != value {
+            slot = (slot + 1) & (slots.count - 1)
+        }
+        return slot
+    }
 }
 
 /// - Parameter zones: by their low ends.

@@ -28,18 +28,17 @@ struct StandingWatch {
         let copyset = standing.copyset
         if standing.leads {
             let reign = Reign(copyset: copyset, term: standing.term)
-            let first = leaders[reign] ?? store
-            leaders[reign] = first
-            if first != store {
+            let first = leaders[reign]
+            if first == nil { leaders[reign] = store }
+            if let first, first != store {
                 complain(
                     "disk\(first + 1) and disk\(store + 1) lead copyset \(copyset) in term \(standing.term)")
             }
         }
         if standing.holdsLease {
-            if let other = holders[copyset] {
+            if let other = holders.updateValue(store, forKey: copyset) {
                 complain("disk\(other + 1) and disk\(store + 1) hold the lease of copyset \(copyset)")
             }
-            holders[copyset] = store
         }
         if standing.applied > min(standing.commit, standing.durable) {
             complain(
@@ -47,10 +46,9 @@ struct StandingWatch {
                     + "\(standing.commit), durable \(standing.durable)")
         }
         let replica = Replica(process: process, copyset: copyset)
-        if let known = terms[replica], standing.term < known {
+        if let known = terms.updateValue(standing.term, forKey: replica), standing.term < known {
             complain("disk\(store + 1) goes from term \(known) of copyset \(copyset) to \(standing.term)")
         }
-        terms[replica] = standing.term
     }
     private mutating func complain(_ what: String) { complaint = complaint ?? what }
 }

@@ -84,6 +84,10 @@ public final class VolumeLoad {
     private var open: Set<UInt64> = []  // Looked up; sorted where the order can be seen.
     private var isIssuing = true
     private var seesNothing = false
+    /// Requests that were refused because another client has the volume.
+    private var fencedRequests = 0
+    /// After so many a client asks no more: they fail without leaving it, and are lost for the others.
+    private static let fencedRequestsMax = 16
     /// Requests of this client that are not answered.
     public var openCount: Int { open.count }
     /// Errors that are no fault of the store in this run.
@@ -158,7 +162,9 @@ public final class VolumeLoad {
         let perBlock = Geometry.blockBytes / unit
         let units = (spot.lowerBound * perBlock)..<(spot.upperBound * perBlock)
         var most = min(plan.blocksMax * perBlock, units.count)
-        if !random.oneIn(3) { most = min(most, 4) }
+        // The largest ones cost a hundred times as much as others, and meet no more of them.
+        let isLarge = random.oneIn(plan.blocksMax > 64 ? 10 : 3)
+        if !isLarge { most = min(most, 4) }
         let count = Int.random(in: 1...most, using: &random)
         let first = Int.random(in: units.lowerBound...(units.upperBound - count), using: &random)
         return (first * unit, count * unit)
@@ -230,6 +236,8 @@ public final class VolumeLoad {
             }
         case .failure(let error):
             record.failed += 1
+            if error == .fenced { fencedRequests += 1 }
+            if fencedRequests == Self.fencedRequestsMax { stop() }
             guard !isExpected(error), !isRightlyRefused(error, end, since: mark) else { return }
             record.complain("\(what) failed: \(error)")
         }
