@@ -148,7 +148,7 @@ final class TargetGateway {
         }
         reactor.log(
             .notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
-        server.drain { [weak self] in
+        server.drain(redirecting: coordinator?.isRedirecting ?? false) { [weak self] in
             self?.reactor.log(.notice, "no session is left; the gateway can be stopped")
             self?.coordinator?.drained()
         }

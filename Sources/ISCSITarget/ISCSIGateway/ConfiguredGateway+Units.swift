@@ -81,7 +81,9 @@ extension ConfiguredGateway {
             guard let self, let unit, coordinator === unit.coordinator else { return }
             lost(unit, "another gateway took this one out")
         }
-        coordinator.drainChanged = { [weak self] in self?.drain($0) }
+        coordinator.drainChanged = { [weak self, weak coordinator] in
+            self?.drain($0, redirecting: coordinator?.isRedirecting ?? false)
+        }
         coordinator.enter(tag: tag) { [self] result in
             guard !isStopping, coordinator === unit.coordinator else { return }
             switch result {
@@ -93,8 +95,8 @@ extension ConfiguredGateway {
                     guard !isStopping, coordinator === unit.coordinator else { return }
                     guard isJoined else { return fail(unit, "the other gateways cannot be heard of") }
                     coordinator.announce(portals: server?.toldPortals ?? [])
-                    if coordinator.isDraining { drain(true) }
-                    coordinator.drain(isDraining)
+                    if coordinator.isDraining { drain(true, redirecting: coordinator.isRedirecting) }
+                    coordinator.drain(isDraining, redirecting: isRedirecting)
                     add(unit, volume)
                 }
             }
@@ -120,22 +122,24 @@ extension ConfiguredGateway {
         for unit in units { unit.coordinator?.announce(portals: server?.toldPortals ?? []) }
     }
     /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
-    private func drain(_ isWanted: Bool) {
+    private func drain(_ isWanted: Bool, redirecting: Bool) {
         guard !isStopping, let server else { return }
-        guard isWanted != isDraining else {
+        guard isWanted != isDraining || redirecting != isRedirecting else {
             // One of the other volumes has heard of it; nobody may be left by now.
             guard isWanted, server.status.sessions == 0 else { return }
             for unit in units { unit.coordinator?.drained() }
             return
         }
-        isDraining = isWanted
-        for unit in units where unit.hasEntered { unit.coordinator?.drain(isWanted) }
+        (isDraining, isRedirecting) = (isWanted, redirecting)
+        for unit in units where unit.hasEntered {
+            unit.coordinator?.drain(isWanted, redirecting: redirecting)
+        }
         guard isWanted else {
             log(.notice, "initiators may log in again")
             return server.endDrain()
         }
         log(.notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
-        server.drain { [weak self] in
+        server.drain(redirecting: redirecting) { [weak self] in
             guard let self, isDraining else { return }
             log(.notice, "no session is left; the gateway can be stopped")
             for unit in units { unit.coordinator?.drained() }
