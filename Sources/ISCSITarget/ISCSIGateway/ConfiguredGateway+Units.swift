@@ -13,9 +13,7 @@ extension ConfiguredGateway {
         switch unit.phase {
         case .idle: begin(unit)
         case .served:
-            guard let wanted = unit.wanted, wanted.lun == unit.present?.lun, !unit.isLost else {
-                return leave(unit)
-            }
+            guard let wanted = unit.wanted, isWanted(unit) else { return leave(unit) }
             guard wanted != unit.present else { return }
             unit.present = wanted
             server?.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
@@ -57,6 +55,10 @@ extension ConfiguredGateway {
                     guard let self, let unit, volume === unit.volume else { return }
                     lost(unit, "another client took the volume, or an operator the membership")
                 }
+                volume.poolUsed = { [weak self, weak unit, weak volume] percent in
+                    guard let self, let unit, volume === unit.volume else { return }
+                    poolUsed(percent, by: unit)
+                }
                 guard isWanted(unit) else { return leave(unit) }
                 enter(unit, volume)
             }
@@ -66,7 +68,16 @@ extension ConfiguredGateway {
     public static func group(of target: String) -> String { "iscsi \(target)" }
 
     private func isWanted(_ unit: GatewayUnit) -> Bool {
-        !unit.isLost && unit.wanted?.lun == unit.present?.lun
+        guard let wanted = unit.wanted, let present = unit.present else { return false }
+        return !unit.isLost && wanted.lun.isSameUnit(as: present.lun)
+    }
+    /// Its pool is so full: initiators are told when that passes the threshold.
+    private func poolUsed(_ percent: Int, by unit: GatewayUnit) {
+        guard unit.phase == .served, let lun = unit.present?.lun else { return }
+        unit.threshold.percent = lun.threshold
+        guard unit.threshold.isPassed(by: percent) else { return }
+        log(.warning, "\(unit.name): a store of the pool of \(lun.volume) is \(percent) % full")
+        server?.softThresholdReached(lun.number, of: unit.target)
     }
     private func enter(_ unit: GatewayUnit, _ volume: RemoteVolume) {
         guard let tag else { return }
