@@ -129,7 +129,7 @@ let package = Package(
             "ISCSICoordination", in: "ISCSITarget",
             ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
 
-        room("ISCSIConfiguration", in: "ISCSITarget", []),
+        room("ISCSIConfiguration", in: "ISCSITarget", ["BlockTypes"]),
         room(
             "ISCSIGateway", in: "ISCSITarget",
             [
@@ -246,9 +246,10 @@ if Context.environment["CURVE_FUZZ_BUILD"] != nil {
     package.targets += [
         testSupport("Fuzzing", []),
         testProgram(
-            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing", "ISCSIProtocol"],
-            exclude: ["README.md"]),
+            "curve-fuzz", ["BlockTypes", "ChunkStore", "CurveWire", "Fuzzing"], exclude: ["README.md"]),
         testProgram("curve-fuzz-nbd", ["BlockTypes", "Fuzzing", "NBDProtocol"], exclude: ["words.dict"]),
+        testProgram(
+            "curve-fuzz-iscsi", ["BlockTypes", "Fuzzing", "ISCSIProtocol"], exclude: ["words.dict"]),
         testProgram("curve-fuzz-scsi", ["BlockTypes", "Fuzzing", "SCSIBoundary", "SCSICommands"]),
         testProgram("curve-fuzz-control", ["ControlMessages", "Fuzzing"]),
     ]

@@ -231,6 +231,8 @@ private let name = "iqn.2026-11.example.com:db"
         #expect(
             NetworkPrefix("2001:db8::/32")?.bytes == [0x20, 1, 0x0d, 0xb8] + [UInt8](repeating: 0, count: 12))
         #expect(NetworkPrefix("::1")?.bitCount == 128)
+        #expect(NetworkPrefix("::ffff:192.0.2.0/120") == NetworkPrefix("192.0.2.0/24"))
+        #expect(NetworkPrefix("::ffff:0.0.0.0/80")?.bytes.count == 16)
         for text in ["", "10.0.0", "10.0.0.0/", "10.0.0.0/33", "::/129", "1::2::3", "host", "10.0.0.0/8/8"] {
             #expect(NetworkPrefix(text) == nil, "\(text)")
         }

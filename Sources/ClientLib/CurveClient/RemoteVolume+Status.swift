@@ -34,8 +34,13 @@ extension RemoteVolume {
             leaseTrouble: renewalFailure.map { "\($0.why), since \(seconds(since: $0.since))" })
     }
 
-    /// See ``ControlChannel/abandon()``.
-    package func abandon() { channel.abandon() }
+    /// Forgets whoever waits for an answer. For processes of a simulated world that are gone: who asked holds
+    /// what is asked, and the other way round.
+    package func abandon() {
+        channel.abandon()
+        for token in completions.indices { completions[token] = nil }
+        (removalWaiters, sizeWaiters, detached) = ([], [], [])
+    }
     /// What waits here and in the rooms below.
     package func readGauges(_ read: GaugeReader) {
         core.readGauges(read)

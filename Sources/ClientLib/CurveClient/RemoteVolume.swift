@@ -55,7 +55,7 @@ public final class RemoteVolume: BlockVolume {
     private var effects: [VolumeCore.Effect] = []
     private var isPerforming = false
     private var isSubmitting = false
-    private var completions: [((VolumeResult) -> Void)?] = []
+    var completions: [((VolumeResult) -> Void)?] = []
     private var freeTokens: [Int] = []
     /// Answers found while a frontend was calling; they leave from the loop.
     private var deferred: [(token: Int, VolumeResult)] = []
@@ -74,7 +74,7 @@ public final class RemoteVolume: BlockVolume {
     /// metadata server whose database went back learns of it.
     var metadataRevision: UInt64 = 0
     var loggedWait: VolumeCore.Blockage?
-    private var detached: [() -> Void] = []
+    var detached: [() -> Void] = []
     private var isDetaching = false
     private var isDetached = false
     /// Who waits for every copyset to know a generation of the group.

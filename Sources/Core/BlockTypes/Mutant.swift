@@ -84,6 +84,10 @@ public enum Mutant: String, CaseIterable, Sendable {
     case resetUnspread = "reset-unspread"
     /// It compares and writes under its own locks, as if it were alone.
     case comparisonLocal = "comparison-local"
+    /// It says of what a change ends that nothing is left of it, while its volume still has some.
+    case settlingUnawaited = "settling-unawaited"
+    /// Whoever does not hear of a change is taken off the list of gateways, and may write on.
+    case gatewayUnfenced = "gateway-unfenced"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

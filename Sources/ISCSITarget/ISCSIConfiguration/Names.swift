@@ -1,3 +1,5 @@
+import BlockTypes
+
 /// What may stand in a configuration: names, addresses and their spelling.
 public enum ConfigurationRules {
     /// Bytes of an iSCSI name (RFC 7143, section 4.2.7).
@@ -71,13 +73,15 @@ public enum ConfigurationRules {
         guard let port = UInt16(text[text.index(after: colon)...]), port > 0 else { return false }
         let host = text[..<colon]
         if host.hasPrefix("["), host.hasSuffix("]") {
-            return NetworkPrefix.sixteen(host.dropFirst().dropLast()) != nil
+            return IPAddressText.bytes(of: host.dropFirst().dropLast())?.count == 16
         }
         return isWord(String(host), bytesMax: 255)
     }
 }
 
 /// A run of addresses, as people write it: `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32`.
+///
+/// IPv4 addresses that are written as IPv6 ones (RFC 4291, section 2.5.5.2) are IPv4 addresses: so are peers.
 public struct NetworkPrefix: Hashable, Sendable {
     /// 4 or 16 bytes.
     public let bytes: [UInt8]
@@ -87,38 +91,14 @@ public struct NetworkPrefix: Hashable, Sendable {
     /// Reads it; `nil`: this is none.
     public init?(_ text: String) {
         let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard let address = parts.first, let bytes = Self.four(address) ?? Self.sixteen(address) else {
-            return nil
-        }
+        guard let address = parts.first, let bytes = IPAddressText.bytes(of: address) else { return nil }
         var bits = 8 * bytes.count
         if parts.count == 2 {
             guard let said = UInt8(parts[1]), Int(said) <= bits else { return nil }
             bits = Int(said)
         }
-        (self.bytes, bitCount) = (bytes, bits)
-    }
-    static func four(_ text: Substring) -> [UInt8]? {
-        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        let bytes = parts.compactMap { UInt8($0) }
-        return parts.count == 4 && bytes.count == 4 ? bytes : nil
-    }
-    static func sixteen(_ text: Substring) -> [UInt8]? {
-        guard let gap = text.firstRange(of: "::") else {
-            return groups(text).flatMap { $0.count == 16 ? $0 : nil }
-        }
-        guard let front = groups(text[..<gap.lowerBound]), let back = groups(text[gap.upperBound...]),
-            front.count + back.count < 16
-        else { return nil }
-        return front + [UInt8](repeating: 0, count: 16 - front.count - back.count) + back
-    }
-    private static func groups(_ text: Substring) -> [UInt8]? {
-        guard !text.isEmpty else { return [] }
-        var bytes: [UInt8] = []
-        for part in text.split(separator: ":", omittingEmptySubsequences: false) {
-            guard part.utf8.count <= 4, let group = UInt16(part, radix: 16) else { return nil }
-            bytes += [UInt8(group >> 8), UInt8(group & 0xff)]
-        }
-        return bytes
+        let isMapped = bits >= 96 && IPAddressText.isMapped(bytes)
+        (self.bytes, bitCount) = isMapped ? (Array(bytes.suffix(4)), bits - 96) : (bytes, bits)
     }
 }
 

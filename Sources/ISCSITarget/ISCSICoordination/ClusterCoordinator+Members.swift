@@ -46,7 +46,9 @@ extension ClusterCoordinator {
     private func expel(
         _ sessions: ArraySlice<Gateway.Session>, force: Bool, completed: @escaping (_ isDone: Bool) -> Void
     ) {
-        guard let session = sessions.first, !isOver else { return completed(!isOver) }
+        guard let session = sessions.first, !isOver, !isPlanted(.gatewayUnfenced) else {
+            return completed(!isOver)
+        }
         guard let unit = units.first(where: { $0.volume.number.rawValue == session.volume }) else {
             return expel(sessions.dropFirst(), force: force, completed: completed)
         }

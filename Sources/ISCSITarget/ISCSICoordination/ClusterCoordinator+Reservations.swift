@@ -160,6 +160,7 @@ extension ClusterCoordinator {
             unit.reservations.version > unit.told, let record = record(of: unit)
         else { return }
         (unit.told, unit.owed) = (record.table.version, record.table.version)
+        if isPlanted(.settlingUnawaited) { unit.settled = unit.told }
         guard unit.isJoined else {
             unit.settled = unit.told
             return acknowledge(unit)

@@ -1,4 +1,4 @@
-import Foundation
+import Glibc
 
 /// One way in for foreign bytes.
 public struct FuzzTarget: Sendable {
@@ -25,10 +25,11 @@ private nonisolated(unsafe) var feedChosen: @Sendable ([UInt8]) -> Void = { _ in
 public func runFuzzer(
     _ targets: [FuzzTarget], _ count: CInt, _ arguments: UnsafeMutableRawPointer?
 ) -> CInt {
-    let name = ProcessInfo.processInfo.environment["CURVE_FUZZ"] ?? ""
+    let name = getenv("CURVE_FUZZ").map { String(cString: $0) } ?? ""
     guard let target = (targets + [canary]).first(where: { $0.name == name }) else {
         let names = targets.map(\.name).joined(separator: " ")
-        FileHandle.standardError.write(Data("CURVE_FUZZ must be one of: \(names) canary\n".utf8))
+        let text = "CURVE_FUZZ must be one of: \(names) canary\n"
+        _ = write(STDERR_FILENO, text, text.utf8.count)
         return 2
     }
     feedChosen = target.feed

@@ -1,7 +1,7 @@
 import Fuzzing
 
-/// Frames, iSCSI and what the store reads. The rest has programs of its own: every instrumented branch of a
+/// Frames and what the store reads. The rest has programs of its own: every instrumented branch of a
 /// program costs time with every input.
 @c(curve_fuzz_main) public func fuzzMain(_ count: CInt, _ arguments: UnsafeMutableRawPointer?) -> CInt {
-    runFuzzer(wireTargets + storeTargets + iscsiTargets, count, arguments)
+    runFuzzer(wireTargets + storeTargets, count, arguments)
 }

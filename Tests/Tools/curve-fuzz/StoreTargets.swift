@@ -54,8 +54,9 @@ private func feedTables(_ input: [UInt8]) {
     let kind = bytes.takeByte() % 3
     let count = [NodeRecord.words, CopysetRecord.words, VolumeTableRecord.words][kind]
     bytes = bytes.filledUp(to: count * 8)
-    let words = (0..<count).map { word in
-        (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[8 * word + $1]) << UInt64(8 * $1) }
+    let words = (0..<count).map { (word: Int) -> UInt64 in
+        let low = UInt64(bytes.littleEndian32(at: 8 * word))
+        return UInt64(bytes.littleEndian32(at: 8 * word + 4)) << 32 | low
     }
     switch kind {
     case 0: _ = NodeRecord(decoding: words[...])

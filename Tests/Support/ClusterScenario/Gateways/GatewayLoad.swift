@@ -4,7 +4,7 @@ import ISCSIInitiator
 import Simulation
 
 /// CDBs that the load uses.
-private enum Command {
+enum Command {
     static func read(_ sector: Int, _ count: Int) -> [UInt8] {
         [0x28, 0] + be32(UInt32(sector)) + [0] + be16(UInt16(count)) + [0]
     }
@@ -25,6 +25,8 @@ private enum Command {
 /// What all actors of a run know together, and what was wrong.
 final class GatewayRecord {
     let counters = CounterRecord()
+    /// What initiators with a path through each gateway did to sectors of their own.
+    var paths = PathRecord()
     private(set) var complaint: String?
     /// By sector of the rivals' field, the newest reign of which a write was acknowledged.
     var floors = Array(repeating: UInt64(0), count: GatewayRecord.field.count)
@@ -85,7 +87,6 @@ final class CountingInitiator {
     private let key: UInt64
     private var random: SeededRandom
     var mayAsk = true
-    private(set) var isBusy = false
 
     init(_ port: SimInitiator, _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
         (self.port, self.record, self.world, self.key) = (port, record, world, key)
@@ -93,11 +94,9 @@ final class CountingInitiator {
     }
     func start() { later() }
     private func later() {
-        isBusy = false
         guard mayAsk, record.counters.started < record.incrementsMax else { return }
         port.host.after(.milliseconds(Int.random(in: 0...300, using: &random))) { [weak self] in
             guard let self, mayAsk else { return }
-            isBusy = true
             let counter = Int.random(in: 0..<CounterRecord.places.count, using: &random)
             readCounter(counter) { [weak self] in self?.increment(counter, from: $0) }
         }
@@ -159,8 +158,11 @@ final class RivalInitiator {
     private var random: SeededRandom
     private var reign: UInt64?
     private var writesLeft = 0
+    private var openWrites = 0
+    /// Nobody said how its last writes ended, or whether what a rival had on the way is over: they may come
+    /// while it reigns anew.
+    private var needsReset = false
     var mayAsk = true
-    private(set) var isBusy = false
 
     init(_ port: SimInitiator, _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
         (self.port, self.record, self.world, self.key) = (port, record, world, key)
@@ -168,11 +170,11 @@ final class RivalInitiator {
     }
     func start() { rest() }
     private func rest() {
-        (reign, isBusy) = (nil, false)
+        reign = nil
         guard mayAsk else { return }
         port.host.after(.milliseconds(Int.random(in: 100...4000, using: &random))) { [weak self] in
             guard let self, mayAsk else { return }
-            isBusy = true
+            guard openWrites == 0 else { return rest() }
             register()
         }
     }
@@ -195,18 +197,34 @@ final class RivalInitiator {
     }
     private func take(action: UInt8, victim: UInt64) {
         let askedAt = world.trueNow
-        guard victim != key else { return reigns(from: nil, askedAt: askedAt) }
+        guard victim != key else { return settle(from: nil, askedAt: askedAt) }
+        // Without an answer it may hold the volume, and its victim's writes may be on the way.
+        let neededReset = needsReset
+        needsReset = true
         port.run(Command.reserveOut(action), out: Command.keys(key, victim)) { [weak self] answer in
             guard let self else { return }
             port.host.traceLine { "\(self.port.machine): action \(action) against \(victim): \(answer)" }
-            if case .attention = answer { return take(action: action, victim: victim) }
+            if case .attention = answer {
+                needsReset = neededReset
+                return take(action: action, victim: victim)
+            }
             guard case .good = answer else { return rest() }
-            reigns(from: action == 5 ? victim : nil, askedAt: askedAt)
+            needsReset = neededReset
+            settle(from: action == 5 ? victim : nil, askedAt: askedAt)
+        }
+    }
+    private func settle(from victim: UInt64?, askedAt: Duration) {
+        guard needsReset else { return reigns(from: victim, askedAt: askedAt) }
+        port.reset { [weak self] isDone in
+            guard let self, isDone else { return self?.rest() ?? () }
+            needsReset = false
+            reigns(from: victim, askedAt: askedAt)
         }
     }
     private func reigns(from victim: UInt64?, askedAt: Duration) {
         reign = record.takeOver(by: key, from: victim, askedAt: askedAt, now: world.trueNow)
-        writesLeft = Int.random(in: 1...40, using: &random)
+        // Some reign until they are preempted.
+        writesLeft = Int.random(in: 1...(random.oneIn(3) ? 400 : 40), using: &random)
         for _ in 0..<3 { write() }
     }
     private func write() {
@@ -215,16 +233,20 @@ final class RivalInitiator {
         writesLeft -= 1
         let place = Int.random(in: 0..<GatewayRecord.field.count, using: &random)
         let issuedAt = world.trueNow
+        openWrites += 1
         port.run(
             Command.write(GatewayRecord.field.lowerBound + place, 1), out: GatewayRecord.sector(reign)
         ) { [weak self] answer in
-            guard let self, self.reign == reign else {
-                if case .good = answer { self?.record.wrote(reign, place, issuedAt: issuedAt) }
-                return
+            guard let self else { return }
+            openWrites -= 1
+            switch answer {
+            case .good: record.wrote(reign, place, issuedAt: issuedAt)
+            case .sense, .unknown: needsReset = true
+            case .attention, .refused, .conflict: break
             }
+            guard self.reign == reign else { return }
             switch answer {
             case .good:
-                record.wrote(reign, place, issuedAt: issuedAt)
                 if random.oneIn(3) { readField(place) }
                 port.host.after(.milliseconds(Int.random(in: 0...100, using: &random))) { [weak self] in
                     self?.write()
@@ -251,6 +273,7 @@ final class JudgingInitiator {
     /// Reservations and port groups as this gateway tells them.
     private(set) var told: [[UInt8]] = []
     private(set) var isDone = false
+    private var reading: UInt64 = 0
 
     init(_ port: SimInitiator, _ record: GatewayRecord) { (self.port, self.record) = (port, record) }
     func start() { next(0) }
@@ -262,12 +285,20 @@ final class JudgingInitiator {
             + CounterRecord.places.map {
                 (Command.read(GatewayRecord.counterSector + $0.lowerBound, $0.count), $0.count * 512)
             } + GatewayRecord.field.map { (Command.read($0, 1), 512) }
+            + [
+                (
+                    Command.read(PathRecord.field.lowerBound, PathRecord.field.count),
+                    512 * PathRecord.field.count
+                )
+            ]
     }
     private func next(_ number: Int) {
         guard number < questions.count else { return isDone = true }
+        if number == questions.count - 1 { reading = record.paths.startRead(PathRecord.field) }
         port.run(questions[number].cdb, read: questions[number].count) { [weak self] answer in
             guard let self else { return }
             guard case .good(let bytes) = answer else {
+                if number == questions.count - 1 { record.paths.history.fail(reading) }
                 port.host.after(.milliseconds(50)) { [weak self] in self?.next(number) }
                 return
             }
@@ -280,6 +311,9 @@ final class JudgingInitiator {
         let counter = number - 3
         guard counter < CounterRecord.places.count else {
             let place = counter - CounterRecord.places.count
+            guard place < GatewayRecord.field.count else {
+                return record.readPaths(reading, PathRecord.field, bytes)
+            }
             return record.read(bytes, place, floor: record.floors[place])
         }
         guard let state = CounterRecord.state(bytes) else {

@@ -13,6 +13,8 @@ public struct GatewayPlan: Sendable {
     public var counters: Int
     /// Initiators that take the volume from each other by PREEMPT AND ABORT.
     public var rivals: Int
+    /// Initiators with a path through each gateway.
+    public var multipaths: Int
     /// Resets of the logical unit, at most.
     public var resetsMax: Int
     /// Initiators ask for digests: always where the network flips bits, which nothing else would tell them.
@@ -28,6 +30,8 @@ public struct GatewayPlan: Sendable {
         case losesMetadata
         /// Its machine is cut off.
         case isCutOff
+        /// It reaches no chunkserver, and hears of none: what it has begun waits.
+        case losesStores
     }
     /// Simulated time that load and nemesis have together: some leases long.
     static let turmoil = Duration.seconds(40)
@@ -42,6 +46,7 @@ public struct GatewayPlan: Sendable {
         gateways = Int.random(in: 2...3, using: &random)
         counters = Int.random(in: 1...3, using: &random)
         rivals = Int.random(in: 2...3, using: &random)
+        multipaths = Int.random(in: 0...2, using: &random)
         resetsMax = random.oneIn(2) ? Int.random(in: 1...20, using: &random) : 0
         hasDigests = base.faults.network.flippedBitOneIn > 0 || random.oneIn(2)
     }
@@ -56,7 +61,7 @@ public struct GatewayPlan: Sendable {
 extension GatewayPlan: CustomStringConvertible {
     /// The plan in a few lines, for whoever looks at a failure.
     public var description: String {
-        "\(base)\n\(gateways) gateways, \(counters) counters, \(rivals) rivals, at most \(resetsMax) resets, "
-            + "\(deeds)"
+        "\(base)\n\(gateways) gateways, \(counters) counters, \(rivals) rivals, "
+            + "\(multipaths) with a path to each, at most \(resetsMax) resets, \(deeds)"
     }
 }

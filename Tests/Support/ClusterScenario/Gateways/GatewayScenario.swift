@@ -18,10 +18,13 @@ public final class GatewayScenario {
     private var ports: [SimInitiator] = []
     private var counters: [CountingInitiator] = []
     private var rivals: [RivalInitiator] = []
+    private var multipaths: [MultipathInitiator] = []
     private var bounds: BoundsWatch?
     private var dice: DeedDice
     private var events: [ScenarioEvent] = []
     private var isStriking = true
+    /// From a gateway's return to the return of its paths.
+    private static let pathBackMax = Duration.seconds(5)
     /// Hears of each event as it happens: an invariant may end the process before the outcome is there.
     public var told: (ScenarioEvent) -> Void = { _ in }
 
@@ -38,13 +41,14 @@ public final class GatewayScenario {
     public func run() -> ScenarioOutcome {
         var outcome = ScenarioOutcome()
         outcome.cause = perform()
-        outcome.requests = record.writes + record.counters.started
-        outcome.answered = record.writes + record.counters.acknowledgedCount
+        outcome.requests = record.writes + record.counters.started + record.paths.started
+        outcome.answered = record.writes + record.counters.acknowledgedCount + record.paths.answered
         outcome.tally = [
             "increments acknowledged": record.counters.acknowledgedCount,
             "comparisons that failed": record.counters.misses, "preemptions": record.preemptions,
             "writes of rivals": record.writes, "resets": record.resets,
-            "resets refused": record.refusedResets,
+            "resets refused": record.refusedResets, "requests by several paths": record.paths.answered,
+            "attempts given up on a path": record.paths.givenUp,
             "starts of gateways": gateways.reduce(0) { $0 + $1.starts },
         ]
         for what in (bounds?.reached ?? []).sorted() { outcome.tally["reached the bound: \(what)"] = 1 }
@@ -80,6 +84,7 @@ public final class GatewayScenario {
         turmoil()
         if let wrong = complaint { return wrong }
         if let wrong = calm() { return wrong }
+        if let wrong = record.paths.judge() { return wrong }
         guard cluster.stopServers() else { return "the chunkservers do not stop" }
         return complaint ?? cluster.compareReplicas(registers: [])
     }
@@ -98,11 +103,17 @@ public final class GatewayScenario {
                 rivals[rivals.count - 1].start()
             }
         }
+        for number in 0..<plan.multipaths {
+            let paths = gateways.indices.map { newPort(20 + 10 * number + $0, boundTo: $0) }
+            multipaths.append(MultipathInitiator(paths, record, world, key: UInt64(200 + number)))
+            multipaths[number].start()
+        }
         resetLater(plan.resetsMax)
     }
-    private func newPort(_ number: Int) -> SimInitiator {
+    private func newPort(_ number: Int, boundTo place: Int? = nil) -> SimInitiator {
         let port = SimInitiator(
-            world, number: number, gateways, at: number % gateways.count, digests: plan.hasDigests)
+            world, number: number, gateways, at: place ?? number % gateways.count, isBound: place != nil,
+            digests: plan.hasDigests)
         port.complain = { [weak self] in self?.record.complain($0) }
         ports.append(port)
         port.connect()
@@ -183,6 +194,12 @@ public final class GatewayScenario {
             world.block(from: victim.machine, to: "mds")
             world.block(from: "mds", to: victim.machine)
             healLater(dice.time(upTo: 16_000))
+        case .losesStores:
+            for index in 0..<SimCluster.serverCount {
+                world.block(from: victim.machine, to: SimCluster.machine(index))
+                world.block(from: SimCluster.machine(index), to: victim.machine)
+            }
+            healLater(dice.time(upTo: 12_000))
         case .isCutOff:
             world.isolate(victim.machine)
             healLater(dice.time(upTo: 16_000))
@@ -226,6 +243,7 @@ public final class GatewayScenario {
         cluster.calmDown()
         for counter in counters { counter.mayAsk = false }
         for rival in rivals { rival.mayAsk = false }
+        for multipath in multipaths { multipath.mayAsk = false }
         for gateway in gateways {
             gateway.host?.resume()
             gateway.start()
@@ -233,9 +251,13 @@ public final class GatewayScenario {
         guard finish({ gateways.allSatisfy(\.isServing) }) else {
             return complaint ?? "a gateway does not come back: \(gateways.compactMap(\.trouble).last ?? "")"
         }
-        guard finish({ ports.allSatisfy { $0.openCount == 0 } }) else {
-            return complaint ?? "commands never end after the faults have stopped"
+        let areBack = world.run(within: Self.pathBackMax) { [self] in
+            multipaths.allSatisfy { $0.ports.allSatisfy(\.isReady) } || complaint != nil
         }
+        guard areBack else { return complaint ?? "a path is not back \(Self.pathBackMax) after its gateway" }
+        guard
+            finish({ ports.allSatisfy { $0.openCount == 0 } && multipaths.allSatisfy { $0.openCount == 0 } })
+        else { return complaint ?? "commands never end after the faults have stopped" }
         for port in ports { port.leave() }
         var judges: [JudgingInitiator] = []
         for place in gateways.indices {

@@ -4,7 +4,6 @@ import ISCSIInitiator
 import Simulation
 
 /// An initiator written from the standard: one session with one gateway, and with another when that fails.
-///
 final class SimInitiator: ConnectionHandler {
     /// How a command ended.
     enum Answer: Equatable {
@@ -34,6 +33,8 @@ final class SimInitiator: ConnectionHandler {
     /// "CRC32C" or "None".
     private let digest: String
     private(set) var place: Int
+    /// It stays with its gateway, whatever becomes of that.
+    private let isBound: Bool
     private var link: (any Connection)?
     private var listener = PDUListener()
     private var wire = Wire()
@@ -52,8 +53,12 @@ final class SimInitiator: ConnectionHandler {
     var owedResetSince: Duration?
     var complain: (String) -> Void = { _ in }
 
-    init(_ world: SimWorld, number: Int, _ gateways: [SimGateway], at place: Int, digests: Bool) {
+    init(
+        _ world: SimWorld, number: Int, _ gateways: [SimGateway], at place: Int, isBound: Bool = false,
+        digests: Bool
+    ) {
         (self.world, self.number, self.gateways, self.place) = (world, number, gateways, place)
+        self.isBound = isBound
         digest = digests ? "CRC32C" : "None"
         machine = "init\(number)"
         host = world.startHost(on: machine)
@@ -89,7 +94,7 @@ final class SimInitiator: ConnectionHandler {
         }
     }
     private func elsewhere() {
-        place = (place + 1) % gateways.count
+        if !isBound { place = (place + 1) % gateways.count }
         host.after(.milliseconds(200)) { [weak self] in self?.connect() }
     }
     /// Gives the session up; what is under way has an unknown end.

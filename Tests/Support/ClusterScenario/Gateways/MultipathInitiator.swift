@@ -1,0 +1,166 @@
+import BlockTypes
+import Checkers
+import Environment
+import Simulation
+
+/// What initiators with several paths asked for and were told.
+struct PathRecord {
+    /// The sectors that they write to.
+    static let field = 512..<544
+    var history = BlockHistory()
+    private(set) var started = 0
+    private(set) var answered = 0
+    /// Attempts that ended without an answer, and were made again on another path.
+    private(set) var givenUp = 0
+    let requestsMax = 400
+    private var lastNumber: UInt64 = 0
+
+    private static func registers(_ sectors: Range<Int>) -> Range<UInt64> {
+        UInt64(sectors.lowerBound)..<UInt64(sectors.upperBound)
+    }
+    private mutating func nextNumber() -> UInt64 {
+        lastNumber += 1
+        return lastNumber
+    }
+    /// Somebody may ask for one more.
+    mutating func mayBegin() -> Bool {
+        guard started < requestsMax else { return false }
+        started += 1
+        return true
+    }
+    mutating func startRead(_ sectors: Range<Int>) -> UInt64 {
+        let number = nextNumber()
+        history.startRead(number, Self.registers(sectors))
+        return number
+    }
+    /// Each attempt writes a number of its own, so that a late one is known when it is read.
+    mutating func startWrite(_ sectors: Range<Int>) -> UInt64 {
+        let number = nextNumber()
+        history.startWrite(number, Self.registers(sectors), value: number)
+        return number
+    }
+    mutating func giveUp(_ number: UInt64) {
+        givenUp += 1
+        history.fail(number)
+    }
+    mutating func isAnswered() { answered += 1 }
+    /// What is wrong with it all, in words.
+    func judge() -> String? {
+        guard let (sector, what) = history.check().violation else { return nil }
+        return "sector \(sector) of an initiator with several paths: \(what)"
+    }
+}
+
+extension GatewayRecord {
+    /// A read of an initiator with several paths is answered.
+    func readPaths(_ number: UInt64, _ sectors: Range<Int>, _ bytes: [UInt8]) {
+        guard bytes.count == 512 * sectors.count else {
+            paths.history.fail(number)
+            return complain("a read of \(sectors.count) sectors gave \(bytes.count) bytes")
+        }
+        var values: [UInt64] = []
+        for start in stride(from: 0, to: bytes.count, by: 512) {
+            let words = Set(
+                (0..<64).map { word in
+                    bytes[(start + 8 * word)..<(start + 8 * word + 8)].reduce(UInt64(0)) {
+                        $0 << 8 | UInt64($1)
+                    }
+                })
+            guard words.count == 1, let value = words.first else {
+                paths.history.fail(number)
+                return complain("sector \(sectors.lowerBound + start / 512) holds two writes")
+            }
+            values.append(value)
+        }
+        paths.history.finishRead(number, values: values)
+    }
+}
+
+/// A host with a session on every gateway at the same time: what one path does not answer it asks for on the
+/// next one, until it is done.
+///
+/// A write whose path was given up is open-ended: only the initiator knows that it was repeated, and its
+/// gateway may still carry it out (ISCSICoordination, "Promises and limits").
+final class MultipathInitiator {
+    /// One for each gateway.
+    let ports: [SimInitiator]
+    private let record: GatewayRecord
+    private let world: SimWorld
+    private let key: UInt64
+    private var random: SeededRandom
+    var mayAsk = true
+    /// Requests that are not done.
+    private(set) var openCount = 0
+    static let inFlightMax = 3
+
+    init(_ ports: [SimInitiator], _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
+        (self.ports, self.record, self.world, self.key) = (ports, record, world, key)
+        random = SeededRandom(seed: world.random.next())
+    }
+    func start() { for _ in 0..<Self.inFlightMax { next() } }
+    private func next() {
+        guard mayAsk, record.paths.mayBegin() else { return }
+        openCount += 1
+        let count = Int.random(in: 1...4, using: &random)
+        let first = Int.random(
+            in: PathRecord.field.lowerBound...(PathRecord.field.upperBound - count), using: &random)
+        let place = Int.random(in: 0..<ports.count, using: &random)
+        if random.oneIn(3) {
+            read(first..<(first + count), place)
+        } else {
+            write(first..<(first + count), place)
+        }
+    }
+    private func isDone() {
+        openCount -= 1
+        record.paths.isAnswered()
+        ports[0].host.after(.milliseconds(Int.random(in: 0...150, using: &random))) { [weak self] in
+            self?.next()
+        }
+    }
+    private func write(_ sectors: Range<Int>, _ place: Int) {
+        let number = record.paths.startWrite(sectors)
+        let data = sectors.flatMap { _ in GatewayRecord.sector(number) }
+        ports[place].run(Command.write(sectors.lowerBound, sectors.count), out: data) { [weak self] answer in
+            guard let self else { return }
+            ports[place].host.traceLine { "write \(number) to \(sectors): \(answer)" }
+            switch answer {
+            case .good: record.paths.history.finishWrite(number)
+            case .attention, .refused, .conflict: record.paths.history.refuse(number)
+            case .sense, .unknown: record.paths.giveUp(number)
+            }
+            go(on: answer, place) { [weak self] in self?.write(sectors, $0) }
+        }
+    }
+    private func read(_ sectors: Range<Int>, _ place: Int) {
+        let number = record.paths.startRead(sectors)
+        ports[place].run(Command.read(sectors.lowerBound, sectors.count), read: 512 * sectors.count) {
+            [weak self] answer in
+            guard let self else { return }
+            if case .good(let bytes) = answer {
+                record.readPaths(number, sectors, bytes)
+            } else {
+                record.paths.history.fail(number)
+            }
+            go(on: answer, place) { [weak self] in self?.read(sectors, $0) }
+        }
+    }
+    /// As the answer demands: the request is done, or asked for again where it may help.
+    private func go(on answer: SimInitiator.Answer, _ place: Int, again: @escaping (_ place: Int) -> Void) {
+        let other = (place + 1) % ports.count
+        switch answer {
+        case .good: isDone()
+        case .attention: again(place)
+        case .conflict:
+            ports[place].run(Command.reserveOut(6), out: Command.keys(0, key)) { _ in again(place) }
+        case .refused: again(other)
+        case .unknown: again(other)
+        case .sense(let sense):
+            // Not ready, and aborted commands, are tried again; whatever else is an error of a file system.
+            guard let sense = sense.first, sense == 2 || sense == 0x0b else {
+                return record.complain("an initiator with several paths is told an error: \(answer)")
+            }
+            ports[place].host.after(.milliseconds(100)) { again(other) }
+        }
+    }
+}
