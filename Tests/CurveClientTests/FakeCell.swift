@@ -33,6 +33,7 @@ final class FakeCell {
     var values: [String: ControlValueResponse] = [:]
     var bookVersion: UInt64 = 1
     var renewals = 0, detachments = 0
+    var poolUsedPercent: UInt32 = 0
     var refusesEverything = false
     /// The database went back: attachments and renewals are refused, questions answered.
     var hasOldDatabase = false
@@ -137,6 +138,7 @@ final class FakeCell {
             var answer = ControlRenewLeaseResponse()
             (answer.sizeBytes, answer.change) = (size, change)
             (answer.epoch, answer.group) = (epoch, members.map(\.epoch))
+            answer.poolUsedPercent = poolUsedPercent
             if request.addressBookVersion != bookVersion { answer.addressBook = book() }
             return ControlResponse(.renewLease(answer))
         case .detachVolume(let request):

@@ -115,9 +115,13 @@ import VolumeCore
         #expect(cell.read(volumes[1], at: old.bytes, count: 4096) == Array(repeating: 5, count: 4096))
         // The next growth is learnt with the renewals of those who did not ask.
         let newest = ByteCount(bytes: new.bytes * 2)
+        var used: [Int] = []
+        volumes[0].poolUsed = { used.append($0) }
+        cell.poolUsedPercent = 83
         volumes[1].resize(to: newest) { _ in }
         cell.world.run(for: .seconds(4))
         #expect(volumes.prefix(2).allSatisfy { $0.size == newest } && sizes == [new, newest])
+        #expect(!used.isEmpty && used.allSatisfy { $0 == 83 })
     }
 
     @Test("a value is changed by who saw its newest version")

@@ -21,6 +21,7 @@ func sample() throws -> ISCSIConfiguration {
     try all.create(lun, number: nil, of: target.name)
     lun.volume = "/db/iso"
     (lun.isReadOnly, lun.isRemovable, lun.blockBytes) = (true, true, 512)
+    lun.thresholdPercent = 90
     try all.create(lun, number: 7, of: target.name)
     var rule = InitiatorEntry(initiator: "iqn.1994-05.com.example:host7")
     (rule.addresses, rule.luns, rule.isReadOnly) = (["10.0.0.0/8", "2001:db8::/32"], [0], true)
@@ -79,6 +80,24 @@ private let name = "iqn.2026-11.example.com:db"
         }
     }
 
+    @Test("a threshold is told once each time that it is passed; it does not make another unit")
+    func thresholds() {
+        var threshold = SoftThreshold()
+        let told = [10, 79, 80, 85, 79, 80, 78, 80, 77, 80, 99].map { threshold.isPassed(by: $0) }
+        #expect(told == [false, false, true, false, false, false, false, false, false, true, false])
+        threshold.percent = 0
+        let isToldOfNone = threshold.isPassed(by: 100)
+        threshold.percent = 1
+        let isToldOfOne = threshold.isPassed(by: 1)
+        #expect(!isToldOfNone && isToldOfOne)
+        let lun = LUNEntry(number: 0, volume: "/v")
+        var other = lun
+        other.thresholdPercent = 5
+        #expect(lun.threshold == 80 && other.threshold == 5 && other.isSameUnit(as: lun))
+        other.isReadOnly = true
+        #expect(!other.isSameUnit(as: lun))
+    }
+
     @Test("what cannot be is refused with what to write")
     func validation() throws {
         func target(_ change: @escaping (inout TargetEntry) -> Void) -> (inout ISCSIConfiguration) throws ->
@@ -96,6 +115,7 @@ private let name = "iqn.2026-11.example.com:db"
             ("there twice", target { $0.login.users = ["vm", "vm"] }),
             ("is no path of a volume", target { $0.luns[0].volume = "db" }),
             ("write 512 or 4096", target { $0.luns[0].blockBytes = 520 }),
+            ("write 1 to 99 percent, or 0 for none", target { $0.luns[0].thresholdPercent = 100 }),
             ("numbers go from 0 to 16383", target { $0.luns[0].number = 0x4000 }),
             ("is taken", target { $0.luns[0].number = $0.luns[1].number }),
             ("one volume is one LUN", target { $0.luns[0].volume = $0.luns[1].volume }),

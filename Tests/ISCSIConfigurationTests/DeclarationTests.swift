@@ -143,6 +143,7 @@ private func entry(_ pairs: KeyValuePairs<String, DeclaredNode>) -> DeclaredNode
                     volume: /db/iso
                     read-only: true
                     removable: true
+                    threshold: 90
                   acl:
                   - initiator: "*"
                   - initiator: iqn.1994-05.com.example:host7

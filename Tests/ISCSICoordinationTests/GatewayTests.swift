@@ -114,6 +114,19 @@ import Testing
         #expect(
             gateways[1].drains == [true, false]
                 && gateways[0].groups.allSatisfy { $0.state == .activeOptimized })
+        // Where to send those that come may be said at first or later, and ends with the drain.
+        Self.change(site) { $0.setDrain(.asked, of: 2, redirecting: true) }
+        site.world.run(for: .milliseconds(100))
+        #expect(gateways[1].drains == [true, false, true] && gateways[1].coordinator.isRedirecting)
+        gateways[1].coordinator.drained()
+        gateways[1].coordinator.drain(true, redirecting: false)
+        site.world.run(for: .milliseconds(100))
+        let later = try GatewayList(decoding: site.groups[0].value(GatewayList.valueName).bytes)
+        #expect(later.gateways[1].drain == .done && !later.gateways[1].redirects)
+        #expect(gateways[1].drains == [true, false, true, true] && !gateways[1].coordinator.isRedirecting)
+        Self.change(site) { $0.setDrain(.none, of: 2) }
+        site.world.run(for: .milliseconds(100))
+        #expect(gateways[1].drains.last == false)
     }
 
     @Test("a metadata server that went back is told of in the log, and nobody goes by what it has")

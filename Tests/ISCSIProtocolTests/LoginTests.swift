@@ -227,6 +227,18 @@ import Testing
         configuration.targets[0].isAvailable = false
         #expect(Self.one(Self.names, Harness(configuration)).0 == 0x0301)
         configuration.targets[0].isAvailable = true
+        // A portal group that is closed sends elsewhere only if it is told to, and if there is such a place.
+        (configuration.isAvailable, configuration.redirectsWhenUnavailable) = (false, true)
+        #expect(Self.one(Self.names, Harness(configuration)).0 == 0x0301)
+        let name = configuration.targets[0].name
+        configuration.otherAddresses[name] = ["10.0.0.3:3260,2"]
+        #expect(Self.one(Self.names, Harness(configuration)) == (0x0101, ["TargetAddress=10.0.0.3:3260"]))
+        configuration.targets[0].isAvailable = false
+        #expect(Self.one(Self.names, Harness(configuration)).0 == 0x0301)
+        configuration.targets[0].isAvailable = true
+        configuration.redirectsWhenUnavailable = false
+        #expect(Self.one(Self.names, Harness(configuration)).0 == 0x0301)
+        configuration.isAvailable = true
         let rules: [([InitiatorRule], UInt16)] = [
             ([], 0x0202), ([InitiatorRule(initiatorName: "other")], 0x0202),
             ([InitiatorRule(initiatorName: initiatorName.uppercased())], 0),

@@ -80,9 +80,36 @@ import Testing
         #expect(drained == 1)
         site.server.endDrain()
         site.expectService()
-        site.server.drain { drained += 1 }
+        site.server.drain(redirecting: true) { drained += 1 }
         site.world.settle()
         #expect(drained == 2)
+        #expect(site.initiator("10.0.0.7:1").logIn(isid: 3)?.status == 0x0301)
+        site.coordinator.addressesChanged?(targetName, ["10.0.0.2:3260,2"])
+        #expect(site.initiator("10.0.0.7:1").logIn(isid: 3)?.status == 0x0101)
+    }
+    @Test("a portal that is closed asks its sessions to log out, and ends those that stay; others go on")
+    func closedPortal() throws {
+        let site = try Site()
+        let second = SocketAddress.tcp(host: "10.0.0.2", port: 3260)
+        try site.server.listen(on: second)
+        let stays = site.servedInitiator()
+        let asked = TestInitiator(site.world, at: second, from: "10.0.0.8:1")
+        #expect(asked.logIn(isid: 2)?.status == 0)
+        let idle = TestInitiator(site.world, at: second, from: "10.0.0.7:1")
+        site.world.settle()
+        site.server.stopListening(on: second)
+        site.world.settle()
+        let message = asked.takeHeard().last
+        #expect(message?.opcode == 0x32 && message?.header[36] == 1)
+        #expect(idle.closed != nil && asked.closed == nil && site.server.sessions.count == 2)
+        #expect(asked.run(TestInitiator.testUnitReady)?.sense == [6, 0x29, 0])
+        site.world.run(for: .seconds(3))
+        #expect(asked.closed != nil && site.server.sessions.count == 1)
+        #expect(stays.takeHeard().isEmpty && stays.run(TestInitiator.testUnitReady)?.status == 0)
+        // Another portal in its place is another one.
+        try site.server.listen(on: second)
+        let again = TestInitiator(site.world, at: second, from: "10.0.0.8:2")
+        #expect(again.logIn(isid: 2)?.status == 0)
     }
     @Test("a logout waits for other gateways to hear of its RESERVE(6), and not for ever")
     func farewell() throws {

@@ -237,7 +237,7 @@ import Testing
         func book(_ version: UInt64) throws -> AddressBook? {
             let request = MetadataRequest.renewLease(
                 volume: id, epoch: attachment.epoch, addressBookVersion: version)
-            guard case .renewed(_, _, let book, _, _) = try bench.ask(request) else {
+            guard case .renewed(_, _, let book, _, _, _) = try bench.ask(request) else {
                 throw Bench.Wrong.reply
             }
             return book

@@ -126,7 +126,7 @@ import Testing
         for member in group {
             let news = MetadataReply.renewed(
                 sizeBytes: 3 << 30, change: 3, addressBook: bench.core.state.addressBook,
-                generation: Epoch(3), group: group)
+                generation: Epoch(3), group: group, poolUsedPercent: 0)
             #expect(try bench.ask(Self.renew(id, member)) == news)
         }
         let shrink = MetadataRequest.resize(path: "/v", sizeBytes: 1 << 30, allowShrink: true)
@@ -144,6 +144,27 @@ import Testing
         #expect(try bench.info("/v").row.epoch == Epoch(6))
         try bench.restart()
         try bench.ask(Self.renew(id, a.epoch))
+    }
+
+    @Test("a renewal says how full the fullest store of the volume's pool is")
+    func poolUsed() throws {
+        let (bench, id) = try Self.ready()
+        let a = try Self.join(bench, "a")
+        func used() throws -> UInt32 {
+            guard case .renewed(_, _, _, _, _, let used) = try bench.ask(Self.renew(id, a.epoch)) else {
+                throw Bench.Wrong.reply
+            }
+            return used
+        }
+        #expect(try used() == 0)
+        try bench.beatAll()
+        #expect(try used() == 10)
+        for (bytes, percent) in [(UInt64(81) << 30, UInt32(81)), (200 << 30, 100)] {
+            var beat = Bench.beat(2)
+            beat.usedBytes = bytes
+            try bench.ask(.heartbeat(beat), session: 1002)
+            #expect(try used() == percent)
+        }
     }
 
     @Test("what a shrink left behind the end is freed by the first member before another one may come")

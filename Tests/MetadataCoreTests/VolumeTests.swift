@@ -89,7 +89,7 @@ import Testing
         let epoch = try bench.attach("/v", session: 5).epoch
         func renewedSize() throws -> UInt64 {
             guard
-                case .renewed(let size, _, _, _, _) = try bench.ask(
+                case .renewed(let size, _, _, _, _, _) = try bench.ask(
                     .renewLease(volume: id, epoch: epoch, addressBookVersion: 0), session: 5)
             else { throw Bench.Wrong.reply }
             return size

@@ -63,6 +63,7 @@ extension RemoteVolume {
             learn(
                 size: answer.sizeBytes, change: answer.change, generation: answer.epoch, group: answer.group)
             serveSizeWaiters()
+            if answer.poolUsedPercent > 0 { poolUsed?(Int(min(100, answer.poolUsedPercent))) }
         case .failure(.refused(let failure)) where failure.code == .fenced: return feed(.fenced)
         case .failure(let error):
             if renewalFailure == nil {

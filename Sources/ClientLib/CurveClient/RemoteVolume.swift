@@ -18,6 +18,9 @@ public final class RemoteVolume: BlockVolume {
     public var resized: ((ByteCount) -> Void)?
     /// See ``BlockVolume``.
     public var compareUnitBytes: Int { attachment.stripes.stripeUnitBytes }
+    /// Called with each renewal of the lease that says how full the fullest store of the volume's pool is, in
+    /// percent.
+    public var poolUsed: ((_ percent: Int) -> Void)?
     /// Called once when the attachment is over for good; ``lossReason`` says why. Every request has failed.
     public var lost: (() -> Void)?
     /// Called when ``canAccept`` has become true again.

@@ -118,7 +118,8 @@ extension MetadataCore {
             .renewed(
                 sizeBytes: row.sizeBytes, change: row.change ?? 0,
                 addressBook: isNew ? state.addressBook : nil, generation: row.epoch,
-                group: row.group?.members.map(\.epoch) ?? []), changes)
+                group: row.group?.members.map(\.epoch) ?? [], poolUsedPercent: usedPercent(of: row.pool)),
+            changes)
     }
 
     /// Lets go; done already is done.

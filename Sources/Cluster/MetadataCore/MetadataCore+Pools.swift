@@ -97,6 +97,15 @@ extension MetadataCore {
         }
     }
 
+    /// How full the fullest store of a pool is; 0: none has said. Growth is refused where one is full.
+    func usedPercent(of pool: PoolID) -> UInt32 {
+        var most: UInt64 = 0
+        for id in state.pools[pool]?.servers ?? [] {
+            guard let heartbeat = live[id]?.heartbeat, heartbeat.capacityBytes >= 100 else { continue }
+            most = max(most, min(100, heartbeat.usedBytes / (heartbeat.capacityBytes / 100)))
+        }
+        return UInt32(most)
+    }
     /// A pool with the room its chunkservers reported last.
     func info(of pool: PoolRow) -> PoolInfo {
         var (capacity, free): (UInt64, UInt64) = (0, 0)

@@ -28,9 +28,11 @@ public enum MetadataReply: Hashable, Sendable {
     /// The volume is held.
     case attached(VolumeAttachment)
     /// The lease runs on; the size as it is now, and the address book when the caller has an old one.
-    /// `generation`: of the group that holds it, with `group`, its attachments.
+    /// `generation`: of the group that holds it, with `group`, its attachments. `poolUsedPercent`: of the
+    /// fullest store of its pool, which decides when the pool is full; 0: not known.
     case renewed(
-        sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?, generation: Epoch, group: [Epoch])
+        sizeBytes: UInt64, change: UInt32, addressBook: AddressBook?, generation: Epoch, group: [Epoch],
+        poolUsedPercent: UInt32)
     /// Who is a member from now on: the generation, the volume's change and size, the attachments.
     case regrouped(epoch: Epoch, change: UInt32, group: [Epoch], sizeBytes: UInt64)
     /// A value; version 0: there is none. `isSwapped`: it is what the asker wanted.

@@ -55,21 +55,21 @@ extension ControlResponse {
         case .done: self.init(.empty(ControlEmptyResponse()))
         case .attached(let attachment):
             self.init(.attachVolume(ControlAttachVolumeResponse(attachment, revision: revision)))
-        case .renewed(let sizeBytes, let change, let addressBook, let generation, let group):
+        case .renewed(let sizeBytes, let change, let addressBook, let generation, let group, let used):
             var body = ControlRenewLeaseResponse()
             (body.sizeBytes, body.change, body.revision) = (sizeBytes, change, revision)
-            (body.epoch, body.group) = (generation.rawValue, group.map(\.rawValue))
+            (body.epoch, body.poolUsedPercent) = (generation.rawValue, used)
+            body.group = group.map(\.rawValue)
             if let addressBook { body.addressBook = ControlAddressBook(addressBook) }
             self.init(.renewLease(body))
         case .regrouped(let epoch, let change, let group, let sizeBytes):
             var body = ControlRemoveMemberResponse()
-            (body.epoch, body.change, body.group) = (epoch.rawValue, change, group.map(\.rawValue))
-            body.sizeBytes = sizeBytes
+            (body.epoch, body.change, body.sizeBytes) = (epoch.rawValue, change, sizeBytes)
+            body.group = group.map(\.rawValue)
             self.init(.removeMember(body))
         case .value(let version, let bytes, let isSwapped):
             var body = ControlValueResponse()
-            (body.version, body.swapped) = (version, isSwapped)
-            body.value = Data(bytes)
+            (body.version, body.swapped, body.value) = (version, isSwapped, Data(bytes))
             self.init(.value(body))
         case .addressBook(let addressBook):
             var body = ControlGetAddressBookResponse()

@@ -1599,6 +1599,9 @@ public nonisolated struct ControlRenewLeaseResponse: Sendable {
   /// and its members' attachments.
   public var group: [UInt32] = []
 
+  /// Of the fullest store of the volume's pool; 0: not known.
+  public var poolUsedPercent: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -4818,7 +4821,7 @@ nonisolated extension ControlRenewLeaseRequest: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RenewLeaseResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0\u{1}revision\0\u{1}epoch\0\u{1}group\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}size_bytes\0\u{3}address_book\0\u{1}change\0\u{1}revision\0\u{1}epoch\0\u{1}group\0\u{3}pool_used_percent\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4832,6 +4835,7 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
       case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.group) }()
+      case 7: try { try decoder.decodeSingularUInt32Field(value: &self.poolUsedPercent) }()
       default: break
       }
     }
@@ -4860,6 +4864,9 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if !self.group.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.group, fieldNumber: 6)
     }
+    if self.poolUsedPercent != 0 {
+      try visitor.visitSingularUInt32Field(value: self.poolUsedPercent, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4870,6 +4877,7 @@ nonisolated extension ControlRenewLeaseResponse: SwiftProtobuf.Message, SwiftPro
     if lhs.revision != rhs.revision {return false}
     if lhs.epoch != rhs.epoch {return false}
     if lhs.group != rhs.group {return false}
+    if lhs.poolUsedPercent != rhs.poolUsedPercent {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -80,31 +80,51 @@ private struct GatewayDrain: ParsableCommand {
         commandName: "drain", abstract: "Send a gateway's initiators to the others.",
         discussion: """
             Its ports become standby, initiators are told so and asked to log out, and no more are let in. \
-            Returns when no session is left; then the gateway can be stopped without anybody noticing.
+            Returns when no session is left; then the gateway can be stopped without anybody noticing. \
+            With --redirect initiators that come meanwhile are sent to another gateway (target moved \
+            temporarily), for those that know one address only; without it they are told to come back later, \
+            and use their other paths.
             Examples:
               curve-iscsi gateway drain db host7
+              curve-iscsi gateway drain db host7 --redirect
               curve-iscsi gateway drain db host7 --undo
             """)
     @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
     @Argument(help: "The gateway's name or tag.") var gateway: String
     @Flag(help: "Let initiators come again.") var undo = false
+    @Flag(help: "Send those that come to another gateway.") var redirect = false
     @Flag(help: "Also if no other gateway takes initiators.") var force = false
     @Option(help: "Seconds to wait for the last session; 0: do not wait.") var wait = 60
     @OptionGroup var metadata: MetadataOptions
 
     func run() throws {
         guard wait >= 0 else { throw ToolError.failed("--wait is a number of seconds from 0") }
+        guard !undo || !redirect else {
+            throw ToolError.failed(
+                "--undo lets initiators come again, --redirect sends them away; leave one out")
+        }
         let servers = try metadata.servers()
         let roll = try GatewayRoll(volume, servers)
         let found = try roll.gateway(gateway)
         let tag = found.group.tag
         let others = roll.list.gateways.contains { $0.group.tag != tag && $0.drain == .none }
+        guard
+            !redirect
+                || roll.list.gateways.contains(where: {
+                    $0.group.tag != tag && $0.drain == .none && !$0.portals.isEmpty
+                })
+        else {
+            throw ToolError.failed(
+                "no gateway but \(roll.words(found)) takes initiators and says where it is; start another, with "
+                    + "--advertise where it listens on all interfaces")
+        }
         guard undo || others || force else {
             throw ToolError.failed(
                 "no gateway but \(roll.words(found)) takes initiators; start another, or add --force")
         }
         try GatewayChange(roll, servers).apply {
-            $0.setDrain(undo ? .none : $0.gateway(called: "\(tag)")?.drain == .done ? .done : .asked, of: tag)
+            let isDone = $0.gateway(called: "\(tag)")?.drain == .done
+            return $0.setDrain(undo ? .none : isDone ? .done : .asked, of: tag, redirecting: redirect)
         }
         if undo { return print("\(roll.words(found)): initiators may log in again") }
         let end = ContinuousClock.now + .seconds(wait)

@@ -42,6 +42,7 @@ struct LUNCreate: ParsableCommand {
     @Option(help: "Bytes in a block: 512 or 4096.") var blockSize = 512
     @Flag(help: "Nobody may write.") var readOnly = false
     @Flag(help: "Initiators may eject the medium.") var removable = false
+    @Option(help: ThresholdHelp.text) var threshold: Int?
     @OptionGroup var check: VolumeCheck
     @OptionGroup var options: ChangeOptions
 
@@ -49,12 +50,20 @@ struct LUNCreate: ParsableCommand {
         let path = rooted(volume)
         var lun = LUNEntry(number: number ?? 0, volume: path)
         (lun.blockBytes, lun.isReadOnly, lun.isRemovable) = (blockSize, readOnly, removable)
+        lun.thresholdPercent = threshold
         try options.change { configuration in
             try configuration.create(lun, number: number, of: target)
             try configuration.check()
             try check.check(path, for: target, options.metadata)
         }
     }
+}
+
+/// What `--threshold` is.
+enum ThresholdHelp {
+    static let text = ArgumentHelp(
+        "Tell initiators when a store of the pool is so full, in percent; 0: never (default: "
+            + "\(SoftThreshold.usualPercent)).")
 }
 
 /// Paths may be written without the leading slash.
@@ -73,13 +82,17 @@ struct LUNDelete: ParsableCommand {
 struct LUNSet: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change a LUN; what is not named stays.",
-        discussion: "Gateways take the LUN away and bring it back, so commands under way end with an error.")
+        discussion: """
+            Gateways take the LUN away and bring it back, so commands under way end with an error; not for \
+            --threshold alone.
+            """)
     @Argument(help: "Name of the target.") var target: String
     @Argument(help: "The LUN's number.") var number: UInt16
     @Option(help: "Path of the volume.") var volume: String?
     @Option(help: "Bytes in a block: 512 or 4096.") var blockSize: Int?
     @Flag(inversion: .prefixedNo, help: "Nobody may write.") var readOnly: Bool?
     @Flag(inversion: .prefixedNo, help: "Initiators may eject the medium.") var removable: Bool?
+    @Option(help: ThresholdHelp.text) var threshold: Int?
     @OptionGroup var check: VolumeCheck
     @OptionGroup var options: ChangeOptions
 
@@ -91,6 +104,7 @@ struct LUNSet: ParsableCommand {
                 if let blockSize { lun.blockBytes = blockSize }
                 if let readOnly { lun.isReadOnly = readOnly }
                 if let removable { lun.isRemovable = removable }
+                if let threshold { lun.thresholdPercent = threshold }
             }
             try configuration.check()
             if let path { try check.check(path, for: target, options.metadata) }
@@ -101,9 +115,11 @@ struct LUNSet: ParsableCommand {
 /// A LUN as scripts read it.
 struct LUNJSON: Encodable {
     let target: String, number: UInt16, volume: String, blockSize: Int, readOnly: Bool, removable: Bool
+    let threshold: Int
     init(_ target: String, _ lun: LUNEntry) {
         (self.target, number, volume) = (target, lun.number, lun.volume)
         (blockSize, readOnly, removable) = (lun.blockBytes, lun.isReadOnly, lun.isRemovable)
+        threshold = lun.threshold
     }
 }
 
@@ -154,7 +170,7 @@ struct LUNShow: ParsableCommand {
             properties: [
                 ("target", target), ("number", "\(number)"), ("volume", lun.volume),
                 ("block size", "\(lun.blockBytes)"), ("read-only", "\(lun.isReadOnly)"),
-                ("removable", "\(lun.isRemovable)"),
+                ("removable", "\(lun.isRemovable)"), ("threshold", "\(lun.threshold) %"),
             ])
     }
 }

@@ -35,7 +35,8 @@ struct PortalCreate: ParsableCommand {
 
 struct PortalDelete: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "delete", abstract: "Let a gateway listen no more on an address; sessions stay.")
+        commandName: "delete",
+        abstract: "Let a gateway listen no more on an address; its sessions are asked to log out, and end.")
     @Argument(help: "HOST:PORT.") var address: String
     @Option(help: "Name of the gateway.") var gateway: String
     @OptionGroup var options: ChangeOptions

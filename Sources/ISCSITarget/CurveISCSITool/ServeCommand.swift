@@ -3,6 +3,7 @@ import BlockTypes
 import CurveClient
 import Environment
 import Foundation
+import ISCSIConfiguration
 import ISCSIGateway
 import ISCSIProtocol
 import ISCSIServer
@@ -51,6 +52,8 @@ struct ServeCommand: ParsableCommand {
     var announce: [String] = []
     @Option(help: "Bytes in a block: 512 or 4096.") var blockSize = 512
     @Flag(help: "Refuse writes.") var readOnly = false
+    @Option(help: "Tell initiators when a store of a volume's pool is so full, in percent; 0: never.")
+    var threshold = SoftThreshold.usualPercent
     @OptionGroup var access: AccessOptions
     @Flag(help: "Take the volumes from whoever holds them; the holder can never write to them again.")
     var takeover = false
@@ -74,6 +77,10 @@ struct ServeCommand: ParsableCommand {
         guard blockSize == 512 || blockSize == 4096 else {
             throw ToolError.failed("--block-size \(blockSize) is not possible; write 512 or 4096")
         }
+        guard (0..<100).contains(threshold) else {
+            throw ToolError.failed(
+                "--threshold \(threshold) is not possible; write 1 to 99 percent, or 0 for none")
+        }
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
         }
@@ -90,7 +97,8 @@ struct ServeCommand: ParsableCommand {
     private func serve(_ name: String) throws {
         let isMixed =
             target != nil || !lun.isEmpty || !portal.isEmpty || !announce.isEmpty || group != nil || readOnly
-            || takeover || blockSize != 512 || holderKey != nil || access.isGiven
+            || takeover || blockSize != 512 || threshold != SoftThreshold.usualPercent || holderKey != nil
+            || access.isGiven
         guard !isMixed else {
             throw ToolError.failed(
                 "--gateway serves what the configuration says; of the other options only --error-after, "
@@ -151,7 +159,8 @@ struct ServeCommand: ParsableCommand {
                 holderKey: holderKey ?? place, takeOver: takeover, isReadOnly: readOnly,
                 policy: errorAfter.map { .errorAfter(.seconds($0)) } ?? .queue)
             options.group = group ?? ""
-            plans.append(UnitPlan(lun: number, blockBytes: blockSize, attach: options))
+            plans.append(
+                UnitPlan(lun: number, blockBytes: blockSize, thresholdPercent: threshold, attach: options))
         }
         return plans
     }

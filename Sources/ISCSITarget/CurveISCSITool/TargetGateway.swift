@@ -2,6 +2,7 @@ import BlockTypes
 import CurveClient
 import Environment
 import Foundation
+import ISCSIConfiguration
 import ISCSICoordination
 import ISCSIProtocol
 import ISCSIServer
@@ -15,6 +16,8 @@ struct UnitPlan {
     static let lunsMax: UInt16 = 0x4000
     var lun: UInt16
     var blockBytes: Int
+    /// Initiators are told when the pool is so full; 0: never.
+    var thresholdPercent = SoftThreshold.usualPercent
     var attach: AttachOptions
 }
 
@@ -24,6 +27,7 @@ final class TargetGateway {
     private struct Served {
         var plan: UnitPlan
         var volume: RemoteVolume
+        var threshold: SoftThreshold
     }
     let reactor: Reactor
     private let target: TargetDescription
@@ -77,8 +81,12 @@ final class TargetGateway {
             case .success(let volume):
                 // A signal may have come while it was attached.
                 guard !isStopping else { return volume.detach {} }
-                served.append(Served(plan: plan, volume: volume))
+                served.append(
+                    Served(
+                        plan: plan, volume: volume,
+                        threshold: SoftThreshold(percent: plan.thresholdPercent)))
                 volume.lost = { [weak self] in self?.lost(plan) }
+                volume.poolUsed = { [weak self] in self?.poolUsed($0, below: plan.lun) }
                 attachNext(plans.dropFirst())
             }
         }
@@ -139,6 +147,13 @@ final class TargetGateway {
             announceReady(listened)
         } catch { fail("cannot serve: \(words(for: error))") }
     }
+    private func poolUsed(_ percent: Int, below lun: UInt16) {
+        guard let server, let index = served.firstIndex(where: { $0.plan.lun == lun }),
+            served[index].threshold.isPassed(by: percent)
+        else { return }
+        reactor.log(.warning, "a store of the pool of \(served[index].plan.attach.path) is \(percent) % full")
+        server.softThresholdReached(lun, of: target.name)
+    }
     /// An operator sends initiators elsewhere, or lets them come again.
     private func drain(_ isDraining: Bool) {
         guard !isStopping, let server else { return }
@@ -148,7 +163,7 @@ final class TargetGateway {
         }
         reactor.log(
             .notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
-        server.drain { [weak self] in
+        server.drain(redirecting: coordinator?.isRedirecting ?? false) { [weak self] in
             self?.reactor.log(.notice, "no session is left; the gateway can be stopped")
             self?.coordinator?.drained()
         }

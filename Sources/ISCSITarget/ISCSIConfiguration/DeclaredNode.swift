@@ -152,6 +152,7 @@ public struct DeclaredConfiguration: Hashable, Sendable {
         lun.blockBytes = try reader.number("block-size", Int.self) ?? lun.blockBytes
         lun.isReadOnly = try reader.flag("read-only")
         lun.isRemovable = try reader.flag("removable")
+        lun.thresholdPercent = try reader.number("threshold", Int.self)
         try reader.finish()
         return lun
     }

@@ -67,6 +67,7 @@ extension ISCSIConfiguration {
                     Detail("block-size", "\(old.blockBytes)", "\(new.blockBytes)"),
                     Detail("read-only", "\(old.isReadOnly)", "\(new.isReadOnly)"),
                     Detail("removable", "\(old.isRemovable)", "\(new.isRemovable)"),
+                    Detail("threshold", "\(old.threshold)", "\(new.threshold)"),
                 ]
             }
         }

@@ -101,8 +101,44 @@ public struct LUNEntry: Hashable, Sendable, Codable {
     public var isReadOnly = false
     /// The medium can be ejected.
     public var isRemovable = false
+    /// Initiators are told when the pool is so full, in percent; 0: never, `nil`: the usual.
+    public var thresholdPercent: Int?
     /// `volume` under `number`.
     public init(number: UInt16, volume: String) { (self.number, self.volume) = (number, volume) }
+}
+
+extension LUNEntry {
+    /// ``thresholdPercent``, or the usual one.
+    public var threshold: Int { thresholdPercent ?? SoftThreshold.usualPercent }
+    /// Whether the unit can stay as it is while the configuration goes from `other` to this.
+    public func isSameUnit(as other: LUNEntry) -> Bool {
+        var other = other
+        other.thresholdPercent = thresholdPercent
+        return self == other
+    }
+}
+
+/// Notices that a pool fills up: once each time that it passes the threshold.
+public struct SoftThreshold: Hashable, Sendable {
+    /// Before the cluster warns of stores that are nearly full, at 85.
+    public static let usualPercent = 80
+    /// So far it must fall below the threshold before that can be passed again.
+    static let slackPercent = 2
+    /// The threshold; 0: there is none.
+    public var percent: Int
+    private var isPassed = false
+    /// A threshold that was not passed yet.
+    public init(percent: Int = usualPercent) { self.percent = percent }
+    /// The pool is so full now.
+    /// - Returns: true when somebody is to be told.
+    public mutating func isPassed(by usedPercent: Int) -> Bool {
+        guard percent > 0, usedPercent >= percent else {
+            if percent == 0 || usedPercent + Self.slackPercent < percent { isPassed = false }
+            return false
+        }
+        defer { isPassed = true }
+        return !isPassed
+    }
 }
 
 /// What one initiator, or any other, may do at a target.

@@ -155,6 +155,11 @@ extension ISCSIConfiguration {
             throw ConfigurationError(
                 "\(place): blocks of \(lun.blockBytes) bytes are not possible; write 512 or 4096")
         }
+        guard (0..<100).contains(lun.threshold) else {
+            throw ConfigurationError(
+                "\(place): a threshold of \(lun.threshold) is not possible; write 1 to 99 percent, or 0 for none"
+            )
+        }
     }
     private func check(_ rule: InitiatorEntry, of target: TargetEntry) throws(ConfigurationError) {
         guard rule.initiator == InitiatorEntry.anybody || ConfigurationRules.isISCSIName(rule.initiator)

@@ -32,6 +32,7 @@ extension ISCSIConfiguration {
                     + (lun.blockBytes == 512 ? [] : ["block-size: \(lun.blockBytes)"])
                     + (lun.isReadOnly ? ["read-only: true"] : [])
                     + (lun.isRemovable ? ["removable: true"] : [])
+                    + (lun.thresholdPercent.map { ["threshold: \($0)"] } ?? [])
             })
         lines += block(
             "acl",

@@ -43,7 +43,7 @@ public final class ClusterCoordinator: TargetCoordinator {
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     /// See the protocol.
     public var addressesChanged: ((_ target: String, [String]) -> Void)?
-    /// An operator wants initiators to go elsewhere, or to come again.
+    /// An operator wants initiators to go elsewhere, or to come again; ``isRedirecting`` says how.
     public var drainChanged: ((_ isDraining: Bool) -> Void)?
     /// Another gateway has taken this one out: whatever it does from now on is refused.
     public var expelled: (() -> Void)?
@@ -72,6 +72,8 @@ public final class ClusterCoordinator: TargetCoordinator {
     private var portals: [String] = []
     /// Initiators are to go elsewhere.
     public private(set) var isDraining = false
+    /// Those who come meanwhile are told of another gateway.
+    public private(set) var isRedirecting = false
     private var isLeaving = false
     private(set) var isOver = false
     private var writes: UInt64 = 0
@@ -171,10 +173,13 @@ public final class ClusterCoordinator: TargetCoordinator {
     }
     /// Lets the list say that initiators are to go elsewhere, or may come again: somebody has said so of this
     /// gateway, by another of its volumes.
-    public func drain(_ isWanted: Bool) {
-        guard let tag, isWanted != isDraining else { return }
-        changeList {
-            $0.setDrain(isWanted ? .asked : .none, of: tag)
+    public func drain(_ isWanted: Bool, redirecting: Bool = false) {
+        guard let tag, isWanted != isDraining || redirecting != isRedirecting else { return }
+        changeList { list in
+            // What has been done already stays done.
+            let present = list.gateways.first { $0.group.tag == tag }?.drain ?? .none
+            let next: Gateway.Drain = isWanted ? (present == .done ? .done : .asked) : .none
+            return list.setDrain(next, of: tag, redirecting: redirecting)
         } completed: { _ in
         }
     }
@@ -264,8 +269,9 @@ public final class ClusterCoordinator: TargetCoordinator {
         if isJoined, before.groups != known.groups { groupsChanged?(target, known.groups) }
         if isJoined, addresses(before) != addresses(known) { addressesChanged?(target, addresses(known)) }
         let wantsDrain = own.map { $0.drain != .none } ?? false
-        if wantsDrain != isDraining {
-            isDraining = wantsDrain
+        let wantsRedirection = own?.redirects ?? false
+        if wantsDrain != isDraining || wantsRedirection != isRedirecting {
+            (isDraining, isRedirecting) = (wantsDrain, wantsRedirection)
             drainChanged?(wantsDrain)
         }
         for unit in units { check(unit) }

@@ -28,6 +28,8 @@ public struct Gateway: Hashable, Sendable {
     public var portals: [String]
     /// Whether they are to go elsewhere.
     public var drain: Drain
+    /// While it is drained, logins are sent to other gateways.
+    public var redirects = false
     /// A gateway of no name yet that wants initiators.
     public init(
         name: String = "", sessions: [Session], group: PortGroup, portals: [String], drain: Drain = .none
@@ -41,7 +43,9 @@ public struct Gateway: Hashable, Sendable {
 
 /// What the value `gateways` of a target's first volume holds: who serves the target, and as which ports.
 public struct GatewayList: Hashable, Sendable {
-    private static let format: UInt8 = 2
+    private static let format: UInt8 = 3
+    /// Without redirection.
+    private static let oldFormat: UInt8 = 2
     /// What the value is called.
     public static let valueName = "gateways"
     /// The target's name.
@@ -72,11 +76,16 @@ public struct GatewayList: Hashable, Sendable {
         return found.count == 1 ? found[0] : nil
     }
     /// Sends the initiators of gateway `tag` elsewhere, or lets them come again.
+    /// - Parameter redirecting: its answer to logins names another gateway; `nil`: as before.
     /// - Returns: false: there is none, or nothing to change.
-    public mutating func setDrain(_ drain: Gateway.Drain, of tag: UInt16) -> Bool {
-        guard let index = gateways.firstIndex(where: { $0.group.tag == tag }),
-            gateways[index].drain != drain
-        else { return false }
+    public mutating func setDrain(
+        _ drain: Gateway.Drain, of tag: UInt16, redirecting: Bool? = nil
+    ) -> Bool {
+        guard let index = gateways.firstIndex(where: { $0.group.tag == tag }) else { return false }
+        let redirects = drain == .none ? false : redirecting ?? gateways[index].redirects
+        guard gateways[index].drain != drain || gateways[index].redirects != redirects else { return false }
+        gateways[index].redirects = redirects
+        guard gateways[index].drain != drain else { return true }
         switch drain {
         case .none: gateways[index].group.state = .activeOptimized
         // Nothing begins there any more, and what has begun may end.
@@ -100,7 +109,7 @@ public struct GatewayList: Hashable, Sendable {
         bytes.put(UInt16(clamping: gateways.count))
         for gateway in gateways {
             bytes.put(gateway.name)
-            bytes.append(gateway.drain.rawValue)
+            bytes += [gateway.drain.rawValue, gateway.redirects ? 1 : 0]
             bytes.put(UInt16(clamping: gateway.sessions.count))
             for session in gateway.sessions {
                 bytes.put(session.volume)
@@ -117,21 +126,26 @@ public struct GatewayList: Hashable, Sendable {
     public init(decoding bytes: [UInt8]) throws(ValueError) {
         guard !bytes.isEmpty else { return }
         var reader = ValueReader(bytes)
-        guard try reader.next(UInt8.self) == Self.format else { throw ValueError("unknown format") }
+        let format = try reader.next(UInt8.self)
+        guard format == Self.format || format == Self.oldFormat else { throw ValueError("unknown format") }
         target = try reader.text()
         power = try reader.next(UInt64.self)
         author = try reader.next(UInt64.self)
-        for _ in 0..<(try reader.next(UInt16.self)) { gateways.append(try Self.gateway(&reader)) }
+        for _ in 0..<(try reader.next(UInt16.self)) { gateways.append(try Self.gateway(&reader, format)) }
         guard reader.isAtEnd else { throw ValueError("bytes behind the end") }
         for (left, right) in zip(gateways, gateways.dropFirst()) where left.group.tag >= right.group.tag {
             throw ValueError("tags out of order")
         }
     }
-    private static func gateway(_ reader: inout ValueReader) throws(ValueError) -> Gateway {
+    private static func gateway(
+        _ reader: inout ValueReader, _ format: UInt8
+    ) throws(ValueError) -> Gateway {
         let name = try reader.text()
         guard let drain = Gateway.Drain(rawValue: try reader.next(UInt8.self)) else {
             throw ValueError("an unknown state of a gateway")
         }
+        let redirects = format == oldFormat ? 0 : try reader.next(UInt8.self)
+        guard redirects <= 1 else { throw ValueError("a flag of \(redirects)") }
         var sessions: [Gateway.Session] = []
         for _ in 0..<(try reader.next(UInt16.self)) {
             sessions.append(
@@ -144,6 +158,9 @@ public struct GatewayList: Hashable, Sendable {
         (group.state, group.isPreferred) = (state, try reader.next(UInt8.self) != 0)
         var portals: [String] = []
         for _ in 0..<(try reader.next(UInt16.self)) { portals.append(try reader.text()) }
-        return Gateway(name: name, sessions: sessions, group: group, portals: portals, drain: drain)
+        var gateway = Gateway(
+            name: name, sessions: sessions, group: group, portals: portals, drain: drain)
+        gateway.redirects = redirects == 1
+        return gateway
     }
 }

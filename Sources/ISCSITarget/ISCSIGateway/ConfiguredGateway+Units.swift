@@ -13,9 +13,7 @@ extension ConfiguredGateway {
         switch unit.phase {
         case .idle: begin(unit)
         case .served:
-            guard let wanted = unit.wanted, wanted.lun == unit.present?.lun, !unit.isLost else {
-                return leave(unit)
-            }
+            guard let wanted = unit.wanted, isWanted(unit) else { return leave(unit) }
             guard wanted != unit.present else { return }
             unit.present = wanted
             server?.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
@@ -57,6 +55,10 @@ extension ConfiguredGateway {
                     guard let self, let unit, volume === unit.volume else { return }
                     lost(unit, "another client took the volume, or an operator the membership")
                 }
+                volume.poolUsed = { [weak self, weak unit, weak volume] percent in
+                    guard let self, let unit, volume === unit.volume else { return }
+                    poolUsed(percent, by: unit)
+                }
                 guard isWanted(unit) else { return leave(unit) }
                 enter(unit, volume)
             }
@@ -66,7 +68,16 @@ extension ConfiguredGateway {
     public static func group(of target: String) -> String { "iscsi \(target)" }
 
     private func isWanted(_ unit: GatewayUnit) -> Bool {
-        !unit.isLost && unit.wanted?.lun == unit.present?.lun
+        guard let wanted = unit.wanted, let present = unit.present else { return false }
+        return !unit.isLost && wanted.lun.isSameUnit(as: present.lun)
+    }
+    /// Its pool is so full: initiators are told when that passes the threshold.
+    private func poolUsed(_ percent: Int, by unit: GatewayUnit) {
+        guard unit.phase == .served, let lun = unit.present?.lun else { return }
+        unit.threshold.percent = lun.threshold
+        guard unit.threshold.isPassed(by: percent) else { return }
+        log(.warning, "\(unit.name): a store of the pool of \(lun.volume) is \(percent) % full")
+        server?.softThresholdReached(lun.number, of: unit.target)
     }
     private func enter(_ unit: GatewayUnit, _ volume: RemoteVolume) {
         guard let tag else { return }
@@ -81,7 +92,9 @@ extension ConfiguredGateway {
             guard let self, let unit, coordinator === unit.coordinator else { return }
             lost(unit, "another gateway took this one out")
         }
-        coordinator.drainChanged = { [weak self] in self?.drain($0) }
+        coordinator.drainChanged = { [weak self, weak coordinator] in
+            self?.drain($0, redirecting: coordinator?.isRedirecting ?? false)
+        }
         coordinator.enter(tag: tag) { [self] result in
             guard !isStopping, coordinator === unit.coordinator else { return }
             switch result {
@@ -93,8 +106,8 @@ extension ConfiguredGateway {
                     guard !isStopping, coordinator === unit.coordinator else { return }
                     guard isJoined else { return fail(unit, "the other gateways cannot be heard of") }
                     coordinator.announce(portals: server?.toldPortals ?? [])
-                    if coordinator.isDraining { drain(true) }
-                    coordinator.drain(isDraining)
+                    if coordinator.isDraining { drain(true, redirecting: coordinator.isRedirecting) }
+                    coordinator.drain(isDraining, redirecting: isRedirecting)
                     add(unit, volume)
                 }
             }
@@ -120,22 +133,24 @@ extension ConfiguredGateway {
         for unit in units { unit.coordinator?.announce(portals: server?.toldPortals ?? []) }
     }
     /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
-    private func drain(_ isWanted: Bool) {
+    private func drain(_ isWanted: Bool, redirecting: Bool) {
         guard !isStopping, let server else { return }
-        guard isWanted != isDraining else {
+        guard isWanted != isDraining || redirecting != isRedirecting else {
             // One of the other volumes has heard of it; nobody may be left by now.
             guard isWanted, server.status.sessions == 0 else { return }
             for unit in units { unit.coordinator?.drained() }
             return
         }
-        isDraining = isWanted
-        for unit in units where unit.hasEntered { unit.coordinator?.drain(isWanted) }
+        (isDraining, isRedirecting) = (isWanted, redirecting)
+        for unit in units where unit.hasEntered {
+            unit.coordinator?.drain(isWanted, redirecting: redirecting)
+        }
         guard isWanted else {
             log(.notice, "initiators may log in again")
             return server.endDrain()
         }
         log(.notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
-        server.drain { [weak self] in
+        server.drain(redirecting: redirecting) { [weak self] in
             guard let self, isDraining else { return }
             log(.notice, "no session is left; the gateway can be stopped")
             for unit in units { unit.coordinator?.drained() }

@@ -56,6 +56,8 @@ public final class ConfiguredGateway {
     private(set) var isStopping = false
     /// Initiators are to go elsewhere.
     var isDraining = false
+    /// Their logins are answered with another gateway's address.
+    var isRedirecting = false
     private var stopped: (() -> Void)?
     var reporter = GatewayReporter()
 

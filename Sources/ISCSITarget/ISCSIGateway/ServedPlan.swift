@@ -30,6 +30,8 @@ final class GatewayUnit {
     var retry: TimerID?
     /// It was tried at least once.
     var wasTried = false
+    /// Initiators are told when it is passed.
+    var threshold = SoftThreshold()
 
     init(_ target: String, _ wanted: GatewayPlan.Unit) {
         (self.target, number, self.wanted) = (target, wanted.lun.number, wanted)

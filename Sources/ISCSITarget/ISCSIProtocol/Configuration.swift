@@ -92,6 +92,8 @@ public struct PortalGroupConfiguration: Sendable {
     public var otherAddresses: [String: [String]] = [:]
     /// False: initiators are told to come back later, or to go elsewhere, whatever the target.
     public var isAvailable = true
+    /// While it is not available logins are sent to one of ``otherAddresses``, if there is one.
+    public var redirectsWhenUnavailable = false
     /// Its targets, in the order in which SendTargets names them.
     public var targets: [TargetDescription] = []
     /// How initiators of discovery sessions prove who they are.
@@ -112,6 +114,13 @@ public struct PortalGroupConfiguration: Sendable {
     ) { (self.chap, self.transferSizes) = (chap, transferSizes) }
 
     func target(named name: String) -> TargetDescription? { targets.first { $0.name == name } }
+    /// Where an initiator of a target finds another portal group: one is always told the same while those
+    /// stay, and many are spread over all.
+    func otherAddress(of target: String, for initiatorName: String) -> String? {
+        guard let others = otherAddresses[target], !others.isEmpty else { return nil }
+        let place = initiatorName.utf8.reduce(0) { ($0 &* 31 &+ Int($1)) & 0xffff } % others.count
+        return others[place].split(separator: ",").first.map { String($0) }
+    }
 }
 
 /// Which digests may be agreed on.

@@ -189,6 +189,12 @@ struct LoginExchange {
     private mutating func choose(_ targetName: String) throws(LoginStatus) -> TargetDescription {
         guard let target = configuration.target(named: targetName) else { throw .notFound }
         guard target.admits(agreed.initiatorName, from: address) else { throw .authorizationFailure }
+        if target.isAvailable, !configuration.isAvailable, configuration.redirectsWhenUnavailable,
+            let other = configuration.otherAddress(of: targetName, for: agreed.initiatorName)
+        {
+            movedTo = other
+            throw .movedTemporarily
+        }
         guard target.isAvailable, configuration.isAvailable else { throw .serviceUnavailable }
         if let redirection = target.redirection {
             movedTo = redirection.address

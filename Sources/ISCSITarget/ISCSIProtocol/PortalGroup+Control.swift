@@ -308,6 +308,11 @@ extension PortalGroup {
             }
         }
     }
+    /// Asks an initiator to log a connection out within `seconds`: the portal that it came by is closed.
+    public func requestLogout(of id: ConnectionID, seconds: UInt16, effects: inout [Effect]) {
+        guard let connection = connections[id], connection.phase == .fullFeature else { return }
+        notify(connection, .logoutRequested, numbers: (0, 0, seconds), effects: &effects)
+    }
     /// Says that all connections to a target end, and ends them; initiators may come back after `seconds`.
     public func dropSessions(ofTarget name: String, seconds: UInt16, effects: inout [Effect]) {
         for session in sessions where session.names?.targetName == name {

@@ -20,7 +20,8 @@ public final class ISCSIServer {
     var targets: [ServedTarget] = []
     private var unitCount = 0
 
-    private var listeners: [any Listener] = []
+    private var listeners: [(portal: Int, listener: any Listener)] = []
+    private var portalCount = 0
     /// Open connections by number, oldest first: numbers only grow.
     private var links: [ConnectionID: ServerLink] = [:]
     private var linkCount: UInt64 = 0
@@ -129,18 +130,38 @@ public final class ISCSIServer {
     /// - Returns: the address, with the port that the system chose.
     /// - Throws: ``NetworkError``.
     @discardableResult public func listen(on address: SocketAddress) throws(NetworkError) -> SocketAddress {
+        portalCount += 1
+        let portal = portalCount
         let listener = try environment.listen(on: address) { [weak self] link in
-            if let self { accept(link) } else { link.close() }
+            if let self { accept(link, by: portal) } else { link.close() }
         }
-        listeners.append(listener)
+        listeners.append((portal, listener))
         tellPortals()
         return listener.address
     }
-    /// Accepts nobody on `address` any more; who is there stays.
+    /// Accepts nobody on `address` any more, asks who came by it to log out, and closes the connections that
+    /// are left after ``ISCSIServerLimits/logoutGrace``. A session that has others goes on over those.
     public func stopListening(on address: SocketAddress) {
-        for listener in listeners where listener.address == address { listener.close() }
-        listeners.removeAll { $0.address == address }
+        let closed = listeners.filter { $0.listener.address == address }
+        for entry in closed { entry.listener.close() }
+        listeners.removeAll { $0.listener.address == address }
         tellPortals()
+        let portals = closed.map(\.portal)
+        let concerned = inOrder.filter { link in link.portal.map { portals.contains($0) } ?? false }
+        for link in concerned {
+            guard !group.isLoggingIn(link.id) else {
+                abandon(link)
+                continue
+            }
+            group.requestLogout(
+                of: link.id, seconds: UInt16(clamping: limits.logoutGrace.components.seconds),
+                effects: &effects)
+        }
+        perform()
+        environment.after(limits.logoutGrace) { [weak self] in
+            guard let self else { return }
+            for link in concerned { abandon(link) }
+        }
     }
     /// Serves one initiator whose connection was made elsewhere.
     public func serve(_ link: any Connection) { accept(link) }
@@ -150,19 +171,22 @@ public final class ISCSIServer {
             group.configuration.portals = portals
             return
         }
-        group.configuration.portals = listeners.compactMap { listener in
-            guard case .tcp(let host, _) = listener.address, !PeerAddress.isWildcard(host) else { return nil }
-            return listener.address.description
+        group.configuration.portals = listeners.compactMap { entry in
+            let address = entry.listener.address
+            guard case .tcp(let host, _) = address, !PeerAddress.isWildcard(host) else { return nil }
+            return address.description
         }
     }
 
     // MARK: The end
 
     /// Lets nobody in any more, asks initiators to log out, and goes on serving those who stay.
-    /// - Parameter drained: called when no session is left; once for each call, unless ``endDrain()`` comes
-    ///   first.
-    public func drain(drained: @escaping () -> Void) {
+    /// - Parameters:
+    ///   - redirecting: logins are sent to another gateway, and not told to come back later.
+    ///   - drained: called when no session is left; once for each call, unless ``endDrain()`` comes first.
+    public func drain(redirecting: Bool = false, drained: @escaping () -> Void) {
         group.configuration.isAvailable = false
+        group.configuration.redirectsWhenUnavailable = redirecting
         self.drained = drained
         for target in targets {
             group.requestLogout(
@@ -244,7 +268,7 @@ public final class ISCSIServer {
         (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
-        for listener in listeners { listener.close() }
+        for entry in listeners { entry.listener.close() }
         listeners = []
     }
     /// Closes without waiting for answers.
@@ -273,11 +297,11 @@ public final class ISCSIServer {
             self.pingTimer = nil
         }
     }
-    private func accept(_ connection: any Connection) {
+    private func accept(_ connection: any Connection, by portal: Int? = nil) {
         guard !isStopping, makeRoom(for: connection.peerHost) else { return connection.close() }
         hasComplained = false
         linkCount += 1
-        let link = ServerLink(ConnectionID(rawValue: linkCount), connection, self)
+        let link = ServerLink(ConnectionID(rawValue: linkCount), connection, self, portal: portal)
         links[link.id] = link
         link.open()
         let randomness = randomBytes(PortalGroup.randomBytesPerConnection)

@@ -5,6 +5,8 @@ import ISCSIProtocol
 /// One connection: bytes to the server's portal group, and what that says back.
 final class ServerLink: ConnectionHandler {
     let id: ConnectionID
+    /// The portal that it came by; `nil`: it was made elsewhere.
+    let portal: Int?
     private let link: any Connection
     private let server: ISCSIServer
     private var loginTimer: TimerID?
@@ -20,8 +22,8 @@ final class ServerLink: ConnectionHandler {
     /// Where the link tells of no drain, and yet replies are waited for: how soon to look again.
     private static let drainPeriod = Duration.milliseconds(10)
 
-    init(_ id: ConnectionID, _ link: any Connection, _ server: ISCSIServer) {
-        (self.id, self.link, self.server) = (id, link, server)
+    init(_ id: ConnectionID, _ link: any Connection, _ server: ISCSIServer, portal: Int? = nil) {
+        (self.id, self.link, self.server, self.portal) = (id, link, server, portal)
     }
     var peer: String { link.peer }
     var peerHost: String { link.peerHost }
