@@ -55,7 +55,7 @@ public struct Payload: Sendable {
     /// A payload of its own that holds a copy of `bytes`.
     public init(copying bytes: [UInt8]) {
         let buffer = BlockBuffer(byteCount: max(bytes.count, 1))
-        for (index, byte) in bytes.enumerated() { unsafe buffer.bytes[index] = byte }
+        unsafe bytes.withUnsafeBytes { unsafe buffer.bytes.copyMemory(from: $0) }
         self.init(buffer, byteCount: bytes.count)
     }
     /// The part `[start, start + count)` of this payload.

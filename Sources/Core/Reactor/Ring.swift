@@ -132,8 +132,12 @@ class RingTarget {
         unsafe io_uring_cq_advance(ring, UInt32(count))
         hasUnread = count == Self.batchMax
         if unsafe io_uring_sq_ready(ring) == 0 {
-            unsettled += silent
-            silent.removeAll(keepingCapacity: true)
+            if unsettled.isEmpty {
+                swap(&unsettled, &silent)
+            } else {
+                unsettled += silent
+                silent.removeAll(keepingCapacity: true)
+            }
         }
         return count
     }

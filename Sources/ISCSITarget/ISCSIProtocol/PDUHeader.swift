@@ -124,12 +124,13 @@ public struct PDUHeader: Sendable {
     var connectionIdentifier: UInt16 { half(20) }
     /// The CDB of a SCSI command, its first 16 bytes.
     var commandBytes: [UInt8] {
-        unsafe Array(unsafeUninitializedCapacity: 16) { bytes, count in
+        var bytes = [UInt8](repeating: 0, count: 16)
+        unsafe bytes.withUnsafeMutableBytes { bytes in
             for index in 0..<4 {
-                unsafe UnsafeMutableRawBufferPointer(bytes).storeBytes(
+                unsafe bytes.storeBytes(
                     of: words[8 + index].bigEndian, toByteOffset: 4 * index, as: UInt32.self)
             }
-            count = 16
         }
+        return bytes
     }
 }

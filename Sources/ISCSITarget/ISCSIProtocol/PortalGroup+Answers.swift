@@ -47,7 +47,7 @@ extension PortalGroup {
     /// Forgets a task; ``goOnWithout(_:effects:)`` must follow.
     func forget(_ task: SCSITask) {
         task.session.remove(task)
-        task.session.fence.held.removeAll { $0.0 === task }
+        if !task.session.fence.held.isEmpty { task.session.fence.held.removeAll { $0.0 === task } }
         taskSlots[task.id.slot] = nil
         freeTaskSlots.append(task.id.slot)
     }

@@ -42,7 +42,7 @@ extension PortalGroup {
         let expected = TransferSizes(
             inBytes: isRead ? isWrite ? extras.bidirectionalReadBytes : length : 0,
             outBytes: isWrite ? length : 0)
-        var wanted = configuration.transferSizes(session.names?.targetName ?? "", header.lun, cdb)
+        var wanted = configuration.transferSizes(session.targetName, header.lun, cdb)
         wanted = TransferSizes(inBytes: max(wanted.inBytes, 0), outBytes: max(wanted.outBytes, 0))
         let slot = freeTaskSlots.popLast() ?? taskSlots.count
         if slot == taskSlots.count { taskSlots.append(nil) }
@@ -98,7 +98,11 @@ extension PortalGroup {
                 // A reset of the target passed its number meanwhile.
                 return drop(task, effects: &effects)
             }
-            session.hold(task.stage == .ended ? .plug : .command(task), at: header.commandNumber)
+            if task.stage != .ended, session.take(task, at: header.commandNumber) {
+                startTask(task, effects: &effects)
+            } else {
+                session.hold(task.stage == .ended ? .plug : .command(task), at: header.commandNumber)
+            }
             advance(session, effects: &effects)
         }
     }

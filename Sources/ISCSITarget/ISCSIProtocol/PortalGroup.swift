@@ -257,12 +257,12 @@ public final class PortalGroup {
             return .skip
         }
         switch header.opcode {
-        case Opcode.scsiCommand where session.names != nil:
+        case Opcode.scsiCommand where !session.isDiscovery:
             return takeCommand(header, additional, connection, session, effects: &effects)
-        case Opcode.dataOut where session.names != nil:
+        case Opcode.dataOut where !session.isDiscovery:
             return takeDataOut(header, connection, session, effects: &effects)
-        case Opcode.taskManagementRequest where session.names != nil,
-            Opcode.nopOut where session.names != nil, Opcode.textRequest, Opcode.logoutRequest:
+        case Opcode.taskManagementRequest where !session.isDiscovery,
+            Opcode.nopOut where !session.isDiscovery, Opcode.textRequest, Opcode.logoutRequest:
             connection.incoming = .control(header)
             return .bytes
         case Opcode.scsiCommand, Opcode.dataOut, Opcode.taskManagementRequest, Opcode.nopOut:

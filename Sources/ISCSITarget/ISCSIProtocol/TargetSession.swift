@@ -25,6 +25,10 @@ final class TargetSession {
     let nexus: NexusID
     /// `nil`: a discovery session.
     let names: Nexus?
+    /// Looks for targets and does nothing else (RFC 7143, section 4.3).
+    let isDiscovery: Bool
+    /// Of what it logged in to; empty in a discovery session.
+    let targetName: String
     let initiatorName: String
     /// Who the initiator proved to be.
     let userName: String?
@@ -69,6 +73,7 @@ final class TargetSession {
         handle: UInt16, nexus: NexusID, names: Nexus?, agreed: AgreedLogin, limits: ISCSILimits
     ) {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
+        (isDiscovery, targetName) = (names == nil, names?.targetName ?? "")
         (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
         expectedCommandNumber = agreed.firstCommandNumber
         maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
@@ -94,15 +99,30 @@ final class TargetSession {
         guard !precedes(number, expectedCommandNumber), !precedes(maxCommandNumber, number) else {
             return false
         }
-        return pending[slot(number)] == nil
+        return pendingCount == 0 || pending[slot(number)] == nil
     }
-    private func slot(_ number: UInt32) -> Int { Int(number % UInt32(pending.count)) }
+    private func slot(_ number: UInt32) -> Int { Int(number) & (pending.count - 1) }
 
     /// Puts something in its place. The caller takes what is next with ``nextInOrder()``.
     func hold(_ entry: Pending, at number: UInt32) {
         guard isWanted(number) else { return }
         pending[slot(number)] = entry
         pendingCount += 1
+    }
+    /// A command whose turn it is needs no place: its number counts as received.
+    /// - Returns: false when it is to be held.
+    func take(_ task: SCSITask, at number: UInt32) -> Bool {
+        guard number == expectedCommandNumber, isWanted(number) else { return false }
+        receive(task)
+        return true
+    }
+    private func receive(_ task: SCSITask?) {
+        expectedCommandNumber &+= 1
+        if let task {
+            windowTasks += 1
+            task.stage = .waiting
+        }
+        openWindow()
     }
     /// The next number's entry, if it is here.
     var following: Pending? { pendingCount > 0 ? pending[slot(expectedCommandNumber)] : nil }
@@ -123,12 +143,7 @@ final class TargetSession {
         guard let entry = following else { return nil }
         pending[slot(expectedCommandNumber)] = nil
         pendingCount -= 1
-        expectedCommandNumber &+= 1
-        if case .command(let task) = entry {
-            windowTasks += 1
-            task.stage = .waiting
-        }
-        openWindow()
+        if case .command(let task) = entry { receive(task) } else { receive(nil) }
         return entry
     }
     /// All numbers before `number` count as received; what came for them is dropped.

@@ -49,8 +49,8 @@ extension ISCSIServer {
             }
             step(target, .nexusLeaves(nexus))
             guard group.waitsForRelease(of: nexus) else { return }
-            environment.after(limits.farewellPatience) { [weak self] in
-                self?.act { $0.nexusReleased(nexus, effects: &$1) }
+            environment.after(limits.farewellPatience) { [own] in
+                own.target?.act { $0.nexusReleased(nexus, effects: &$1) }
             }
         case .tasksEnded(let id):
             guard let ended = endings.removeValue(forKey: id) else { return }
@@ -98,7 +98,7 @@ extension ISCSIServer {
         step(target, .nexusBegan(nexus, names))
     }
     private func execute(_ id: TaskID, _ command: SCSICommand) {
-        guard let target = nexuses[command.nexus]?.target else {
+        guard let target = target(of: command.nexus) else {
             return group.answered(id, SCSIAnswer(status: Self.busy), effects: &effects)
         }
         // Nothing begins any more; the connection's end takes the command back.

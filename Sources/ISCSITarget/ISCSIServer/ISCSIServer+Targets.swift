@@ -120,8 +120,12 @@ extension ISCSIServer {
     }
     private func present(_ unit: ServedUnit, _ table: ReservationTable, in served: ServedTarget) {
         unit.isPresent = true
-        unit.volume.resized = { [weak self, weak served, number = unit.number] size in
-            if let self, let served { act(served, .resized(number, size)) }
+        unit.volume.resized = { [own, name = served.name, number = unit.number] size in
+            guard let server = own.target else { return }
+            // A target that was removed, and came again by the same name, has other units.
+            for served in server.targets where served.name == name && served.unit(number) != nil {
+                server.act(served, .resized(number, size))
+            }
         }
         act(served, .unitAdded(unit.number, unit.configuration, unit.volume.size, table))
         tellTransferSizes()

@@ -46,7 +46,11 @@ public final class ISCSIServer {
     /// Links with something to send.
     var unflushed: [ServerLink] = []
     // Looked up, never iterated.
-    var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:]
+    var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:] { didSet { recentNexus = nil } }
+    /// The one whose command came last.
+    private var recentNexus: (id: NexusID, target: ServedTarget)?
+    /// What may outlive the server and calls back holds this.
+    let own: BackReference<ISCSIServer>
     /// Commands that are being ended because another gateway did so. Looked up, never iterated.
     var endings: [TaskEndingID: (target: ServedTarget, unit: UnitNumber, version: UInt64)] = [:]
     var endingCount: UInt64 = 0
@@ -80,6 +84,7 @@ public final class ISCSIServer {
         pool: BufferPool = BufferPool()
     ) {
         (self.environment, self.limits, self.coordinator) = (environment, limits, coordinator)
+        own = BackReference()
         ownGroup = PortGroup(tag: portGroup)
         var configuration = PortalGroupConfiguration(chap: chap) { _, _, _ in
             TransferSizes(inBytes: 0, outBytes: 0)
@@ -88,17 +93,19 @@ public final class ISCSIServer {
         var session = limits.session
         session.connectionsMax = limits.connectionsMax
         group = PortalGroup(configuration: configuration, limits: session, pool: pool)
-        coordinator.reservationsChanged = { [weak self] unit, table in
-            self?.reservationsChanged(unit, table)
+        own.target = self
+        coordinator.reservationsChanged = { [own] unit, table in
+            own.target?.reservationsChanged(unit, table)
         }
-        coordinator.groupsChanged = { [weak self] target, groups in
-            guard let self, let served = self.target(named: target) else { return }
-            act(served, .groupsChanged(groups))
+        coordinator.groupsChanged = { [own] target, groups in
+            guard let server = own.target, let served = server.target(named: target) else { return }
+            server.act(served, .groupsChanged(groups))
         }
-        coordinator.addressesChanged = { [weak self] target, addresses in
-            self?.group.configuration.otherAddresses[target] = addresses
+        coordinator.addressesChanged = { [own] target, addresses in
+            own.target?.group.configuration.otherAddresses[target] = addresses
         }
     }
+    deinit { own.target = nil }
 
     /// What it is doing.
     public var status: ISCSIServerStatus {
@@ -132,8 +139,8 @@ public final class ISCSIServer {
     @discardableResult public func listen(on address: SocketAddress) throws(NetworkError) -> SocketAddress {
         portalCount += 1
         let portal = portalCount
-        let listener = try environment.listen(on: address) { [weak self] link in
-            if let self { accept(link, by: portal) } else { link.close() }
+        let listener = try environment.listen(on: address) { [own] link in
+            if let server = own.target { server.accept(link, by: portal) } else { link.close() }
         }
         listeners.append((portal, listener))
         tellPortals()
@@ -353,7 +360,7 @@ public final class ISCSIServer {
         return waiting.first { counts[$0.peerHost] == most }
     }
     private func waitForPing() {
-        pingTimer = environment.after(limits.pingInterval) { [weak self] in self?.pingTimeReached() }
+        pingTimer = environment.after(limits.pingInterval) { [own] in own.target?.pingTimeReached() }
     }
     private func pingTimeReached() {
         pingTimer = nil
@@ -392,6 +399,12 @@ public final class ISCSIServer {
     func takeUnitNumber() -> UnitNumber {
         unitCount += 1
         return UnitNumber(rawValue: unitCount)
+    }
+    func target(of nexus: NexusID) -> ServedTarget? {
+        if let recentNexus, recentNexus.id == nexus { return recentNexus.target }
+        guard let target = nexuses[nexus]?.target else { return nil }
+        recentNexus = (nexus, target)
+        return target
     }
     func target(named name: String) -> ServedTarget? {
         targets.first { $0.name == name && !$0.isRemoved }

@@ -30,9 +30,7 @@ final class ServerLink: ConnectionHandler {
     var queuedSendBytes: Int { link.queuedSendBytes }
 
     func open() {
-        loginTimer = server.environment.after(server.limits.loginTimeout) { [weak self] in
-            self?.loginTimeReached()
-        }
+        loginTimer = server.environment.after(server.limits.loginTimeout) { self.loginTimeReached() }
         link.handler = self
     }
     private func loginTimeReached() {
@@ -78,10 +76,9 @@ final class ServerLink: ConnectionHandler {
         guard drainTimer == nil, !isOver, link.queuedSendBytes > 0,
             link.queuedSendBytes <= link.sendQueueBytesSoftMax
         else { return }
-        drainTimer = server.environment.after(Self.drainPeriod) { [weak self] in
-            guard let self else { return }
-            drainTimer = nil
-            connectionDrained()
+        drainTimer = server.environment.after(Self.drainPeriod) {
+            self.drainTimer = nil
+            self.connectionDrained()
         }
     }
 

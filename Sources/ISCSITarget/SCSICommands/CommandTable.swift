@@ -48,8 +48,9 @@ enum ReservationClass: Hashable, Sendable, CaseIterable {
     case own
 }
 
-/// One command: how its CDB looks and how it is to be treated.
-struct CommandRow: Sendable {
+/// One command: how its CDB looks and how it is to be treated. A class, since each command of an initiator
+/// passes its row on and on.
+final class CommandRow: Sendable {
     let operation: Operation
     let opcode: UInt8
     /// Bits 0 to 4 of byte 1, for operation codes that have several services.
@@ -60,15 +61,27 @@ struct CommandRow: Sendable {
     let transfer: Transfer
     let reservations: ReservationClass
     /// Fails when no medium is there, it is stopped, or is being sanitized.
-    var needsMedium = true
+    let needsMedium: Bool
     /// Changes the medium: refused when that is write protected.
-    var writes = false
+    let writes: Bool
     /// Bits outside of ``usage`` must be zero.
-    var isStrict = false
+    let isStrict: Bool
     /// Where a run of blocks is named, if it is.
-    var blocks: BlockField?
+    let blocks: BlockField?
     /// How long it takes and how long to wait for it, in seconds.
-    var timeouts: (nominal: UInt32, recommended: UInt32) = (1, 30)
+    let timeouts: (nominal: UInt32, recommended: UInt32)
+
+    init(
+        operation: Operation, opcode: UInt8, serviceAction: UInt8?, name: String, usage: [UInt8],
+        transfer: Transfer, reservations: ReservationClass, needsMedium: Bool = true, writes: Bool = false,
+        isStrict: Bool = false, blocks: BlockField? = nil,
+        timeouts: (nominal: UInt32, recommended: UInt32) = (1, 30)
+    ) {
+        (self.operation, self.opcode, self.serviceAction) = (operation, opcode, serviceAction)
+        (self.name, self.usage, self.transfer) = (name, usage, transfer)
+        (self.reservations, self.needsMedium, self.writes) = (reservations, needsMedium, writes)
+        (self.isStrict, self.blocks, self.timeouts) = (isStrict, blocks, timeouts)
+    }
 
     var cdbBytes: Int { usage.count }
 
@@ -133,16 +146,15 @@ public enum CommandTable {
     static func lookup(_ cdb: CDB) -> Lookup {
         let candidates = index[Int(cdb.opcode)]
         guard !candidates.isEmpty else { return .noSuchCode }
-        for number in candidates {
-            let row = rows[number]
+        for row in candidates {
             if row.serviceAction == nil || row.serviceAction == cdb.serviceAction { return .row(row) }
         }
         return .noSuchService
     }
     static func row(_ opcode: UInt8, _ serviceAction: UInt8?) -> CommandRow? {
-        index[Int(opcode)].lazy.map { rows[$0] }.first { $0.serviceAction == serviceAction }
+        index[Int(opcode)].first { $0.serviceAction == serviceAction }
     }
-    static func rows(_ opcode: UInt8) -> [CommandRow] { index[Int(opcode)].map { rows[$0] } }
+    static func rows(_ opcode: UInt8) -> [CommandRow] { index[Int(opcode)] }
 
     /// What a CDB wants to move, for ``ISCSIProtocol``'s `transferSizes`. An unknown one wants nothing.
     public static func transferSizes(cdb: [UInt8], blockBytes: Int) -> TransferSizes {
@@ -152,9 +164,9 @@ public enum CommandTable {
     }
 
     /// For each operation code its rows.
-    private static let index: [[Int]] = {
-        var index = [[Int]](repeating: [], count: 256)
-        for (number, row) in rows.enumerated() { index[Int(row.opcode)].append(number) }
+    private static let index: [[CommandRow]] = {
+        var index = [[CommandRow]](repeating: [], count: 256)
+        for row in rows { index[Int(row.opcode)].append(row) }
         return index
     }()
 }

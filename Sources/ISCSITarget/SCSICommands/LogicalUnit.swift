@@ -10,18 +10,25 @@ struct LogicalUnit: Sendable {
 
     /// Somebody whose commands come.
     struct Party: Sendable {
-        let nexus: NexusID
-        let names: Nexus
+        /// What never changes, by reference: every command has its party with it.
+        private final class Identity: Sendable {
+            let nexus: NexusID
+            let names: Nexus
+            let reservation: ReservationParty
+            init(_ nexus: NexusID, _ names: Nexus) {
+                (self.nexus, self.names) = (nexus, names)
+                reservation = ReservationParty(
+                    initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
+            }
+        }
+        private let identity: Identity
+        var nexus: NexusID { identity.nexus }
+        var names: Nexus { identity.names }
+        var reservation: ReservationParty { identity.reservation }
         var attentions = UnitAttentions()
         var preventsRemoval = false
         var right = UnitAccess.Right.writes
-        /// Made once: every command is judged by it.
-        let reservation: ReservationParty
-        init(nexus: NexusID, names: Nexus) {
-            (self.nexus, self.names) = (nexus, names)
-            reservation = ReservationParty(
-                initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
-        }
+        init(nexus: NexusID, names: Nexus) { identity = Identity(nexus, names) }
     }
 
     let number: UnitNumber
