@@ -224,6 +224,8 @@ public final class Reactor: Environment {
 extension Duration {
     /// Nanoseconds, pinned to what 64 bits hold.
     var wholeNanoseconds: Int64 {
+        // Divisions of 128 bits are dear, and most timers of the data path want the end of the turn.
+        guard self != .zero else { return 0 }
         let (seconds, attoseconds) = components
         let (scaled, overflowed) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
         guard !overflowed else { return seconds < 0 ? .min : .max }

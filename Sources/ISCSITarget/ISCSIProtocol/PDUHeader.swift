@@ -124,13 +124,12 @@ public struct PDUHeader: Sendable {
     var connectionIdentifier: UInt16 { half(20) }
     /// The CDB of a SCSI command, its first 16 bytes.
     var commandBytes: [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: 16)
-        unsafe bytes.withUnsafeMutableBytes { bytes in
-            for index in 0..<4 {
-                unsafe bytes.storeBytes(
-                    of: words[8 + index].bigEndian, toByteOffset: 4 * index, as: UInt32.self)
-            }
-        }
+        let swapped = (
+            words[8].bigEndian, words[9].bigEndian, words[10].bigEndian, words[11].bigEndian
+        )
+        // Of all ways to make an array, appending asks the runtime for the least.
+        var bytes: [UInt8] = []
+        unsafe withUnsafeBytes(of: swapped) { unsafe bytes.append(contentsOf: $0) }
         return bytes
     }
 }

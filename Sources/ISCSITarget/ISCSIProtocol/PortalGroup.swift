@@ -282,8 +282,8 @@ public final class PortalGroup {
     private func finish(
         _ connection: TargetConnection, _ bytes: [UInt8], isIntact: Bool, effects: inout [Effect]
     ) {
-        let incoming = connection.incoming
-        connection.incoming = .none
+        var incoming = TargetConnection.Incoming.none
+        swap(&incoming, &connection.incoming)
         switch incoming {
         case .none, .dropped: break
         case .login(let header): stepLogin(connection, header, bytes, effects: &effects)

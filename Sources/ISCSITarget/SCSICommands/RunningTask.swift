@@ -156,24 +156,24 @@ extension LogicalUnit {
         invariant(
             tasks.indices.contains(number.rawValue) && tasks[number.rawValue]?.stage == .submitted,
             "an answer of the volume that nothing waits for")
-        guard let task = tasks[number.rawValue] else { return }
+        guard let work = tasks[number.rawValue]?.work else { return }
         switch result {
         case .failure(let error):
-            finish(number, .failure(sense(for: error, during: task.work)), effects: &effects)
-        case .success(let segments): advance(number, task, segments, effects: &effects)
+            finish(number, .failure(sense(for: error, during: work)), effects: &effects)
+        case .success(let segments): advance(number, work, segments, effects: &effects)
         }
     }
     private mutating func advance(
-        _ number: TaskNumber, _ task: RunningTask, _ segments: [ReadSegment], effects: inout [Effect]
+        _ number: TaskNumber, _ work: Work, _ segments: [ReadSegment], effects: inout [Effect]
     ) {
-        switch step(task.work, segments) {
+        switch step(work, segments) {
         case .failure(let sense): finish(number, .failure(sense), effects: &effects)
         case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
         case .success(.next(let work)):
             tasks[number.rawValue]?.work = work
             if case .sanitize(let sanitize) = work { sanitizeWork = sanitize }
             // Between two steps is an occasion to end.
-            if task.isAborting || task.isPreempted {
+            if let task = tasks[number.rawValue], task.isAborting || task.isPreempted {
                 finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
             } else {
                 submit(number, effects: &effects)
@@ -251,8 +251,9 @@ extension LogicalUnit {
 
     /// Ends a command with a status that has no sense data.
     mutating func finish(_ number: TaskNumber, status: UInt8, effects: inout [Effect]) {
-        guard let task = tasks[number.rawValue], case .command(let id) = task.origin else { return }
-        forget(number)
+        guard case .command(let id)? = tasks[number.rawValue]?.origin, let task = forget(number) else {
+            return
+        }
         guard !task.isAborting else { return effects.append(.aborted(id)) }
         effects.append(.answer(id, SCSIAnswer(status: status, wantedOutBytes: task.wantedOutBytes)))
     }
@@ -260,9 +261,10 @@ extension LogicalUnit {
     mutating func finish(
         _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
-        guard let task = tasks[number.rawValue] else { return }
-        if case .sanitize = task.work { return storeSanitizeEnd(number, result, effects: &effects) }
-        forget(number)
+        if case .sanitize? = tasks[number.rawValue]?.work {
+            return storeSanitizeEnd(number, result, effects: &effects)
+        }
+        guard let task = forget(number) else { return }
         switch task.origin {
         case .command(let id):
             switch result {
@@ -282,11 +284,13 @@ extension LogicalUnit {
         for next in ready { submit(next, effects: &effects) }
         if task.holdsVersion != nil { settle(effects: &effects) }
     }
-    private mutating func forget(_ number: TaskNumber) {
-        if case .sanitizeStart? = tasks[number.rawValue]?.work { sanitizeWork = nil }
-        tasks[number.rawValue] = nil
+    /// - Returns: `nil` when there is no such task any more.
+    private mutating func forget(_ number: TaskNumber) -> RunningTask? {
+        guard let task = tasks[number.rawValue].take() else { return nil }
+        if case .sanitizeStart = task.work { sanitizeWork = nil }
         freeTasks.append(number)
         taskCount -= 1
+        return task
     }
     func failed(_ sense: Sense, wantedOutBytes: Int) -> SCSIAnswer {
         SCSIAnswer(
