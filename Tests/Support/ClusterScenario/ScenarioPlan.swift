@@ -68,7 +68,7 @@ public struct ScenarioPlan: Sendable {
         store.discardsFreedSpace = random.oneIn(3)
         load = LoadPlan(
             volumeBlocks: Int(volumeBytes) / Geometry.blockBytes,
-            operations: Int.random(in: 200...5000, using: &random), random: &random)
+            operations: Int.random(in: 300...7500, using: &random), random: &random)
         limits = .swarm(&random)
         // Not so often that no large transfer ever comes through: clients repeat a damaged one twice.
         if random.oneIn(4) { faults.network.flippedBitOneIn = Int.random(in: 500...10_000, using: &random) }
