@@ -13,16 +13,22 @@ let inTools: [SwiftSetting] = [
     .treatAllWarnings(as: .error), .treatWarning("DeprecatedDeclaration", as: .warning),
     .enableUpcomingFeature("ExistentialAny"),
 ]
+let isFuzzBuild = Context.environment["CURVE_FUZZ_BUILD"] != nil
 let inTests: [SwiftSetting] = [.treatAllWarnings(as: .error), .enableUpcomingFeature("ExistentialAny")]
 
 func room(
-    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
+    settings: [SwiftSetting] = []
 ) -> Target {
     .target(
         name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)",
         exclude: ["README.md"] + exclude,
-        swiftSettings: strict)
+        swiftSettings: strict + settings)
 }
+/// For rooms that a small command crosses many times: what users run does not look at each access to an
+/// object whether another one is under way, a third of what these rooms do for it. Unit tests and fuzzers look.
+let unlookedAccess: [SwiftSetting] =
+    isFuzzBuild ? [] : [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))]
 func toolRoom(_ name: String, in wing: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(
         name: name, dependencies: dependencies, path: "Sources/\(wing)/\(name)", exclude: ["README.md"],
@@ -72,7 +78,8 @@ let package = Package(
         room("BlockTypes", in: "Core", ["CISAL"]),
         room("CurveWire", in: "Core", ["BlockTypes"]),
         room("Environment", in: "Core", ["BlockTypes"]),
-        room("Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"]),
+        room(
+            "Reactor", in: "Core", ["BlockTypes", "CLinux", "Environment"], settings: unlookedAccess),
         room("Simulation", in: "Core", ["BlockTypes", "Environment"]),
         room("TLSFilter", in: "Core", ["BlockTypes", "COpenSSL", "Environment"]),
         room("FramedLink", in: "Core", ["BlockTypes", "CurveWire", "Environment"]),
@@ -120,11 +127,13 @@ let package = Package(
             ]),
 
         room("SCSIBoundary", in: "ISCSITarget", ["BlockTypes"]),
-        room("ISCSIProtocol", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
+        room(
+            "ISCSIProtocol", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"], settings: unlookedAccess),
         room("SCSICommands", in: "ISCSITarget", ["BlockTypes", "SCSIBoundary"]),
         room(
             "ISCSIServer", in: "ISCSITarget",
-            ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"]),
+            ["BlockTypes", "COpenSSL", "Environment", "ISCSIProtocol", "SCSIBoundary", "SCSICommands"],
+            settings: unlookedAccess),
         room(
             "ISCSICoordination", in: "ISCSITarget",
             ["BlockTypes", "CurveClient", "Environment", "ISCSIServer", "SCSICommands"]),
@@ -242,7 +251,7 @@ let package = Package(
 )
 
 // tools/fuzz builds these alone: libFuzzer brings its own `main` and wants every module instrumented.
-if Context.environment["CURVE_FUZZ_BUILD"] != nil {
+if isFuzzBuild {
     package.targets += [
         testSupport("Fuzzing", []),
         testProgram(

@@ -40,6 +40,16 @@ final class BlockingPeer: @unchecked Sendable {
         unspecified.sa_family = sa_family_t(AF_UNSPEC)
         Glibc.connect(descriptor, &unspecified, socklen_t(MemoryLayout<sockaddr>.size))
     }
+    /// Answers each arrival by a byte until the end, on a thread of its own.
+    func echoOnThread() throws {
+        let thread = try startThread(name: "peer") { [self] in
+            var some = [UInt8](repeating: 0, count: 64)
+            while read(descriptor, &some, some.count) > 0 {
+                if send(descriptor, some, 1, Int32(MSG_NOSIGNAL)) != 1 { break }
+            }
+        }.get()
+        pthread_detach(thread)
+    }
     /// Writes, then reads until the end, on a thread of its own.
     func readAllOnThread(afterWriting first: [UInt8] = [], _ done: @escaping @Sendable ([UInt8]) -> Void)
         throws

@@ -36,8 +36,12 @@ import Testing
         var heap = TimerHeap<Int>()
         var model: [(deadline: Int64, number: Int, name: UInt64)] = []
         var oldNames: [UInt64] = []
+        var clock: Int64 = 0
         for number in 0..<400 {
-            switch Int.random(in: 0..<4, using: &random) {
+            switch Int.random(in: 0..<5, using: &random) {
+            case 4:
+                clock += Int64.random(in: 0...1, using: &random)
+                model.append((clock, number, heap.set(deadline: clock, isDue: true, number)))
             case 0, 1:
                 let deadline = Int64.random(in: 0..<100, using: &random)
                 model.append((deadline, number, heap.set(deadline: deadline, number)))
@@ -61,6 +65,18 @@ import Testing
             #expect(wronglyCancelled.isEmpty, "an old name cancels nothing")
             #expect(heap.count == model.count)
             #expect(heap.nextDeadline == model.map(\.deadline).min())
+        }
+    }
+
+    @Test("a timer that is set while the loop waits for a later one is not late")
+    func earlierTimer() throws {
+        try onLoop { reactor in  // Which waits for its own end, a minute away.
+            let handle = reactor.handle
+            let thread = try startThread(name: "later") {
+                usleep(20_000)
+                _ = handle.post { reactor in reactor.after(.milliseconds(5)) { reactor.stop() } }
+            }.get()
+            pthread_detach(thread)
         }
     }
 

@@ -33,6 +33,8 @@ public final class Reactor: Environment {
     private var timers = TimerHeap<() -> Void>()
     private var generator = SystemRandomNumberGenerator()
     private var turnNanoseconds: Int64?
+    /// When the last turn began.
+    private var lastTurnNanoseconds: Int64 = 0
     private var attention: [SocketConnection] = []
     /// Those being attended to; swapped with ``attention``, so that both keep their memory.
     private var attended: [SocketConnection] = []
@@ -46,8 +48,6 @@ public final class Reactor: Environment {
         let result: Int32
     }
 
-    /// A wait is counted on a clock that stands still in suspend; after that, a timer is at most this late.
-    private static let waitNanosecondsMax: Int64 = 5_000_000_000
     /// Rounds of follow-up work per turn before the loop looks at the kernel again.
     private static let attentionRoundsMax = 16
 
@@ -76,7 +76,8 @@ public final class Reactor: Environment {
     /// Runs `action` once, `delay` from now or a little later.
     @discardableResult public func after(_ delay: Duration, _ action: @escaping () -> Void) -> TimerID {
         let (deadline, overflowed) = nowNanoseconds.addingReportingOverflow(max(0, delay.wholeNanoseconds))
-        return TimerID(rawValue: timers.set(deadline: overflowed ? .max : deadline, action))
+        return TimerID(
+            rawValue: timers.set(deadline: overflowed ? .max : deadline, isDue: delay == .zero, action))
     }
     /// Forgets a timer; harmless when it has fired.
     public func cancel(_ timer: TimerID) {
@@ -126,12 +127,12 @@ public final class Reactor: Environment {
 
     private func turn() {
         giveAttention()
-        var wait = Self.waitNanosecondsMax
-        if let deadline = timers.nextDeadline { wait = min(wait, deadline - curve_boot_nanoseconds()) }
-        if isStopping { wait = min(wait, Self.endWaitNanoseconds) }
-        if !attention.isEmpty || !deferred.isEmpty { wait = 0 }
-        let count = ring.turn(waitNanoseconds: wait)
-        turnNanoseconds = curve_boot_nanoseconds()
+        var deadline = timers.nextDeadline
+        if isStopping { deadline = min(deadline ?? .max, lastTurnNanoseconds + Self.endWaitNanoseconds) }
+        let isDue = if let deadline { deadline <= lastTurnNanoseconds } else { false }
+        let count = ring.turn(waits: !isDue && attention.isEmpty && deferred.isEmpty, until: deadline)
+        lastTurnNanoseconds = curve_boot_nanoseconds()
+        turnNanoseconds = lastTurnNanoseconds
         ring.dispatch(count)
         ring.settle()
         runDeferred()
@@ -149,6 +150,7 @@ public final class Reactor: Environment {
         }
     }
     private func runDeferred() {
+        guard !deferred.isEmpty else { return }
         var round: [Deferred] = []
         swap(&round, &deferred)
         for entry in round { entry.target.completed(entry.kind, result: entry.result, flags: 0) }

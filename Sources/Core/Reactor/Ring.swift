@@ -24,6 +24,7 @@ class RingTarget {
     private let ring: UnsafeMutablePointer<io_uring>
     private let batch: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
     private let taken: UnsafeMutablePointer<Completion>
+    private let alarmTime: UnsafeMutablePointer<__kernel_timespec>
     /// Operations that the kernel has not answered.
     private(set) var inFlight = 0
 
@@ -32,6 +33,8 @@ class RingTarget {
     private var unsettled: [RingTarget] = []
     /// The last turn may have left completions unread.
     private var hasUnread = false
+    /// When the kernel wakes this thread at the latest, on the clock of boot; `nil`: only for news.
+    private var alarm: Int64?
 
     private struct Completion {
         var token: UInt64
@@ -52,6 +55,8 @@ class RingTarget {
     static let silentBit: UInt8 = 8
     /// The token of operations whose outcome interests nobody.
     private static let nobody: UInt64 = 0
+    /// The token of the alarm: no object has this address.
+    private static let alarmToken: UInt64 = kindMask + 1
 
     init() throws(ReactorError) {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
@@ -69,15 +74,17 @@ class RingTarget {
         unsafe self.ring = ring
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe taken = .allocate(capacity: Self.batchMax)
+        unsafe alarmTime = .allocate(capacity: 1)
     }
     deinit {
         unsafe io_uring_queue_exit(ring)
         unsafe ring.deallocate()
         unsafe batch.deallocate()
         unsafe taken.deallocate()
+        unsafe alarmTime.deallocate()
     }
 
-    /// Queues an operation; the kernel sees it at the next ``turn(waitNanoseconds:)``.
+    /// Queues an operation; the kernel sees it at the next ``turn(waits:until:)``.
     @inline(__always) func submit(
         _ target: RingTarget, _ kind: UInt8, _ fill: (UnsafeMutablePointer<io_uring_sqe>) -> Void
     ) {
@@ -110,19 +117,19 @@ class RingTarget {
         }
     }
 
-    /// Submits what is queued, waits for a completion at most `waitNanoseconds` (0: not at all), and takes
-    /// what has completed.
+    /// Submits what is queued, waits for a completion, and takes what has completed.
+    /// - Parameters:
+    ///   - waits: whether to wait at all.
+    ///   - deadline: when to wait no longer, in nanoseconds since boot; `nil`: for ever.
     /// - Returns: how many completions ``dispatch(_:)`` should act on.
-    func turn(waitNanoseconds: Int64) -> Int {
-        if waitNanoseconds > 0, unsettled.isEmpty, unsafe io_uring_cq_ready(ring) == 0 {
-            var wait = __kernel_timespec(
-                tv_sec: waitNanoseconds / 1_000_000_000, tv_nsec: waitNanoseconds % 1_000_000_000)
-            var first: UnsafeMutablePointer<io_uring_cqe>?
-            unsafe io_uring_submit_and_wait_timeout(ring, &first, 1, &wait, nil)
+    func turn(waits: Bool, until deadline: Int64?) -> Int {
+        if waits, unsettled.isEmpty, unsafe io_uring_cq_ready(ring) == 0 {
+            if let deadline { setAlarm(deadline) }
+            unsafe io_uring_submit_and_wait(ring, 1)
         } else {
             unsafe io_uring_submit_and_get_events(ring)
         }
-        // Errors (-EINTR, -ETIME, -EBUSY) need nothing: whatever has not happened happens at the next turn.
+        // Errors (-EINTR, -EBUSY) need nothing: whatever has not happened happens at the next turn.
         let count = Int(unsafe io_uring_peek_batch_cqe(ring, batch, UInt32(Self.batchMax)))
         for index in 0..<count {
             guard let entry = unsafe batch[index] else { continue }
@@ -141,11 +148,30 @@ class RingTarget {
         }
         return count
     }
-    /// Tells the targets of the last ``turn(waitNanoseconds:)`` what came out.
+    /// One timer of the kernel for many waits: most deadlines are given up or put off before they come, and
+    /// to set and clear a timer for each wait is dear. One that rings too early costs one turn.
+    private func setAlarm(_ deadline: Int64) {
+        if let alarm, alarm <= deadline { return }
+        unsafe alarmTime.pointee = __kernel_timespec(
+            tv_sec: deadline / 1_000_000_000, tv_nsec: deadline % 1_000_000_000)
+        let absolute = UInt32(IORING_TIMEOUT_ABS)
+        let entry = unsafe nextEntry()
+        if alarm == nil {
+            unsafe io_uring_prep_timeout(entry, alarmTime, 0, absolute | UInt32(IORING_TIMEOUT_BOOTTIME))
+            unsafe io_uring_sqe_set_data64(entry, Self.alarmToken)
+        } else {
+            // It keeps its clock. If it has just rung, this turn tells so, and the next one sets it anew.
+            unsafe io_uring_prep_timeout_update(entry, alarmTime, Self.alarmToken, absolute)
+            unsafe io_uring_sqe_set_data64(entry, Self.nobody)
+        }
+        alarm = deadline
+    }
+    /// Tells the targets of the last ``turn(waits:until:)`` what came out.
     func dispatch(_ count: Int) {
         for index in 0..<count {
             let completion = unsafe taken[index]
-            guard completion.token != Self.nobody,
+            if completion.token == Self.alarmToken { alarm = nil }
+            guard completion.token > Self.alarmToken,
                 let raw = unsafe UnsafeRawPointer(bitPattern: UInt(completion.token & ~Self.kindMask))
             else { continue }
             // SAFETY: the token is the reference that `submit` retained; an operation that goes on keeps it,

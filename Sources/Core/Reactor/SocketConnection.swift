@@ -11,7 +11,8 @@ import Glibc
 @safe final class SocketConnection: RingTarget, Connection {
     // SAFETY: `window` is the handler's memory. The contract keeps it valid until `connectionReceived` or
     // `connectionClosed`, and neither is called while a receive into it is in flight.
-    unowned let reactor: Reactor
+    /// Until it is gone, the loop has it in a table.
+    let reactor: Reactor
     let peer: String
     private let descriptor: Int32
     private let isLocal: Bool
@@ -29,12 +30,18 @@ import Glibc
     private var hasMoreToReceive = true
     private var window: UnsafeMutableRawBufferPointer?
     private var isReceivingIntoWindow = false
-    /// Data that arrived while receiving was paused: at most one staging buffer.
+    /// The receive in flight goes on after each arrival.
+    private(set) var isStreaming = false
+    private var isEndingStream = false
+    /// Small arrivals one after the other.
+    private var smallArrivals = 0
+    /// Data that arrived while receiving was paused: at most what staging holds.
     private var kept: [UInt8] = []
     /// Bytes in `window` that arrived while receiving was paused.
     private var keptInWindow = 0
 
     private var sendQueue = Fifo<SendPiece>()
+    /// What is being sent; while nothing is, what will be sent first.
     private var batch: SendBatch?
     private var isSending = false
     /// What is being sent was left to a ``Kind/quickSend``, of which nothing has been heard.
@@ -47,12 +54,16 @@ import Glibc
     private static let windowBytesMin = 8 << 10
     /// A receive into a window asks for no more than this, so that others get their turn.
     private static let receiveBytesMax = 1 << 20
+    /// After so many small arrivals a receive that goes on is worth its end.
+    private static let smallArrivalsMin = 16
+    private static let smallArrivalBytesMax = 16 << 10
     /// What a socket mostly has room for. More is held until the kernel says that it is done with it.
     private static let quickSendBytesMax = 160 << 10
 
     private enum Kind {
         static let receive: UInt8 = 1
         static let send: UInt8 = 2
+        static let stream: UInt8 = 3
         /// Of everything at once or else of as much as fits; then ``send`` does the rest.
         static let quickSend = Ring.silentBit | send
     }
@@ -84,9 +95,9 @@ import Glibc
         for piece in pieces where piece.byteCount > 0 {
             queuedSendBytes += piece.byteCount
             if case .bytes(let bytes) = piece, bytes.count > SendBatch.packedBytesMax {
-                sendQueue.append(.payload(Self.payload(copying: bytes)))
+                queue(.payload(Self.payload(copying: bytes)))
             } else {
-                sendQueue.append(piece)
+                queue(piece)
             }
         }
         if queuedSendBytes > sendQueueBytesSoftMax { wasAboveSoftMax = true }
@@ -96,6 +107,18 @@ import Glibc
         }
         if !isSending { wantAttention() }
     }
+    /// Most of what is sent goes into its batch at once.
+    private func queue(_ piece: SendPiece) {
+        if isSending || !sendQueue.isEmpty || !openBatch().add(piece) { sendQueue.append(piece) }
+    }
+    private func openBatch() -> SendBatch {
+        if let batch { return batch }
+        let taken = reactor.batches.take()
+        batch = taken
+        return taken
+    }
+    private var hasUnsent: Bool { !sendQueue.isEmpty || (batch.map { $0.byteCount > 0 } ?? false) }
+
     func pauseReceiving() { isPaused = true }
     func resumeReceiving() {
         guard isPaused else { return }
@@ -123,7 +146,7 @@ import Glibc
     func attend() {
         awaitsAttention = false
         if life == .open { deliverKept() }
-        if !isSending, !sendQueue.isEmpty, life == .open || (life == .ending && mayFlush) { startSend() }
+        if !isSending, hasUnsent, life == .open || (life == .ending && mayFlush) { startSend() }
         switch life {
         case .open: if !isReceiving, !isPaused, handler != nil { startReceive() }
         case .ending: finishIfDone()
@@ -141,7 +164,7 @@ import Glibc
 
     override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
         switch kind {
-        case Kind.receive: received(result, flags)
+        case Kind.receive, Kind.stream: received(result, flags)
         default:
             isSendingQuickly = false
             sent(result)
@@ -162,55 +185,72 @@ import Glibc
         guard life == .open, !isPaused else { return }  // The handler may have changed its mind.
         if let window = unsafe window, window.count >= Self.windowBytesMin {
             isReceivingIntoWindow = true
+            smallArrivals = 0
             let bytesMax = min(window.count, Self.receiveBytesMax)
             unsafe submitReceive { entry, limit in
                 unsafe io_uring_prep_recv(entry, descriptor, window.baseAddress, min(bytesMax, limit), 0)
             }
         } else {
-            isReceivingIntoWindow = false
-            receiveIntoStaging()
+            receiveIntoStaging(streaming: smallArrivals >= Self.smallArrivalsMin)
         }
     }
-    private func startDiscarding() {
+    private func startDiscarding() { receiveIntoStaging(streaming: false) }
+    private func receiveIntoStaging(streaming: Bool) {
         isReceivingIntoWindow = false
-        receiveIntoStaging()
-    }
-    private func receiveIntoStaging() {
-        unsafe submitReceive { entry, limit in
-            unsafe io_uring_prep_recv(entry, descriptor, nil, min(StagingBuffers.bufferBytes, limit), 0)
+        unsafe submitReceive(streaming: streaming) { entry, limit in
+            if streaming, limit >= StagingBuffers.bufferBytes {
+                unsafe io_uring_prep_recv_multishot(entry, descriptor, nil, 0, 0)
+            } else {
+                unsafe io_uring_prep_recv(entry, descriptor, nil, min(StagingBuffers.bufferBytes, limit), 0)
+            }
             unsafe curve_sqe_select_buffer(entry, StagingBuffers.group)
         }
     }
-    private func submitReceive(_ fill: (UnsafeMutablePointer<io_uring_sqe>, Int) -> Void) {
-        isReceiving = true
-        unsafe reactor.submit(.receive, self, Kind.receive) { entry, limit in
+    private func submitReceive(
+        streaming: Bool = false, _ fill: (UnsafeMutablePointer<io_uring_sqe>, Int) -> Void
+    ) {
+        (isReceiving, isStreaming) = (true, streaming)
+        unsafe reactor.submit(.receive, self, receiveKind) { entry, limit in
             unsafe fill(entry, limit)
             // An empty socket is not asked in vain: the kernel waits for data first.
             if !hasMoreToReceive { unsafe curve_sqe_poll_first(entry) }
         }
     }
 
+    private var receiveKind: UInt8 { isStreaming ? Kind.stream : Kind.receive }
+
     private func received(_ result: Int32, _ flags: UInt32) {
-        isReceiving = false
+        let wasEnded = isEndingStream && result == -ECANCELED
+        if flags & UInt32(IORING_CQE_F_MORE) == 0 { (isReceiving, isEndingStream) = (false, false) }
         hasMoreToReceive = flags & UInt32(IORING_CQE_F_SOCK_NONEMPTY) != 0
         let buffer = flags & UInt32(IORING_CQE_F_BUFFER) != 0 ? Int(flags >> 16) : nil
         defer {
             if let buffer { reactor.staging.giveBack(buffer) }
-            wantAttention()
+            if !isReceiving || life != .open { wantAttention() }
         }
         guard life == .open else {
             if life == .draining, !mayFlush || (result <= 0 && !Self.isPassing(-result)) { finishDraining() }
             return
         }
-        guard result > 0 else { return receiveFailed(-result) }
+        guard result > 0 else { return wasEnded ? () : receiveFailed(-result) }
         let count = Int(result)
         if isReceivingIntoWindow {
             keptInWindow = count
             if !isPaused { deliverKept() }
         } else if let buffer {
             let bytes = unsafe reactor.staging.bytes(buffer)
+            smallArrivals = count <= Self.smallArrivalBytesMax ? smallArrivals + 1 : 0
             unsafe deliver(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+            if isReceiving, life == .open { goOnStreaming() }
         }
+    }
+    /// Ends the receive that goes on when what comes next should go elsewhere, or nowhere.
+    private func goOnStreaming() {
+        if !isPaused { unsafe window = handler?.connectionReceiveWindow() }
+        let wantsWindow = (unsafe window?.count ?? 0) >= Self.windowBytesMin
+        guard isPaused || wantsWindow || smallArrivals == 0, !isEndingStream, life == .open else { return }
+        isEndingStream = true
+        reactor.ring.cancel(self, Kind.stream)
     }
     /// True for outcomes after which the same receive is simply started again. -ENOBUFS: all staging
     /// buffers were filled in this turn.
@@ -219,6 +259,7 @@ import Glibc
     }
     private func receiveFailed(_ errno: Int32) {
         if errno == 0 { return end(.closedByPeer, flushing: true) }
+        if errno == ENOBUFS { reactor.staging.offerMore() }
         if !Self.isPassing(errno) { fail(errno, call: "recv") }
     }
 
@@ -231,7 +272,7 @@ import Glibc
             unsafe handler?.connectionReceived(UnsafeRawBufferPointer(rebasing: window[..<count]))
         }
         guard !isPaused, life == .open, !kept.isEmpty, handler != nil else { return }
-        let bytes = kept
+        let bytes = kept  // Whatever of it remains is kept anew.
         kept = []
         unsafe window = handler?.connectionReceiveWindow()
         unsafe bytes.withUnsafeBytes { unsafe deliver($0) }
@@ -240,6 +281,11 @@ import Glibc
     /// pauses is kept.
     private func deliver(_ bytes: UnsafeRawBufferPointer) {
         var done = 0
+        // What was kept comes first.
+        if !kept.isEmpty {
+            unsafe kept.append(contentsOf: bytes)
+            return wantAttention()
+        }
         while done < bytes.count, life == .open {
             guard !isPaused, let handler else {
                 return kept = unsafe Array(UnsafeRawBufferPointer(rebasing: bytes[done...]))
@@ -262,8 +308,7 @@ import Glibc
     // MARK: Sending
 
     private func startSend() {
-        let batch = self.batch ?? reactor.batches.take()
-        self.batch = batch
+        let batch = openBatch()
         while let piece = sendQueue.first, batch.add(piece) { sendQueue.popFirst() }
         let isLast = sendQueue.isEmpty && !wasAboveSoftMax && life == .open
         submitSend(batch, quickly: isLast && batch.byteCount <= Self.quickSendBytesMax)
@@ -328,7 +373,7 @@ import Glibc
             if why == .reset, reason == .closedByPeer { reason = .reset }
         case .draining, .gone: return
         }
-        if isReceiving { reactor.ring.cancel(self, Kind.receive) }
+        if isReceiving { reactor.ring.cancel(self, receiveKind) }
         if !mayFlush { dropSends() }
         wantAttention()
     }
@@ -344,7 +389,7 @@ import Glibc
     }
     /// Tells the owner once nothing is in flight that uses its memory.
     private func finishIfDone() {
-        guard !isReceiving, !isSending, sendQueue.isEmpty || !mayFlush else { return }
+        guard !isReceiving, !isSending, !hasUnsent || !mayFlush else { return }
         if let batch { reactor.batches.giveBack(batch) }
         batch = nil
         (queuedSendBytes, kept, keptInWindow) = (0, [], 0)
@@ -360,7 +405,7 @@ import Glibc
     }
     private func finishDraining() {
         mayFlush = false  // Also ends it when data wins the race against the cancellation.
-        guard !isReceiving else { return reactor.ring.cancel(self, Kind.receive) }
+        guard !isReceiving else { return reactor.ring.cancel(self, receiveKind) }
         leave()
     }
     private func leave() {

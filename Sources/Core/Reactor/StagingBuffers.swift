@@ -3,19 +3,22 @@ import CLinux
 import Glibc
 
 /// Memory in which data of any connection arrives. The kernel picks a buffer when there is data, so an
-/// idle connection holds none.
+/// idle connection holds none. It takes them in turn, so a few are offered as long as a few are enough: what
+/// comes next then lands where the processor's cache knows it.
 @safe final class StagingBuffers {
     // SAFETY: both mappings live from init to deinit; the kernel writes into a buffer only between
     // `giveBack` and the completion that names the buffer, and not at all after `unregister`.
     private let memory: UnsafeMutableRawPointer
     private let entries: UnsafeMutablePointer<io_uring_buf_ring>
     private let count: Int
+    private var offeredCount = 0
     private var isRegistered = true
 
     /// One receive brings at most this much: room for many small requests, or for the start of a large one.
     static let bufferBytes = 64 << 10
     /// The loop's only group.
     static let group: UInt16 = 1
+    private static let offeredAtFirst = 4
 
     init(_ ring: Ring, count wanted: Int) throws(ReactorError) {
         var count = 1
@@ -40,7 +43,14 @@ import Glibc
             throw code == -ENOMEM ? .outOfMemory : .init(creatingRing: -code)
         }
         unsafe io_uring_buf_ring_init(self.entries)
-        for buffer in 0..<count { giveBack(buffer) }
+        offer(Self.offeredAtFirst)
+    }
+    /// There were not enough: twice as many from now on.
+    func offerMore() { offer(offeredCount) }
+    private func offer(_ more: Int) {
+        let first = offeredCount
+        offeredCount = min(first + more, count)
+        for buffer in first..<offeredCount { giveBack(buffer) }
     }
     deinit {
         unsafe munmap(memory, count * Self.bufferBytes)
@@ -57,7 +67,7 @@ import Glibc
     }
     /// Lets the kernel fill the buffer again.
     func giveBack(_ buffer: Int) {
-        invariant(buffer >= 0 && buffer < count, "no staging buffer \(buffer)")
+        invariant(buffer >= 0 && buffer < offeredCount, "no staging buffer \(buffer)")
         unsafe io_uring_buf_ring_add(
             entries, memory + buffer * Self.bufferBytes, UInt32(Self.bufferBytes), UInt16(buffer),
             Int32(count - 1), 0)

@@ -1,6 +1,8 @@
 import BlockTypes
 
-/// Timers ordered by deadline, then by the order in which they were set. A binary heap over a slot table.
+/// Timers ordered by deadline, then by the order in which they were set: a queue of those that came in that
+/// order, as most of the data path do, which want the end of the turn, and a binary heap of the others, over
+/// one slot table.
 struct TimerHeap<Action> {
     private struct Entry {
         var deadline: Int64
@@ -14,22 +16,32 @@ struct TimerHeap<Action> {
         var action: Action?
     }
     private var heap: [Entry] = []
+    /// Never one whose timer is gone in front.
+    private var queue = Fifo<Entry>()
+    private var queuedCount = 0
     private var slots: [Slot] = []
     private var freeSlots: [UInt32] = []
     private var nextOrder: UInt64 = 0
 
     /// More timers than this at once is a leak in a shell.
     static var countMax: Int { 1 << 20 }
+    private static var isQueued: Int { -2 }
 
-    var count: Int { heap.count }
+    var count: Int { heap.count + queuedCount }
     /// Nanoseconds on the caller's clock.
-    var nextDeadline: Int64? { heap.first?.deadline }
+    var nextDeadline: Int64? { first?.deadline }
     /// Orders from here on belong to timers that are set later.
     var orderMark: UInt64 { nextOrder }
+    private var first: Entry? {
+        guard let queued = queue.first else { return heap.first }
+        guard let other = heap.first, Self.isBefore(other, queued) else { return queued }
+        return other
+    }
 
+    /// - Parameter isDue: the deadline is the clock's time of this call, which never goes back.
     /// - Returns: the timer's name: generation in the upper, slot in the lower half.
-    mutating func set(deadline: Int64, _ action: Action) -> UInt64 {
-        invariant(heap.count < Self.countMax, "\(heap.count) timers at once")
+    mutating func set(deadline: Int64, isDue: Bool = false, _ action: Action) -> UInt64 {
+        invariant(count < Self.countMax, "\(count) timers at once")
         let slot: UInt32
         if let free = freeSlots.popLast() {
             slot = free
@@ -38,9 +50,16 @@ struct TimerHeap<Action> {
             slots.append(Slot())
         }
         slots[Int(slot)].action = action
-        heap.append(Entry(deadline: deadline, order: nextOrder, slot: slot))
+        let entry = Entry(deadline: deadline, order: nextOrder, slot: slot)
         nextOrder += 1
-        siftUp(heap.count - 1)
+        if isDue {
+            slots[Int(slot)].place = Self.isQueued
+            queuedCount += 1
+            queue.append(entry)
+        } else {
+            heap.append(entry)
+            siftUp(heap.count - 1)
+        }
         return UInt64(slots[Int(slot)].generation) << 32 | UInt64(slot)
     }
     /// The action is handed out: what ends with it may set or cancel timers, and this heap must be at rest
@@ -48,26 +67,46 @@ struct TimerHeap<Action> {
     /// - Returns: `nil` when the timer has fired or was cancelled.
     mutating func cancel(_ name: UInt64) -> Action? {
         let slot = Int(truncatingIfNeeded: name & 0xFFFF_FFFF)
-        guard slot < slots.count, slots[slot].generation == UInt32(name >> 32), slots[slot].place >= 0 else {
+        guard slot < slots.count, slots[slot].generation == UInt32(name >> 32), slots[slot].place != -1 else {
             return nil
         }
         let action = slots[slot].action
-        remove(at: slots[slot].place)
+        if slots[slot].place == Self.isQueued {
+            forgetQueued(slot)
+        } else {
+            remove(at: slots[slot].place)
+        }
         return action
     }
     /// The first timer that is due and was set before `orderMark`; it is forgotten.
     mutating func popDue(now: Int64, before mark: UInt64) -> Action? {
-        guard let first = heap.first, first.deadline <= now, first.order < mark else { return nil }
-        let action = slots[Int(first.slot)].action
-        remove(at: 0)
+        guard let first, first.deadline <= now, first.order < mark else { return nil }
+        let slot = Int(first.slot)
+        let action = slots[slot].action
+        if slots[slot].place == Self.isQueued {
+            forgetQueued(slot)
+        } else {
+            remove(at: 0)
+        }
         return action
     }
     /// Forgets all timers.
     /// - Returns: their actions; see ``cancel(_:)``.
     mutating func removeAll() -> [Action] {
-        let actions = heap.compactMap { slots[Int($0.slot)].action }
-        while !heap.isEmpty { remove(at: heap.count - 1) }
+        var actions: [Action] = []
+        while let action = popDue(now: .max, before: .max) { actions.append(action) }
         return actions
+    }
+    /// Its slot is free when its place in the queue is.
+    private mutating func forgetQueued(_ slot: Int) {
+        slots[slot].action = nil
+        slots[slot].generation &+= 1
+        queuedCount -= 1
+        while let gone = queue.first, slots[Int(gone.slot)].action == nil {
+            queue.popFirst()
+            slots[Int(gone.slot)].place = -1
+            freeSlots.append(gone.slot)
+        }
     }
 
     private mutating func remove(at place: Int) {

@@ -54,6 +54,13 @@ extension PortalGroup {
     /// Lets go on what waited for the end of a task.
     func goOnWithout(_ task: SCSITask, effects: inout [Effect]) {
         let session = task.session
+        if !task.waiters.isEmpty || !task.endings.isEmpty { tellWaiters(of: task, effects: &effects) }
+        admitWaiting(session, effects: &effects)
+        answerLeaving(session, effects: &effects)
+        finishIfOver(session, effects: &effects)
+        if !session.isOver { wakeLogins(effects: &effects) }
+    }
+    private func tellWaiters(of task: SCSITask, effects: inout [Effect]) {
         let (waiters, endings) = (task.waiters, task.endings)
         (task.waiters, task.endings) = ([], [])
         for waiter in waiters {
@@ -64,10 +71,6 @@ extension PortalGroup {
             ending.waitsFor -= 1
             if ending.waitsFor == 0 { effects.append(.tasksEnded(ending.id)) }
         }
-        admitWaiting(session, effects: &effects)
-        answerLeaving(session, effects: &effects)
-        finishIfOver(session, effects: &effects)
-        if !session.isOver { wakeLogins(effects: &effects) }
     }
     private func write(_ answer: SCSIAnswer, of task: SCSITask, effects: inout [Effect]) {
         let connection = task.connection

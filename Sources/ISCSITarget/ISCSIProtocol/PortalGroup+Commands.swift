@@ -132,23 +132,28 @@ extension PortalGroup {
     private func startTask(_ task: SCSITask, effects: inout [Effect]) {
         task.stage = .waiting
         if task.failure != nil { return failWhenQuiet(task, effects: &effects) }
-        if task.attribute == .headOfQueue {
-            task.session.queue.insert(task, at: 0)
+        let session = task.session
+        // Mostly nobody waits.
+        if session.queue.isEmpty, hasRoom(for: task, session) {
+            admit(task, session, effects: &effects)
         } else {
-            task.session.queue.append(task)
+            session.queue.insert(task, at: task.attribute == .headOfQueue ? 0 : session.queue.count)
+            admitWaiting(session, effects: &effects)
         }
-        admitWaiting(task.session, effects: &effects)
     }
     /// Gives room to commands in order, as long as there is any.
     func admitWaiting(_ session: TargetSession, effects: inout [Effect]) {
         while let task = session.queue.first, hasRoom(for: task, session) {
             session.queue.removeFirst()
-            session.inFlightBytes += task.chargeBytes
-            (task.isCharged, task.stage) = (true, .gathering)
-            session.gatheringTasks += 1
-            if task.attribute == .ordered { session.barrier = task }
-            goOnGathering(task, effects: &effects)
+            admit(task, session, effects: &effects)
         }
+    }
+    private func admit(_ task: SCSITask, _ session: TargetSession, effects: inout [Effect]) {
+        session.inFlightBytes += task.chargeBytes
+        (task.isCharged, task.stage) = (true, .gathering)
+        session.gatheringTasks += 1
+        if task.attribute == .ordered { session.barrier = task }
+        goOnGathering(task, effects: &effects)
     }
     /// An ordered command waits for the data of those before it, and those behind it for its own: so they are
     /// given out in order. Replies that nobody reads take room too.

@@ -258,9 +258,13 @@ extension PortalGroup {
     }
     /// Answers logouts whose commands have ended, and closes what they were about.
     func answerLeaving(_ session: TargetSession, effects: inout [Effect]) {
-        while let index = session.leaving.firstIndex(where: { leaving in
-            !session.tasks.contains { $0.connection.phase == .loggingOut && leaving.concerns($0.connection) }
-        }) {
+        while !session.leaving.isEmpty,
+            let index = session.leaving.firstIndex(where: { leaving in
+                !session.tasks.contains {
+                    $0.connection.phase == .loggingOut && leaving.concerns($0.connection)
+                }
+            })
+        {
             let isLast = session.connections.allSatisfy { session.leaving[index].concerns($0) }
             let ends = isLast && session.names != nil && !session.connections.isEmpty
             guard !ends || session.farewell == .said else {

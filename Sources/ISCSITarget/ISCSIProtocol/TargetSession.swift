@@ -50,7 +50,8 @@ final class TargetSession {
 
     /// Commands that have a task, in the order in which they came.
     private(set) var tasks: [SCSITask] = []
-    private var tasksByTag: [UInt32: SCSITask] = [:]
+    /// Their task tags, in the same places: a look through a few hundred is no dearer than a hash.
+    private var taskTags: [UInt32] = []
     /// Commands of the window that are in order and have not ended.
     private var windowTasks = 0
     private(set) var immediateTasks = 0
@@ -84,7 +85,7 @@ final class TargetSession {
         pending = Array(repeating: nil, count: slots)
     }
 
-    func task(tagged tag: UInt32) -> SCSITask? { tasksByTag[tag] }
+    func task(tagged tag: UInt32) -> SCSITask? { taskTags.firstIndex(of: tag).map { tasks[$0] } }
 
     /// A tag for an R2T, a ping or a text exchange: not used again for four thousand million others.
     func takeTransferTag() -> UInt32 {
@@ -179,7 +180,7 @@ final class TargetSession {
 
     func add(_ task: SCSITask) {
         tasks.append(task)
-        tasksByTag[task.taskTag] = task
+        taskTags.append(task.taskTag)
         if task.isImmediate { immediateTasks += 1 }
     }
     /// The task's answer waits to be sent: it needs no room and no data any more.
@@ -192,9 +193,14 @@ final class TargetSession {
     /// Forgets a task; whatever it held is free again.
     func remove(_ task: SCSITask) {
         invariant(task.stage != .ended, "a task ends once")
-        if let index = tasks.firstIndex(where: { $0 === task }) { tasks.remove(at: index) }
-        if tasksByTag[task.taskTag] === task { tasksByTag[task.taskTag] = nil }
-        if let index = queue.firstIndex(where: { $0 === task }) { queue.remove(at: index) }
+        // A tag is in use once.
+        if let index = taskTags.firstIndex(of: task.taskTag) {
+            tasks.remove(at: index)
+            taskTags.remove(at: index)
+        }
+        if task.stage == .waiting, let index = queue.firstIndex(where: { $0 === task }) {
+            queue.remove(at: index)
+        }
         if barrier === task { barrier = nil }
         if task.stage == .gathering { gatheringTasks -= 1 }
         if task.isCharged { inFlightBytes -= task.chargeBytes }

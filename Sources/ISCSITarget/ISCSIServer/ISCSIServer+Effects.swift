@@ -7,13 +7,21 @@ import SCSICommands
 extension ISCSIServer {
     /// Does what is to be done until there is no more of it. Replies of a whole turn leave together.
     func perform() {
+        // Who is called from inside leaves what comes of it to the loop that runs.
+        guard !isPerforming else { return }
+        isPerforming = true
         while !effects.isEmpty || !unflushed.isEmpty {
-            swap(&batch, &effects)
-            for effect in batch { carryOut(effect) }
-            batch.removeAll(keepingCapacity: true)
-            if effects.isEmpty { flush() }
+            // Carrying one out may bring others about, which come behind those that are there.
+            var next = 0
+            while next < effects.count {
+                carryOut(effects[next])
+                next += 1
+            }
+            effects.removeAll(keepingCapacity: true)
+            flush()
         }
-        goOnStopping()
+        isPerforming = false
+        if isStopping { goOnStopping() }
     }
     private func flush() {
         for link in unflushed {

@@ -40,8 +40,7 @@ public final class ISCSIServer {
 
     // What `ISCSIServer+Effects` works with.
     var effects: [PortalGroup.Effect] = []
-    /// The effects being carried out; swapped with ``effects``, so that neither buffer is ever copied.
-    var batch: [PortalGroup.Effect] = []
+    var isPerforming = false
     var targetEffects: [Target.Effect] = []
     /// Links with something to send.
     var unflushed: [ServerLink] = []

@@ -32,7 +32,7 @@ extension LogicalUnit {
 
     /// Begins a command. Its answer is among the effects, or comes later.
     mutating func execute(_ id: TaskID, _ command: SCSICommand, effects: inout [Effect]) {
-        guard let index = partyIndex[command.nexus] else {
+        guard let index = place(of: command.nexus) else {
             effects.append(.answer(id, SCSIAnswer(status: Status.busy)))
             return
         }

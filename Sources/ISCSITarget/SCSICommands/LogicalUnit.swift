@@ -41,6 +41,7 @@ struct LogicalUnit: Sendable {
     /// In the order in which they came; looked up by `partyIndex`.
     var parties: [Party] = []
     var partyIndex: [NexusID: Int] = [:]
+    private var recentParty = 0
 
     var tasks: [RunningTask?] = []
     var freeTasks: [TaskNumber] = []
@@ -102,6 +103,13 @@ struct LogicalUnit: Sendable {
         }
     }
     func party(_ nexus: NexusID) -> Party? { partyIndex[nexus].map { parties[$0] } }
+    /// The place of whose command comes: mostly whose came last.
+    mutating func place(of nexus: NexusID) -> Int? {
+        if parties.indices.contains(recentParty), parties[recentParty].nexus == nexus { return recentParty }
+        guard let place = partyIndex[nexus] else { return nil }
+        recentParty = place
+        return place
+    }
 
     /// Tells all nexuses but one of something.
     mutating func attend(_ attention: AdditionalSense, except: NexusID? = nil) {

@@ -68,6 +68,11 @@ enum Work: Sendable {
     case reserve
     /// The target does the copying.
     case copy
+
+    /// One request to the volume, and nothing behind it: what most commands are. Asked without taking the
+    /// work out of its place, which is as dear as the rest of the step.
+    var isOneRead: Bool { if case .read = self { true } else { false } }
+    var isOneWrite: Bool { if case .write(_, _, .nothing) = self { true } else { false } }
 }
 
 /// What follows a write.
@@ -98,7 +103,7 @@ extension LogicalUnit {
             RunningTask(
                 origin: origin, nexus: nexus, stage: .queued, wantedOutBytes: wantedOutBytes, work: work))
         if let blocks, !blocks.isEmpty, !locks.acquire(number, blocks, exclusive: exclusive) { return }
-        submit(number, effects: &effects)
+        submit(number, work, effects: &effects)
     }
     mutating func add(_ task: RunningTask) -> TaskNumber {
         taskCount += 1
@@ -115,7 +120,9 @@ extension LogicalUnit {
 
     /// Asks the volume for what the task's work needs next.
     mutating func submit(_ number: TaskNumber, effects: inout [Effect]) {
-        guard let work = tasks[number.rawValue]?.work else { return }
+        if let work = tasks[number.rawValue]?.work { submit(number, work, effects: &effects) }
+    }
+    private mutating func submit(_ number: TaskNumber, _ work: Work, effects: inout [Effect]) {
         tasks[number.rawValue]?.stage = .submitted
         let request: VolumeRequest
         switch work {
@@ -156,11 +163,17 @@ extension LogicalUnit {
         invariant(
             tasks.indices.contains(number.rawValue) && tasks[number.rawValue]?.stage == .submitted,
             "an answer of the volume that nothing waits for")
-        guard let work = tasks[number.rawValue]?.work else { return }
         switch result {
         case .failure(let error):
+            guard let work = tasks[number.rawValue]?.work else { return }
             finish(number, .failure(sense(for: error, during: work)), effects: &effects)
-        case .success(let segments): advance(number, work, segments, effects: &effects)
+        case .success(let segments) where tasks[number.rawValue]?.work.isOneRead == true:
+            finish(number, .success(segments), effects: &effects)
+        case .success where tasks[number.rawValue]?.work.isOneWrite == true:
+            finish(number, .success([]), effects: &effects)
+        case .success(let segments):
+            guard let work = tasks[number.rawValue]?.work else { return }
+            advance(number, work, segments, effects: &effects)
         }
     }
     private mutating func advance(
