@@ -52,6 +52,8 @@ final class FakeVolume: SharedVolume {
     var deafFor: String?
     /// So many swaps are done, and their answers lost.
     var lostAnswers = 0
+    /// So much later than news of what they did come the answers to swaps.
+    var answersLate = Duration.zero
     /// Runs before a lost answer is noticed.
     var meanwhile: (() -> Void)?
     private let environment: MemoryEnvironment
@@ -119,7 +121,11 @@ final class FakeVolume: SharedVolume {
             let isSwapped = group.value(name).version == expected
             if isSwapped { group.put(name, bytes) }
             let value = group.value(name)
-            guard lostAnswers > 0, isSwapped else { return reply(.success((value, isSwapped))) }
+            guard lostAnswers > 0, isSwapped else {
+                guard answersLate > .zero else { return reply(.success((value, isSwapped))) }
+                environment.after(answersLate) { reply(.success((value, isSwapped))) }
+                return
+            }
             lostAnswers -= 1
             meanwhile?()
             lose(completed)

@@ -244,6 +244,30 @@ import Testing
         #expect(heard == [.stored, .failed, .stored] && first.tables == second.tables)
     }
 
+    @Test(
+        "a gateway whose change waits goes by what others change meanwhile, and nobody takes it out",
+        arguments: [Duration.zero, .milliseconds(200)])
+    func changeWhileWaiting(answersLate: Duration) {
+        let site = FakeSite()
+        let (first, second, third) = (site.gateway(), site.gateway(), site.gateway())
+        third.holdsSettling = true
+        first.volumes[0].answersLate = answersLate
+        var heard: [ReservationStoring] = []
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .milliseconds(50))
+        // What stands in the value and is not known there to do so is told to nobody.
+        second.change(Self.register, "b") { heard.append($0) }
+        site.world.run(for: .milliseconds(50))
+        #expect(first.tables[0].version == (answersLate == .zero ? 2 : 0))
+        site.world.run(for: .seconds(12))
+        #expect(!first.isExpelled && first.tables[0].version == 2 && heard.isEmpty)
+        third.coordinator.settled(2, of: third.keys[0])
+        site.world.run(for: .milliseconds(500))
+        #expect(heard == [.stored, .stored])
+        #expect(first.tables == second.tables && first.tables == third.tables)
+        #expect([first, second, third].allSatisfy { !$0.isExpelled })
+    }
+
     @Test("a gateway that serves a unit no more holds up nobody, and may serve it again")
     func unitLeft() {
         let site = FakeSite(volumes: 2)

@@ -268,7 +268,10 @@ final class Bench {
         let outcome = keeper.store(unit, replacing: replacing, table)
         step(.reservationsStored(unit, outcome))
         guard outcome == .stored else { return }
-        for other in keeper.gateways where other !== self { other.step(.reservationsChanged(unit, table)) }
+        // One that does not know yet whether its own offer was taken hears of this with the answer.
+        for other in keeper.gateways where other !== self && other.heldTables.isEmpty {
+            other.step(.reservationsChanged(unit, table))
+        }
     }
     func complete(_ token: VolumeToken, _ request: VolumeRequest) {
         guard let volume = volumes[token.unit] else { return }

@@ -28,7 +28,9 @@ final class HeldUnit {
     var settled: UInt64 = 0
     /// The newest version of another gateway's, who waits to hear that it was heard.
     var owed: UInt64 = 0
-    /// A change of this gateway's is under way; what others change is told after it.
+    /// A change of this gateway's is under way. Until it stands in the value, what others change waits:
+    /// nobody knows yet which of the two was first. From then on, while ``waiting``, what others made of it
+    /// is told.
     var isStoring = false
     var waiting: Waiting?
     var isAcknowledging = false
@@ -122,6 +124,8 @@ extension ClusterCoordinator {
                     if isDone { unit.told = max(unit.told, table.version) }
                     end(isDone ? .stored : .failed)
                 }
+                // The news of it may have been faster than the answer.
+                tell(unit)
             case .outdated:
                 guard let theirs = record(of: unit)?.table else { return end(.failed) }
                 unit.told = max(unit.told, theirs.version)
@@ -155,9 +159,14 @@ extension ClusterCoordinator {
     }
 
     /// Lets this gateway go by what another one has changed, and notes that it does.
+    ///
+    /// Also while a change of its own waits for the others: one of them may wait for this gateway in turn,
+    /// and takes out who stays deaf. No circle comes of that: elsewhere a change waits for commands that were
+    /// there when it came, and such a command waits for nobody, or for a change that is older.
     func tell(_ unit: HeldUnit) {
-        guard unit.isJoined || unit.hasLeft, !unit.isStoring, !isOver,
-            unit.reservations.version > unit.told, let record = record(of: unit)
+        guard unit.isJoined || unit.hasLeft, !isOver, !unit.isStoring || unit.waiting != nil,
+            unit.reservations.version > max(unit.told, unit.waiting?.version ?? 0),
+            let record = record(of: unit)
         else { return }
         (unit.told, unit.owed) = (record.table.version, record.table.version)
         if isPlanted(.settlingUnawaited) { unit.settled = unit.told }

@@ -17,7 +17,8 @@ public struct UnitKey: Hashable, Sendable {
 /// neither it nor the two callbacks run from inside a call.
 public protocol TargetCoordinator: AnyObject {
     /// Another gateway has changed the reservations of a unit that was joined. Newest version wins: older
-    /// ones may come late, and are ignored.
+    /// ones may come late, and are ignored. While ``store(_:of:replacing:completed:)`` is under way only what
+    /// was made of the table that is being stored may be told: it has that change in it.
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)? { get set }
     /// The port groups of a target that was joined have come, gone or changed their state.
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)? { get set }

@@ -39,7 +39,9 @@ public struct Target: Sendable {
         case softThresholdReached(UnitNumber)
         /// The keeper's answer to ``Effect/storeReservations(_:replacing:_:)``.
         case reservationsStored(UnitNumber, ReservationStoring)
-        /// Another gateway has changed reservations.
+        /// Another gateway has changed reservations. Between
+        /// ``Effect/storeReservations(_:replacing:_:)`` and its answer a newer table than the one offered has
+        /// what was offered in it.
         case reservationsChanged(UnitNumber, ReservationTable)
         /// Target ports have come, gone or changed their state.
         case groupsChanged([PortGroup])
@@ -141,7 +143,7 @@ public struct Target: Sendable {
         case .reservationsStored(let number, let storing):
             with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
         case .reservationsChanged(let number, let table):
-            with(number, &effects) { $0.take(table, own: nil, effects: &$1) }
+            with(number, &effects) { $0.reservationsChanged(table, effects: &$1) }
         case .groupsChanged(let groups):
             ports.groups = groups
             for index in units.indices { units[index].portsChanged(ports) }
