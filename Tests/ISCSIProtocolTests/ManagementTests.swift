@@ -184,6 +184,18 @@ import Testing
         harness.say(Self.wire.management(function, tag: 9, cmdSN: 100))
         #expect(Self.code(harness) == (function == 8 ? 4 : 5) && harness.manages.isEmpty)
     }
+    @Test("what the logical unit hears to be answered is what is answered", arguments: [1, 2])
+    func answered(level: Int) {
+        for function in 1...UInt8(13) {
+            let harness = Self.ready(["iSCSIProtocolLevel=\(level)"])
+            harness.say(Self.wire.management(function, tag: 9, cmdSN: 100))
+            if let id = harness.manages.last?.id { harness.manage(id) }
+            let code = Self.code(harness)
+            let isTold = ManagementFunction(rawValue: function).map { harness.functions.contains($0) }
+            #expect((code != 4 && code != 5) == (isTold ?? false), "function \(function)")
+            #expect(harness.functions.count == (level == 2 ? 10 : 6))
+        }
+    }
     @Test("queries, for who agreed on protocol level 2")
     func queries() {
         let harness = Self.ready(["iSCSIProtocolLevel=2"])

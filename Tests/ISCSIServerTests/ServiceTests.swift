@@ -240,4 +240,20 @@ import Testing
             initiator.takeHeard().last?.text
                 == ["TargetName=\(targetName)", "TargetAddress=10.0.0.1:3260,1"])
     }
+
+    @Test("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS tells a session what is answered there")
+    func supportedFunctions() throws {
+        let site = try Site()
+        for (level, functions): (Int, [UInt8]) in [(1, [0xd8, 0, 0, 0]), (2, [0xdc, 7, 0, 0])] {
+            let initiator = site.initiator("10.0.0.\(level):1")
+            let isid = 0x4000_0000_0000 + UInt64(level)
+            #expect(initiator.logIn(["iSCSIProtocolLevel=\(level)"], isid: isid)?.status == 0)
+            _ = initiator.run(TestInitiator.testUnitReady)
+            let told = initiator.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0], read: 4)
+            #expect(told?.data == functions)
+            initiator.say(Wire().management(10, tag: 0x100, cmdSN: initiator.cmdSN))
+            site.world.settle()
+            #expect(initiator.takeHeard().last?.header[2] == (level == 2 ? 0 : 5))
+        }
+    }
 }

@@ -190,7 +190,7 @@ final class Bench {
                     ReservationTable()))
         }
         for nexus in [Self.one, Self.two, Self.three] {
-            step(.nexusBegan(nexus, names(nexus)))
+            step(.nexusBegan(nexus, names(nexus), functions: Self.functions(nexus)))
             guard clearsAttentions else { continue }
             for lun in 0..<units { _ = run([0, 0, 0, 0, 0, 0], nexus, lun: lun) }
         }
@@ -199,6 +199,14 @@ final class Bench {
         UnitConfiguration(
             lun: lun, identifier: [0x60] + [UInt8](repeating: 7, count: 14) + [UInt8(lun)],
             serial: "serial-\(lun)")
+    }
+    /// The third initiator speaks a transport without the newer functions.
+    static func functions(_ nexus: NexusID) -> Set<ManagementFunction> {
+        let basic: Set<ManagementFunction> = [
+            .abortTask, .abortTaskSet, .clearTaskSet, .logicalUnitReset, .targetWarmReset, .targetColdReset,
+        ]
+        guard nexus != three else { return basic }
+        return basic.union([.queryTask, .queryTaskSet, .queryAsynchronousEvent, .nexusReset])
     }
     func names(_ nexus: NexusID) -> Nexus {
         Nexus(

@@ -110,6 +110,10 @@ import Testing
         #expect(bench.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]).data == [0xdc, 7, 0, 0])
         let long = bench.run([0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0]).data
         #expect(long.count == 16 && long[3] == 12)
+        // Who cannot ask for the newer ones is not told of them.
+        _ = bench.run(UnitTests.ready, Bench.three)
+        #expect(
+            bench.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], Bench.three).data == [0xd8, 0, 0, 0])
     }
 
     // MARK: SANITIZE

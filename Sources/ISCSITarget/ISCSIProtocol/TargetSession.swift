@@ -33,6 +33,8 @@ final class TargetSession {
     /// Who the initiator proved to be.
     let userName: String?
     let limits: ISCSILimits
+    /// What is answered with more than "not supported" (RFC 7144, section 4.2: four of them at level 2 only).
+    let functions: Set<ManagementFunction>
     var parameters: SessionParameters
     var connections: [TargetConnection] = []
     /// No connection is left; it stays until its commands have ended.
@@ -75,6 +77,8 @@ final class TargetSession {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
         (isDiscovery, targetName) = (names == nil, names?.targetName ?? "")
         (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
+        let hasQueries = agreed.session.protocolLevel >= 2
+        functions = hasQueries ? Self.basicFunctions.union(Self.laterFunctions) : Self.basicFunctions
         expectedCommandNumber = agreed.firstCommandNumber
         maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
         toldCommandNumber = maxCommandNumber
@@ -83,6 +87,13 @@ final class TargetSession {
         while slots < limits.commandsMax { slots *= 2 }
         pending = Array(repeating: nil, count: slots)
     }
+
+    private static let basicFunctions: Set<ManagementFunction> = [
+        .abortTask, .abortTaskSet, .clearTaskSet, .logicalUnitReset, .targetWarmReset, .targetColdReset,
+    ]
+    private static let laterFunctions: Set<ManagementFunction> = [
+        .queryTask, .queryTaskSet, .nexusReset, .queryAsynchronousEvent,
+    ]
 
     func task(tagged tag: UInt32) -> SCSITask? { tasksByTag[tag] }
 

@@ -14,9 +14,10 @@ struct LogicalUnit: Sendable {
         private final class Identity: Sendable {
             let nexus: NexusID
             let names: Nexus
+            let functions: Set<ManagementFunction>
             let reservation: ReservationParty
-            init(_ nexus: NexusID, _ names: Nexus) {
-                (self.nexus, self.names) = (nexus, names)
+            init(_ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>) {
+                (self.nexus, self.names, self.functions) = (nexus, names, functions)
                 reservation = ReservationParty(
                     initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
             }
@@ -24,11 +25,15 @@ struct LogicalUnit: Sendable {
         private let identity: Identity
         var nexus: NexusID { identity.nexus }
         var names: Nexus { identity.names }
+        /// Task management functions that its transport answers.
+        var functions: Set<ManagementFunction> { identity.functions }
         var reservation: ReservationParty { identity.reservation }
         var attentions = UnitAttentions()
         var preventsRemoval = false
         var right = UnitAccess.Right.writes
-        init(nexus: NexusID, names: Nexus) { identity = Identity(nexus, names) }
+        init(nexus: NexusID, names: Nexus, functions: Set<ManagementFunction>) {
+            identity = Identity(nexus, names, functions)
+        }
     }
 
     let number: UnitNumber
@@ -82,10 +87,10 @@ struct LogicalUnit: Sendable {
 
     // MARK: Who is there
 
-    mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus) {
+    mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>) {
         guard partyIndex[nexus] == nil else { return }
         partyIndex[nexus] = parties.count
-        var party = Party(nexus: nexus, names: names)
+        var party = Party(nexus: nexus, names: names, functions: functions)
         party.right = configuration.access?.right(of: names.initiatorName) ?? .writes
         party.attentions.add(.powerOnOrReset, max: limits.attentionsMax)
         parties.append(party)

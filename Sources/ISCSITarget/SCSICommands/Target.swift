@@ -15,8 +15,8 @@ public struct Target: Sendable {
         case abort(TaskID)
         /// A task management function whose tasks have ended. LUN 0 with a function of the whole target.
         case manage(ManagementID, ManagementFunction, NexusID, LUN)
-        /// An initiator is here.
-        case nexusBegan(NexusID, Nexus)
+        /// An initiator is here, whose transport answers these task management functions.
+        case nexusBegan(NexusID, Nexus, functions: Set<ManagementFunction>)
         /// It is gone, and its commands have ended.
         case nexusEnded(NexusID)
         /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
@@ -83,7 +83,7 @@ public struct Target: Sendable {
     /// Removed ones that still have something under way.
     var leaving: [LogicalUnit] = []
     /// In the order in which they came.
-    var nexuses: [(id: NexusID, names: Nexus)] = []
+    var nexuses: [(id: NexusID, names: Nexus, functions: Set<ManagementFunction>)] = []
     var copies: [RunningCopy] = []
     var copyCount: UInt64 = 0
     var copyResults: [CopyResult] = []
@@ -123,7 +123,7 @@ public struct Target: Sendable {
         case .nexusLeaves(let nexus): nexusLeaves(nexus, effects: &effects)
         case .tasksEnded(let number, let version):
             with(number, &effects) { $0.tasksEnded(version, effects: &$1) }
-        case .nexusBegan(let nexus, let names): nexusBegan(nexus, names)
+        case .nexusBegan(let nexus, let names, let functions): nexusBegan(nexus, names, functions)
         case .nexusEnded(let nexus):
             nexuses.removeAll { $0.id == nexus }
             for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
@@ -182,7 +182,7 @@ public struct Target: Sendable {
         (unit.reservations, unit.modes.shared) = (table, table.modes)
         unit.settledVersion = table.version
         let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
-        for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names) }
+        for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names, nexus.functions) }
         for index in units.indices { units[index].attend(.inventoryChanged) }
         units.insert(unit, at: place)
     }
@@ -191,10 +191,12 @@ public struct Target: Sendable {
         leaving.append(units.remove(at: index))
         for index in units.indices { units[index].attend(.inventoryChanged) }
     }
-    private mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus) {
+    private mutating func nexusBegan(
+        _ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>
+    ) {
         guard nexuses.count < limits.nexusesMax else { return }
-        nexuses.append((nexus, names))
-        for index in units.indices { units[index].nexusBegan(nexus, names) }
+        nexuses.append((nexus, names, functions))
+        for index in units.indices { units[index].nexusBegan(nexus, names, functions) }
     }
     func isVisible(_ unit: LogicalUnit, to nexus: NexusID) -> Bool {
         guard unit.configuration.access != nil else { return true }

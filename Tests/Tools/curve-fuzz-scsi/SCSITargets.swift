@@ -38,7 +38,9 @@ private func target(kind: Int) -> Target {
     for number: UInt64 in 1...2 {
         let names = Nexus(
             initiatorName: "i\(number)", sessionIdentifier: number, targetName: "t", portalGroupTag: 1)
-        target.step(.nexusBegan(NexusID(rawValue: number), names), effects: &effects)
+        let functions: Set<ManagementFunction> = number == 1 ? [.abortTask] : [.abortTask, .queryTask]
+        target.step(
+            .nexusBegan(NexusID(rawValue: number), names, functions: functions), effects: &effects)
     }
     return target
 }
