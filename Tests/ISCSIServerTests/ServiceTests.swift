@@ -256,4 +256,23 @@ import Testing
             #expect(initiator.takeHeard().last?.header[2] == (level == 2 ? 0 : 5))
         }
     }
+    @Test("QUERY ASYNCHRONOUS EVENT says which attention comes next")
+    func pendingEvent() throws {
+        let site = try Site()
+        let initiator = site.initiator()
+        #expect(initiator.logIn(["iSCSIProtocolLevel=2"])?.status == 0)
+        site.server.softThresholdReached(0, of: targetName)
+        for (depth, sense) in [(0x26, [6, 0x29, 0]), (0x16, [6, 0x38, 7])] as [(UInt8, [UInt8])] {
+            initiator.say(Wire().management(12, tag: 0x100, cmdSN: initiator.cmdSN))
+            site.world.settle()
+            let heard = initiator.takeHeard()
+            #expect(heard.count == 1 && heard[0].header[2] == 7)
+            #expect(heard[0].header[8..<11] == [depth] + sense[1...])
+            #expect(initiator.run(TestInitiator.testUnitReady)?.sense == sense)
+        }
+        initiator.say(Wire().management(12, tag: 0x100, cmdSN: initiator.cmdSN))
+        site.world.settle()
+        let last = initiator.takeHeard().last
+        #expect(last?.header[2] == 0 && last?.word(8) == 0)
+    }
 }

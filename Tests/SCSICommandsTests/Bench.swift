@@ -119,6 +119,7 @@ struct Reply: Equatable {
     var data: [UInt8] = []
     var sense: [UInt8] = []
     var wantedOut: Int?
+    var qualifier: UInt16 = 0
     /// Key, code, qualifier, in one number: 0x052400 for an invalid field in the CDB.
     var code: Int {
         guard sense.count >= 4 else { return 0 }
@@ -327,7 +328,8 @@ final class Bench {
             }
         }
         return Reply(
-            status: answer.status, data: data, sense: answer.sense, wantedOut: answer.wantedOutBytes)
+            status: answer.status, data: data, sense: answer.sense, wantedOut: answer.wantedOutBytes,
+            qualifier: answer.statusQualifier)
     }
     /// Sends a command that ends at once.
     func run(

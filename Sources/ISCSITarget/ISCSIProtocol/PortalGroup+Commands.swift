@@ -132,11 +132,7 @@ extension PortalGroup {
     private func startTask(_ task: SCSITask, effects: inout [Effect]) {
         task.stage = .waiting
         if task.failure != nil { return failWhenQuiet(task, effects: &effects) }
-        if task.attribute == .headOfQueue {
-            task.session.queue.insert(task, at: 0)
-        } else {
-            task.session.queue.append(task)
-        }
+        task.session.enqueue(task)
         admitWaiting(task.session, effects: &effects)
     }
     /// Gives room to commands in order, as long as there is any.

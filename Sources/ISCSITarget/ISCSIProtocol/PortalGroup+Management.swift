@@ -193,7 +193,9 @@ extension PortalGroup {
         guard let function = found else { return }
         switch outcome {
         case .complete: answer(function, .complete, effects: &effects)
-        case .succeeded: answer(function, .succeeded, effects: &effects)
+        case .succeeded(let information):
+            function.information = information
+            answer(function, .succeeded, effects: &effects)
         case .noSuchLUN: answer(function, .noSuchLUN, effects: &effects)
         case .notAuthorized: answer(function, .notAuthorized, effects: &effects)
         case .notSupported: answer(function, .notSupported, effects: &effects)

@@ -159,7 +159,8 @@ struct LogicalUnit: Sendable {
             change(.dropSimple(party), for: .function(id, nexus), effects: &effects)
             return nil
         case .queryAsynchronousEvent:
-            return party(nexus)?.attentions.isEmpty == false ? .succeeded : .complete
+            guard let attentions = party(nexus)?.attentions, !attentions.isEmpty else { return .complete }
+            return .succeeded(information: attentions.summary)
         case .queryTask, .queryTaskSet: return .complete
         case .clearAutoContingentAllegiance, .taskReassign: return .notSupported
         }

@@ -255,7 +255,7 @@ extension LogicalUnit {
             return
         }
         guard !task.isAborting else { return effects.append(.aborted(id)) }
-        effects.append(.answer(id, SCSIAnswer(status: status, wantedOutBytes: task.wantedOutBytes)))
+        effects.append(.answer(id, answer(status: status, wantedOutBytes: task.wantedOutBytes)))
     }
     /// Ends a task: answers, lets those go on that waited for its blocks, forgets it.
     mutating func finish(
