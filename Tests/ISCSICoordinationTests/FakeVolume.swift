@@ -149,6 +149,8 @@ final class FakeGateway {
     /// By unit, as a logical unit would have them.
     var tables: [ReservationTable]
     var isExpelled = false
+    /// Of the sanitize operations of others, what was told.
+    var progress: [UInt16] = []
     /// What a change has ended goes on.
     var holdsSettling = false
 
@@ -165,6 +167,7 @@ final class FakeGateway {
         coordinator.groupsChanged = { [unowned self] _, groups in self.groups = groups }
         coordinator.addressesChanged = { [unowned self] _, addresses in self.addresses = addresses }
         coordinator.drainChanged = { [unowned self] in drains.append($0) }
+        coordinator.sanitizeReported = { [unowned self] _, progress in self.progress.append(progress) }
         coordinator.expelled = { [unowned self] in isExpelled = true }
         coordinator.reservationsChanged = { [unowned self] key, table in
             guard let index = keys.firstIndex(of: key) else { return }

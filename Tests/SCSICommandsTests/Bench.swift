@@ -148,6 +148,8 @@ final class Bench {
     /// By unit, what was said to be settled last.
     var settled: [UnitNumber: UInt64] = [:]
     var released: [NexusID] = []
+    /// How far it was with sanitizing.
+    var reports: [UInt16] = []
     /// How often another gateway's reset ended all sessions.
     var endedSessions = 0
     /// Requests wait here instead of being done at once.
@@ -238,6 +240,11 @@ final class Bench {
         case .unitGone(let unit): goneUnits.append(unit)
         case .nexusReleased(let nexus): released.append(nexus)
         case .endSessions: endedSessions += 1
+        case .reportSanitize(let unit, let progress):
+            reports.append(progress)
+            for other in keeper.gateways where other !== self {
+                other.step(.sanitizeReported(unit, progress))
+            }
         case .reservationsSettled(let unit, let version):
             precondition(version > settled[unit] ?? 0, "settled twice")
             settled[unit] = version

@@ -73,6 +73,33 @@ import Testing
         #expect(a.target.units[0].reservations.registrations.count == 1)
         #expect(a.run(UnitTests.ready).code == 0x06_2903)
     }
+    @Test("how far a sanitize operation is all gateways tell, as of its last report")
+    func sanitizeProgress() {
+        let keeper = ModelKeeper()
+        var limits = SCSILimits()
+        limits.stepBytesMax = Bench.unitBytes / 16
+        let a = Bench(tag: 1, keeper: keeper, limits: limits)
+        let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes, limits: limits)
+        a.holds = true
+        let list = TaskTests.overwrite([1])
+        let task = a.send(TaskTests.sanitize(1, bytes: list.count), out: list)
+        var told: [[UInt8]] = []
+        while !a.held.isEmpty {
+            for gateway in [a, b] {
+                let sense = gateway.run(UnitTests.ready).sense
+                #expect(sense[2] == 2 && sense[12...13] == [0x04, 0x1b])
+                #expect(gateway.run([0x03, 0, 0, 0, 252, 0]).data[15...17] == sense[15...17])
+                if gateway === b { told.append(Array(sense[15...17])) }
+            }
+            #expect(a.run(UnitTests.ready).sense[15...17] == b.run(UnitTests.ready).sense[15...17])
+            // Another SANITIZE is told the same.
+            #expect(b.run(TaskTests.sanitize(2)).sense[15...17] == told.last?[...])
+            a.completeHeld()
+        }
+        #expect(told.count == 16 && Set(told).count == 16 && told.first == [0x80, 0, 0])
+        #expect(a.reply(task)?.status == 0 && b.run(UnitTests.ready).status == 0)
+        #expect(a.reports.last == 0 && a.reports.dropLast().allSatisfy { $0 > 0 })
+    }
     @Test("when nobody knows how the own change ended, this gateway goes by what is there all the same")
     func doubt() throws {
         let meeting = Meeting()

@@ -34,6 +34,12 @@ final class HeldUnit {
     var isStoring = false
     var waiting: Waiting?
     var isAcknowledging = false
+    /// How far a sanitize operation of this gateway's is, and what of that is to stand in `seen` by now.
+    var (sanitized, dueSanitized): (UInt16, UInt16) = (0, 0)
+    /// One was noted a moment ago; the next has to wait.
+    var isReporting = false
+    /// What was told last of another gateway's.
+    var toldSanitized: UInt16 = 0
 
     init(_ key: UnitKey, _ volume: any SharedVolume, _ environment: any Environment) {
         (self.key, self.volume) = (key, volume)
@@ -78,6 +84,7 @@ extension ClusterCoordinator {
     ) {
         (unit.isJoined, unit.hasLeft, unit.told) = (true, false, table.version)
         (unit.settled, unit.owed) = (table.version, table.version)
+        unit.toldSanitized = 0
         unit.reservations.watch()
         unit.seen.watch()
         completed(table)
@@ -176,23 +183,28 @@ extension ClusterCoordinator {
         }
         reservationsChanged?(unit.key, record.table)
         acknowledge(unit)
+        tellSanitized(unit)
     }
     /// Notes in `seen` what this gateway goes by and has settled, until it stands there.
     func acknowledge(_ unit: HeldUnit) {
         let own = unit.volume.epoch.rawValue
         guard !unit.isAcknowledging, !isOver, var seen = seen(of: unit) else { return }
         let noted = seen[own]
-        guard noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled) else { return }
+        guard
+            noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled)
+                || noted.sanitized != unit.dueSanitized
+        else { return }
         unit.isAcknowledging = true
         let present = known.gateways.compactMap { $0.epoch(of: unit.volume.number.rawValue) }
-        seen.note(own, SeenVersions.Note(told: unit.told, settled: unit.settled), present: present)
+        let note = SeenVersions.Note(told: unit.told, settled: unit.settled, sanitized: unit.dueSanitized)
+        seen.note(own, note, present: present)
         unit.seen.swap(seen.encoded, expected: unit.seen.version) { [self] swap in
             unit.isAcknowledging = false
             guard swap == .failed else { return acknowledge(unit) }
             environment.after(SharedValue.retryAfter) { [weak self] in self?.acknowledge(unit) }
         }
     }
-    private func seen(of unit: HeldUnit) -> SeenVersions? {
+    func seen(of unit: HeldUnit) -> SeenVersions? {
         do throws(ValueError) { return try SeenVersions(decoding: unit.seen.bytes) } catch {
             complain(unit.seen, error)
             return nil

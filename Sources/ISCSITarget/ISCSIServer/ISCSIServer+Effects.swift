@@ -149,6 +149,8 @@ extension ISCSIServer {
                 inFlightChanges -= 1
                 if !isAbandoned { act(target, .groupsSet(task, isDone: isDone)) }
             }
+        case .reportSanitize(let number, let progress):
+            if let unit = target.unit(number) { coordinator.report(sanitized: progress, of: unit.key) }
         case .endSessions: endSessions(of: target)
         case .unitGone(let number): gone(number, of: target)
         }

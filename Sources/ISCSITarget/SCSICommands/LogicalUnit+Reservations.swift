@@ -182,7 +182,9 @@ extension LogicalUnit {
         case .noRoom:
             endChange(.failure(Sense(.illegalRequest, .insufficientRegistrations)), effects: &effects)
         case .sanitizing:
-            endChange(.failure(Sense(.notReady, .sanitizeInProgress, progress: 0)), effects: &effects)
+
+            let sense = Sense(.notReady, .sanitizeInProgress, progress: reportedProgress)
+            endChange(.failure(sense), effects: &effects)
         case .sanitizeFailed:
             endChange(.failure(Sense(.mediumError, .sanitizeFailed)), effects: &effects)
         case .removalPrevented:

@@ -63,6 +63,8 @@ struct LogicalUnit: Sendable {
     var hasMedium: Bool { !reservations.isEjected }
     /// A sanitize operation of this gateway, from the command until the cluster knows its end.
     var sanitizeWork: SanitizeWork?
+    /// How far another gateway's is, as it was told last.
+    var reportedProgress: UInt16 = 0
     /// A command that may go on and is about more than this unit; the target takes it.
     var delegated: Request?
     /// Changes that no command waited for and that have ended since the target looked.

@@ -171,7 +171,7 @@ extension LogicalUnit {
         case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
         case .success(.next(let work)):
             tasks[number.rawValue]?.work = work
-            if case .sanitize(let sanitize) = work { sanitizeWork = sanitize }
+            if case .sanitize(let sanitize) = work { sanitizeAdvanced(sanitize, effects: &effects) }
             // Between two steps is an occasion to end.
             if let task = tasks[number.rawValue], task.isAborting || task.isPreempted {
                 finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)

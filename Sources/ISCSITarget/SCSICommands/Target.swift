@@ -43,6 +43,9 @@ public struct Target: Sendable {
         /// ``Effect/storeReservations(_:replacing:_:)`` and its answer a newer table than the one offered has
         /// what was offered in it.
         case reservationsChanged(UnitNumber, ReservationTable)
+        /// How far the sanitize operation of another gateway is, in 65,536ths, as of its last report; 0: none
+        /// was heard, or it is over.
+        case sanitizeReported(UnitNumber, UInt16)
         /// Target ports have come, gone or changed their state.
         case groupsChanged([PortGroup])
         /// The answer to ``Effect/setGroups(_:_:)``: done, or not.
@@ -67,6 +70,9 @@ public struct Target: Sendable {
         case reservationsSettled(UnitNumber, version: UInt64)
         /// Keep this table if the one kept has still the version `replacing`, and report.
         case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
+        /// How far the sanitize operation here is, in 65,536ths, for other gateways, who may hear of it late;
+        /// 0: it is over.
+        case reportSanitize(UnitNumber, UInt16)
         /// An initiator wants port groups to change their state; do so for all gateways and report.
         case setGroups(TaskID, [PortGroup])
         /// Another gateway has had a TARGET COLD RESET: sessions of the target end here as there, with their
@@ -144,6 +150,8 @@ public struct Target: Sendable {
             with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
         case .reservationsChanged(let number, let table):
             with(number, &effects) { $0.reservationsChanged(table, effects: &$1) }
+        case .sanitizeReported(let number, let progress):
+            with(number, &effects) { unit, _ in unit.reportedProgress = progress }
         case .groupsChanged(let groups):
             ports.groups = groups
             for index in units.indices { units[index].portsChanged(ports) }

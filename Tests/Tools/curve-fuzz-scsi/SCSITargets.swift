@@ -72,7 +72,8 @@ private struct UnitGate {
                 require(close(task), "an answer to a command that has one")
                 require(answer.sense.count <= 252, "sense data of \(answer.sense.count) bytes")
             case .aborted(let task): require(close(task), "an abort of a command that has ended")
-            case .managed, .unitGone, .nexusReleased, .reservationsSettled, .endSessions: break
+            case .managed, .unitGone, .nexusReleased, .reservationsSettled, .endSessions, .reportSanitize:
+                break
             case .endTasks(let unit, let version): step(.tasksEnded(unit, version: version))
             case .storeReservations(let unit, let version, let table):
                 require((tables[unit] ?? ReservationTable()).version == version, "an outdated table")
