@@ -197,8 +197,8 @@ import Testing
         #expect(hex(.sha3) == "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532")
 
         let secret = Array("a secret of some length".utf8)
-        let site = try Site {
-            $1.authentication = .chap(
+        let site = try Site { _, description, _ in
+            description.authentication = .chap(
                 users: [CHAPCredential(name: "user", secret: secret)], mutual: nil)
         }
         #expect(site.initiator().logIn()?.status == 0x0201)
@@ -274,5 +274,16 @@ import Testing
         site.world.settle()
         let last = initiator.takeHeard().last
         #expect(last?.header[2] == 0 && last?.word(8) == 0)
+    }
+    @Test("a unit whose threshold changes says so, and tells the new one")
+    func poolThreshold() throws {
+        let site = try Site { $2.poolThreshold = PoolThreshold(usedPercent: 80, slackPercent: 2) }
+        let initiator = site.servedInitiator()
+        let sense: [UInt8] = [0x1a, 0x08, 0x1c, 0x02, 28, 0]
+        #expect(initiator.run(sense, read: 28)?.data[20...] == [0x88, 3, 0, 0, 0, 0, 0, 21])
+        site.server.changePoolThreshold(
+            of: 0, of: targetName, PoolThreshold(usedPercent: 90, slackPercent: 2))
+        #expect(initiator.run(TestInitiator.testUnitReady)?.sense == [6, 0x2a, 1])
+        #expect(initiator.run(sense, read: 28)?.data[20...] == [0x88, 3, 0, 0, 0, 0, 0, 11])
     }
 }

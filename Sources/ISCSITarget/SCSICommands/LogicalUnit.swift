@@ -79,7 +79,7 @@ struct LogicalUnit: Sendable {
         (self.number, self.configuration, self.sizeBytes) = (number, configuration, sizeBytes)
         (self.limits, self.ports) = (limits, ports)
         if isPlanted(.comparisonLocal) { self.configuration.compareUnitBytes = 0 }
-        modes = ModePages(hasWriteCache: configuration.hasWriteCache)
+        modes = ModePages(configuration)
     }
 
     var blockBytes: Int { configuration.blockBytes }
@@ -128,6 +128,12 @@ struct LogicalUnit: Sendable {
         guard bytes != sizeBytes else { return }
         sizeBytes = bytes
         attend(.capacityChanged)
+    }
+    /// Whoever runs the gateways wants another threshold: mode parameters that no initiator has changed.
+    mutating func poolThresholdChanged(_ threshold: PoolThreshold) {
+        guard configuration.isThin, threshold != modes.poolThreshold else { return }
+        modes.poolThreshold = threshold
+        attend(.modeParametersChanged)
     }
     mutating func portsChanged(_ ports: PortLayout) {
         let states = self.ports.groups.map(\.state)

@@ -37,6 +37,8 @@ public struct Target: Sendable {
         case resized(UnitNumber, ByteCount)
         /// The pool below is filling up.
         case softThresholdReached(UnitNumber)
+        /// That will be said at another use of the pool.
+        case poolThresholdChanged(UnitNumber, PoolThreshold)
         /// The keeper's answer to ``Effect/storeReservations(_:replacing:_:)``.
         case reservationsStored(UnitNumber, ReservationStoring)
         /// Another gateway has changed reservations. Between
@@ -146,6 +148,8 @@ public struct Target: Sendable {
         case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
         case .softThresholdReached(let number):
             with(number, &effects) { unit, _ in unit.attend(.softThresholdReached) }
+        case .poolThresholdChanged(let number, let threshold):
+            with(number, &effects) { unit, _ in unit.poolThresholdChanged(threshold) }
         case .reservationsStored(let number, let storing):
             with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
         case .reservationsChanged(let number, let table):
