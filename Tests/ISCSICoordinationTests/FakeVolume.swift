@@ -52,6 +52,8 @@ final class FakeVolume: SharedVolume {
     var deafFor: String?
     /// So many swaps are done, and their answers lost.
     var lostAnswers = 0
+    /// So much later than news of what they did come the answers to swaps.
+    var answersLate = Duration.zero
     /// Runs before a lost answer is noticed.
     var meanwhile: (() -> Void)?
     private let environment: MemoryEnvironment
@@ -119,7 +121,11 @@ final class FakeVolume: SharedVolume {
             let isSwapped = group.value(name).version == expected
             if isSwapped { group.put(name, bytes) }
             let value = group.value(name)
-            guard lostAnswers > 0, isSwapped else { return reply(.success((value, isSwapped))) }
+            guard lostAnswers > 0, isSwapped else {
+                guard answersLate > .zero else { return reply(.success((value, isSwapped))) }
+                environment.after(answersLate) { reply(.success((value, isSwapped))) }
+                return
+            }
             lostAnswers -= 1
             meanwhile?()
             lose(completed)
@@ -143,6 +149,8 @@ final class FakeGateway {
     /// By unit, as a logical unit would have them.
     var tables: [ReservationTable]
     var isExpelled = false
+    /// Of the sanitize operations of others, what was told.
+    var progress: [UInt16] = []
     /// What a change has ended goes on.
     var holdsSettling = false
 
@@ -159,6 +167,7 @@ final class FakeGateway {
         coordinator.groupsChanged = { [unowned self] _, groups in self.groups = groups }
         coordinator.addressesChanged = { [unowned self] _, addresses in self.addresses = addresses }
         coordinator.drainChanged = { [unowned self] in drains.append($0) }
+        coordinator.sanitizeReported = { [unowned self] _, progress in self.progress.append(progress) }
         coordinator.expelled = { [unowned self] in isExpelled = true }
         coordinator.reservationsChanged = { [unowned self] key, table in
             guard let index = keys.firstIndex(of: key) else { return }

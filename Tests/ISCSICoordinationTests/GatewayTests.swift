@@ -244,6 +244,30 @@ import Testing
         #expect(heard == [.stored, .failed, .stored] && first.tables == second.tables)
     }
 
+    @Test(
+        "a gateway whose change waits goes by what others change meanwhile, and nobody takes it out",
+        arguments: [Duration.zero, .milliseconds(200)])
+    func changeWhileWaiting(answersLate: Duration) {
+        let site = FakeSite()
+        let (first, second, third) = (site.gateway(), site.gateway(), site.gateway())
+        third.holdsSettling = true
+        first.volumes[0].answersLate = answersLate
+        var heard: [ReservationStoring] = []
+        first.change(.reset(.unit), "a") { heard.append($0) }
+        site.world.run(for: .milliseconds(50))
+        // What stands in the value and is not known there to do so is told to nobody.
+        second.change(Self.register, "b") { heard.append($0) }
+        site.world.run(for: .milliseconds(50))
+        #expect(first.tables[0].version == (answersLate == .zero ? 2 : 0))
+        site.world.run(for: .seconds(12))
+        #expect(!first.isExpelled && first.tables[0].version == 2 && heard.isEmpty)
+        third.coordinator.settled(2, of: third.keys[0])
+        site.world.run(for: .milliseconds(500))
+        #expect(heard == [.stored, .stored])
+        #expect(first.tables == second.tables && first.tables == third.tables)
+        #expect([first, second, third].allSatisfy { !$0.isExpelled })
+    }
+
     @Test("a gateway that serves a unit no more holds up nobody, and may serve it again")
     func unitLeft() {
         let site = FakeSite(volumes: 2)
@@ -336,6 +360,57 @@ import Testing
         #expect(first.tables[0].sanitize == SharedSanitize.none)
     }
 
+    @Test(
+        "how far a sanitize operation is the others hear now and then, with few writes, and that it is over")
+    func sanitizeProgress() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        var heard: [ReservationStoring] = []
+        second.change(.startSanitize(allowsExit: false), "b") { heard.append($0) }
+        site.world.run(for: .milliseconds(100))
+        #expect(heard == [.stored] && first.progress.isEmpty)
+        let before = site.groups[0].value("seen").version
+        for step in 1...UInt16(120) {
+            second.coordinator.report(sanitized: step * 100, of: second.keys[0])
+            site.world.run(for: .milliseconds(100))
+        }
+        #expect(site.groups[0].value("seen").version - before == 3)
+        #expect(first.progress.count == 3 && first.progress.first == 100)
+        // Nothing is new, and what was last is told all the same.
+        site.world.run(for: .seconds(30))
+        #expect(site.groups[0].value("seen").version - before == 4 && first.progress.last == 12_000)
+        // A gateway that comes now hears of it too, and its own word takes none away.
+        let third = site.gateway()
+        third.change(Self.register, "c") { heard.append($0) }
+        site.world.run(for: .seconds(1))
+        #expect(heard == [.stored, .stored] && third.progress == [12_000])
+        second.change(.endSanitize(hasFailed: false), "b") { heard.append($0) }
+        second.coordinator.report(sanitized: 0, of: second.keys[0])
+        site.world.run(for: .seconds(1))
+        #expect(heard.count == 3 && first.progress.last == 0 && third.progress.last == 0)
+        #expect(second.progress.isEmpty)
+        // Whoever is alone writes nothing.
+        for other in [first, third] { other.coordinator.leave {} }
+        site.world.run(for: .seconds(1))
+        let alone = site.groups[0].value("seen").version
+        second.coordinator.report(sanitized: 5, of: second.keys[0])
+        site.world.run(for: .seconds(6))
+        #expect(site.groups[0].value("seen").version == alone)
+    }
+    @Test("what a gateway noted of its sanitize operation is nobody's when it is gone")
+    func sanitizeProgressOfTheDead() {
+        let site = FakeSite()
+        let (first, second) = (site.gateway(), site.gateway())
+        second.change(.startSanitize(allowsExit: false), "b") { _ in }
+        second.coordinator.report(sanitized: 700, of: second.keys[0])
+        site.world.run(for: .milliseconds(100))
+        #expect(first.progress == [700])
+        second.cut(true)
+        for group in site.groups { group.members[1].isSilent = true }
+        site.world.run(for: .seconds(10))
+        #expect(first.tables[0].sanitize == .failed(allowsExit: false) && first.progress == [700, 0])
+    }
+
     @Test("a gateway whose lease has run out, or that an operator removed, is taken out by whoever notices")
     func noticed() {
         let site = FakeSite()
@@ -415,6 +490,12 @@ import Testing
         let read = try SeenVersions(decoding: seen.encoded)
         #expect(read == seen && read[9].told == 4 && read[9].settled == 1 && read[2].told == 3)
         #expect(read[1] == SeenVersions.Note())
+        // One that nobody sanitizes by is read by gateways that know of no progress.
+        #expect(seen.encoded.first == 2 && !seen.isSanitizing)
+        seen.note(2, SeenVersions.Note(told: 3, settled: 3, sanitized: 9), present: [2, 9])
+        #expect(seen.encoded.first == 3)
+        let again = try SeenVersions(decoding: seen.encoded)
+        #expect(again == seen && again[2].sanitized == 9)
         for count in 1..<list.encoded.count {
             #expect(throws: ValueError.self) {
                 try GatewayList(decoding: Array(list.encoded.prefix(count)))

@@ -462,6 +462,45 @@ import Testing
         #expect(harness.executed.map { $0.command.cdb[0] } == [0x28, 0x2a, 0x28, 0x28])
         #expect(harness.executed.map { $0.command.attribute } == [.headOfQueue, .simple, .ordered, .simple])
     }
+    @Test(
+        "simple commands that wait for room go by their priority, where that was agreed on",
+        arguments: [1, 2])
+    func priority(level: Int) {
+        var limits = ISCSILimits()
+        limits.inFlightBytesMax = 512
+        let harness = Self.ready(["iSCSIProtocolLevel=\(level)"], limits: limits)
+        // The first has the room. Nothing passes what is ordered, or has no priority.
+        let table: [(attribute: UInt8, priority: UInt8)] = [
+            (1, 0), (1, 9), (1, 15), (1, 9), (0, 1), (2, 15), (1, 3), (1, 0), (1, 1), (1, 1),
+        ]
+        for (number, row) in table.enumerated() {
+            harness.say(
+                Self.wire.command(
+                    tag: UInt32(number), cdb: read10(UInt32(number), 1), length: 512,
+                    cmdSN: 100 + UInt32(number), read: true, attribute: row.attribute, priority: row.priority)
+            )
+        }
+        #expect(harness.executed.count == 1)
+        for number in table.indices where number < harness.executed.count {
+            harness.answer(harness.executed[number].id)
+        }
+        let order = harness.executed.map { Int($0.command.cdb[5]) }
+        #expect(order == (level == 2 ? [0, 4, 1, 3, 2, 5, 6, 7, 8, 9] : Array(0..<10)))
+    }
+    @Test("a status qualifier stands in the response where it was agreed on", arguments: [1, 2])
+    func statusQualifier(level: Int) {
+        let harness = Self.ready(["iSCSIProtocolLevel=\(level)"])
+        harness.say(Self.wire.command(tag: 1, cdb: [0], lun: 0x0102 << 48, cmdSN: 100))
+        harness.answer(harness.executed[0].id, SCSIAnswer(status: 0x28, statusQualifier: 0x1234))
+        let heard = harness.heard()
+        #expect(heard.count == 1 && heard[0].status == 0x28)
+        #expect(heard[0].header[8..<16] == [level == 2 ? 0x12 : 0, level == 2 ? 0x34 : 0, 0, 0, 0, 0, 0, 0])
+        // It cannot ride on data, which has no place for it.
+        harness.say(Self.wire.command(tag: 2, cdb: read10(0, 1), length: 512, cmdSN: 101, read: true))
+        let data = [ReadSegment.data(Payload(copying: Self.pattern(512)))]
+        harness.answer(harness.executed[1].id, SCSIAnswer(statusQualifier: 1, dataIn: data))
+        #expect(harness.heard().map(\.opcode) == [0x25, 0x21])
+    }
     @Test("data in flight is bounded, and one command may be larger than the bound when it is alone")
     func budget() {
         var limits = ISCSILimits()

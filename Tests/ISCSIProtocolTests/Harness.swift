@@ -53,6 +53,8 @@ final class Harness {
     private var open: Set<TaskID> = []
     var manages: [(id: ManagementID, function: ManagementFunction, lun: LUN)] = []
     var nexusLog: [String] = []
+    /// What the last session that began answers.
+    var functions: Set<ManagementFunction> = []
     /// Nexus and LUN of what a connection took with it.
     var cleared: [String] = []
     /// Nexuses that leave; they are released at once unless the test holds them.
@@ -150,7 +152,9 @@ final class Harness {
             case .close(let id, let reason):
                 if closed[id.rawValue] != nil { broken.append("a connection was closed twice") }
                 closed[id.rawValue] = reason
-            case .nexusBegan(let id, let nexus): nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
+            case .nexusBegan(let id, let nexus, let functions):
+                nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
+                self.functions = functions
             case .commandsCleared(let id, let lun): cleared.append("\(id.rawValue) \(lun.rawValue)")
             case .nexusEnded(let id): nexusLog.append("-\(id.rawValue)")
             case .nexusLeaves(let id):

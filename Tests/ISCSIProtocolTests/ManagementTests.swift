@@ -184,6 +184,18 @@ import Testing
         harness.say(Self.wire.management(function, tag: 9, cmdSN: 100))
         #expect(Self.code(harness) == (function == 8 ? 4 : 5) && harness.manages.isEmpty)
     }
+    @Test("what the logical unit hears to be answered is what is answered", arguments: [1, 2])
+    func answered(level: Int) {
+        for function in 1...UInt8(13) {
+            let harness = Self.ready(["iSCSIProtocolLevel=\(level)"])
+            harness.say(Self.wire.management(function, tag: 9, cmdSN: 100))
+            if let id = harness.manages.last?.id { harness.manage(id) }
+            let code = Self.code(harness)
+            let isTold = ManagementFunction(rawValue: function).map { harness.functions.contains($0) }
+            #expect((code != 4 && code != 5) == (isTold ?? false), "function \(function)")
+            #expect(harness.functions.count == (level == 2 ? 10 : 6))
+        }
+    }
     @Test("queries, for who agreed on protocol level 2")
     func queries() {
         let harness = Self.ready(["iSCSIProtocolLevel=2"])
@@ -196,21 +208,25 @@ import Testing
             #expect(Self.code(harness) == code)
         }
         harness.say(Self.wire.management(12, tag: 9, lun: 7, cmdSN: 101))
-        harness.manage(harness.manages[0].id, .succeeded)
-        #expect(Self.code(harness) == 7)
+        harness.manage(harness.manages[0].id, .succeeded(information: 0x26_2909))
+        let heard = harness.heard()
+        #expect(heard.count == 1 && heard[0].header[2] == 7)
+        #expect(heard[0].header[8..<16] == [0x26, 0x29, 0x09, 0, 0, 0, 0, 0])
     }
     @Test("every outcome has its code")
     func outcomes() {
         let table: [(ManagementOutcome, UInt8)] = [
-            (.complete, 0), (.succeeded, 7), (.noSuchLUN, 2), (.notAuthorized, 6), (.notSupported, 5),
-            (.rejected, 255),
+            (.complete, 0), (.succeeded(information: 0x12_3456), 7), (.noSuchLUN, 2), (.notAuthorized, 6),
+            (.notSupported, 5), (.rejected, 255),
         ]
         for (outcome, code) in table {
             let harness = Self.ready()
             harness.say(Self.wire.management(5, tag: 9, lun: 3, cmdSN: 100))
             #expect(harness.manages[0].lun.rawValue == 3)
             harness.manage(harness.manages[0].id, outcome)
-            #expect(Self.code(harness) == code)
+            let heard = harness.heard()
+            // Who did not agree on the newer fields finds zeroes there.
+            #expect(heard.count == 1 && heard[0].header[2] == code && heard[0].word(8) == 0)
         }
     }
     @Test("a function whose connection is lost goes on, and is answered to nobody")

@@ -181,7 +181,7 @@ final class ModelWorld {
                 if case .violation(let what) = reason {
                     problems.append("a good initiator was thrown out: \(what)")
                 }
-            case .nexusBegan(_, let names):
+            case .nexusBegan(_, let names, _):
                 let isid = names.sessionIdentifier
                 if running.contains(where: { owners[serial($0.command)]?.1.isid == isid }) {
                     problems.append("a session began while commands of the one before were under way")

@@ -197,8 +197,8 @@ import Testing
         #expect(hex(.sha3) == "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532")
 
         let secret = Array("a secret of some length".utf8)
-        let site = try Site {
-            $1.authentication = .chap(
+        let site = try Site { _, description, _ in
+            description.authentication = .chap(
                 users: [CHAPCredential(name: "user", secret: secret)], mutual: nil)
         }
         #expect(site.initiator().logIn()?.status == 0x0201)
@@ -239,5 +239,51 @@ import Testing
         #expect(
             initiator.takeHeard().last?.text
                 == ["TargetName=\(targetName)", "TargetAddress=10.0.0.1:3260,1"])
+    }
+
+    @Test("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS tells a session what is answered there")
+    func supportedFunctions() throws {
+        let site = try Site()
+        for (level, functions): (Int, [UInt8]) in [(1, [0xd8, 0, 0, 0]), (2, [0xdc, 7, 0, 0])] {
+            let initiator = site.initiator("10.0.0.\(level):1")
+            let isid = 0x4000_0000_0000 + UInt64(level)
+            #expect(initiator.logIn(["iSCSIProtocolLevel=\(level)"], isid: isid)?.status == 0)
+            _ = initiator.run(TestInitiator.testUnitReady)
+            let told = initiator.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0], read: 4)
+            #expect(told?.data == functions)
+            initiator.say(Wire().management(10, tag: 0x100, cmdSN: initiator.cmdSN))
+            site.world.settle()
+            #expect(initiator.takeHeard().last?.header[2] == (level == 2 ? 0 : 5))
+        }
+    }
+    @Test("QUERY ASYNCHRONOUS EVENT says which attention comes next")
+    func pendingEvent() throws {
+        let site = try Site()
+        let initiator = site.initiator()
+        #expect(initiator.logIn(["iSCSIProtocolLevel=2"])?.status == 0)
+        site.server.softThresholdReached(0, of: targetName)
+        for (depth, sense) in [(0x26, [6, 0x29, 0]), (0x16, [6, 0x38, 7])] as [(UInt8, [UInt8])] {
+            initiator.say(Wire().management(12, tag: 0x100, cmdSN: initiator.cmdSN))
+            site.world.settle()
+            let heard = initiator.takeHeard()
+            #expect(heard.count == 1 && heard[0].header[2] == 7)
+            #expect(heard[0].header[8..<11] == [depth] + sense[1...])
+            #expect(initiator.run(TestInitiator.testUnitReady)?.sense == sense)
+        }
+        initiator.say(Wire().management(12, tag: 0x100, cmdSN: initiator.cmdSN))
+        site.world.settle()
+        let last = initiator.takeHeard().last
+        #expect(last?.header[2] == 0 && last?.word(8) == 0)
+    }
+    @Test("a unit whose threshold changes says so, and tells the new one")
+    func poolThreshold() throws {
+        let site = try Site { $2.poolThreshold = PoolThreshold(usedPercent: 80, slackPercent: 2) }
+        let initiator = site.servedInitiator()
+        let sense: [UInt8] = [0x1a, 0x08, 0x1c, 0x02, 28, 0]
+        #expect(initiator.run(sense, read: 28)?.data[20...] == [0x88, 3, 0, 0, 0, 0, 0, 21])
+        site.server.changePoolThreshold(
+            of: 0, of: targetName, PoolThreshold(usedPercent: 90, slackPercent: 2))
+        #expect(initiator.run(TestInitiator.testUnitReady)?.sense == [6, 0x2a, 1])
+        #expect(initiator.run(sense, read: 28)?.data[20...] == [0x88, 3, 0, 0, 0, 0, 0, 11])
     }
 }

@@ -111,6 +111,34 @@ import Testing
         let again = TestInitiator(site.world, at: second, from: "10.0.0.8:2")
         #expect(again.logIn(isid: 2)?.status == 0)
     }
+    @Test("a sanitize operation reports how far it is, and what another one's gateway reports is told")
+    func sanitizeProgress() throws {
+        let world = MemoryWorld()
+        let environment = world.environment("gateway")
+        let keeper = SlowKeeper(environment)
+        let server = ISCSIServer(environment: environment, coordinator: keeper)
+        try server.listen(on: portal)
+        let volume = MemoryVolume(environment: environment, size: ByteCount(bytes: 4 << 20))
+        server.addTarget(TargetDescription(name: targetName)) { _ in }
+        world.settle()
+        server.addUnit(Site.unit(0), over: volume, to: targetName) { _ in }
+        world.settle()
+        let initiator = TestInitiator(world, at: portal)
+        _ = initiator.logIn()
+        _ = initiator.run(TestInitiator.testUnitReady)
+        let list: [UInt8] = [1, 0, 0, 1, 0xaa]
+        #expect(initiator.run([0x48, 1, 0, 0, 0, 0, 0, 0, 5, 0], write: list)?.status == 0)
+        #expect(keeper.reports.count == 4 && keeper.reports.last == 0)
+        #expect(Array(keeper.reports.dropLast()) == keeper.reports.dropLast().sorted())
+        var table = ReservationTable()
+        (table.version, table.sanitize) = (3, .running(port: 2, allowsExit: false))
+        keeper.reservationsChanged?(Self.key, table)
+        keeper.sanitizeReported?(Self.key, 0x1234)
+        world.settle()
+        #expect(initiator.run(TestInitiator.testUnitReady)?.sense == [2, 4, 0x1b])
+        let sense = initiator.run([3, 0, 0, 0, 18, 0], read: 18)?.data
+        #expect(sense?[15...17] == [0x80, 0x12, 0x34])
+    }
     @Test("a logout waits for other gateways to hear of its RESERVE(6), and not for ever")
     func farewell() throws {
         let world = MemoryWorld()
@@ -146,6 +174,9 @@ private final class SlowKeeper: TargetCoordinator {
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     var addressesChanged: ((_ target: String, [String]) -> Void)?
+    var sanitizeReported: ((UnitKey, UInt16) -> Void)?
+    /// How far this gateway was with sanitizing.
+    var reports: [UInt16] = []
     var isSlow = false
     var waiting: [() -> Void] = []
     private let keeper: LocalCoordinator
@@ -173,5 +204,6 @@ private final class SlowKeeper: TargetCoordinator {
     }
     func leave(unit: UnitKey) {}
     func settled(_ version: UInt64, of unit: UnitKey) {}
+    func report(sanitized progress: UInt16, of unit: UnitKey) { reports.append(progress) }
     func set(_ groups: [PortGroup], of target: String, completed: @escaping (_ isDone: Bool) -> Void) {}
 }

@@ -19,19 +19,24 @@ final class Site {
     let coordinator: LocalCoordinator
     let server: ISCSIServer
 
-    init(_ change: (inout ISCSIServerLimits, inout TargetDescription) -> Void = { _, _ in }) throws {
+    init(
+        _ change: (inout ISCSIServerLimits, inout TargetDescription, inout UnitConfiguration) -> Void = {
+            _, _, _ in
+        }
+    ) throws {
         environment = world.environment("gateway")
         volume = MemoryVolume(environment: environment, size: ByteCount(bytes: 64 << 20))
         coordinator = LocalCoordinator(environment: environment)
         var limits = ISCSIServerLimits()
         var description = TargetDescription(name: targetName)
-        change(&limits, &description)
+        var unit = Site.unit(0)
+        change(&limits, &description, &unit)
         server = ISCSIServer(environment: environment, coordinator: coordinator, limits: limits)
         try server.listen(on: portal)
         var errors: [ISCSIServerError?] = []
         server.addTarget(description) { errors.append($0) }
         world.settle()
-        server.addUnit(Site.unit(0), over: volume, to: targetName) { errors.append($0) }
+        server.addUnit(unit, over: volume, to: targetName) { errors.append($0) }
         world.settle()
         #expect(errors == [nil, nil])
     }

@@ -29,7 +29,7 @@ import Testing
     }
     @Test("with all places taken by initiators that are served a newcomer is refused, with one line")
     func full() throws {
-        let site = try Site { limits, _ in limits.connectionsMax = 3 }
+        let site = try Site { limits, _, _ in limits.connectionsMax = 3 }
         let served = (1...3).map { site.servedInitiator("10.0.0.\($0):1", isid: UInt64($0)) }
         for _ in 0..<3 { #expect(site.initiator("10.0.0.7:1").closed != nil) }
         #expect(served.allSatisfy { $0.closed == nil })

@@ -119,6 +119,7 @@ struct Reply: Equatable {
     var data: [UInt8] = []
     var sense: [UInt8] = []
     var wantedOut: Int?
+    var qualifier: UInt16 = 0
     /// Key, code, qualifier, in one number: 0x052400 for an invalid field in the CDB.
     var code: Int {
         guard sense.count >= 4 else { return 0 }
@@ -147,6 +148,8 @@ final class Bench {
     /// By unit, what was said to be settled last.
     var settled: [UnitNumber: UInt64] = [:]
     var released: [NexusID] = []
+    /// How far it was with sanitizing.
+    var reports: [UInt16] = []
     /// How often another gateway's reset ended all sessions.
     var endedSessions = 0
     /// Requests wait here instead of being done at once.
@@ -190,7 +193,7 @@ final class Bench {
                     ReservationTable()))
         }
         for nexus in [Self.one, Self.two, Self.three] {
-            step(.nexusBegan(nexus, names(nexus)))
+            step(.nexusBegan(nexus, names(nexus), functions: Self.functions(nexus)))
             guard clearsAttentions else { continue }
             for lun in 0..<units { _ = run([0, 0, 0, 0, 0, 0], nexus, lun: lun) }
         }
@@ -199,6 +202,14 @@ final class Bench {
         UnitConfiguration(
             lun: lun, identifier: [0x60] + [UInt8](repeating: 7, count: 14) + [UInt8(lun)],
             serial: "serial-\(lun)")
+    }
+    /// The third initiator speaks a transport without the newer functions.
+    static func functions(_ nexus: NexusID) -> Set<ManagementFunction> {
+        let basic: Set<ManagementFunction> = [
+            .abortTask, .abortTaskSet, .clearTaskSet, .logicalUnitReset, .targetWarmReset, .targetColdReset,
+        ]
+        guard nexus != three else { return basic }
+        return basic.union([.queryTask, .queryTaskSet, .queryAsynchronousEvent, .nexusReset])
     }
     func names(_ nexus: NexusID) -> Nexus {
         Nexus(
@@ -229,6 +240,11 @@ final class Bench {
         case .unitGone(let unit): goneUnits.append(unit)
         case .nexusReleased(let nexus): released.append(nexus)
         case .endSessions: endedSessions += 1
+        case .reportSanitize(let unit, let progress):
+            reports.append(progress)
+            for other in keeper.gateways where other !== self {
+                other.step(.sanitizeReported(unit, progress))
+            }
         case .reservationsSettled(let unit, let version):
             precondition(version > settled[unit] ?? 0, "settled twice")
             settled[unit] = version
@@ -268,7 +284,10 @@ final class Bench {
         let outcome = keeper.store(unit, replacing: replacing, table)
         step(.reservationsStored(unit, outcome))
         guard outcome == .stored else { return }
-        for other in keeper.gateways where other !== self { other.step(.reservationsChanged(unit, table)) }
+        // One that does not know yet whether its own offer was taken hears of this with the answer.
+        for other in keeper.gateways where other !== self && other.heldTables.isEmpty {
+            other.step(.reservationsChanged(unit, table))
+        }
     }
     func complete(_ token: VolumeToken, _ request: VolumeRequest) {
         guard let volume = volumes[token.unit] else { return }
@@ -316,7 +335,8 @@ final class Bench {
             }
         }
         return Reply(
-            status: answer.status, data: data, sense: answer.sense, wantedOut: answer.wantedOutBytes)
+            status: answer.status, data: data, sense: answer.sense, wantedOut: answer.wantedOutBytes,
+            qualifier: answer.statusQualifier)
     }
     /// Sends a command that ends at once.
     func run(

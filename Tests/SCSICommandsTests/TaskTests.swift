@@ -94,7 +94,11 @@ import Testing
         let bench = Bench(limits: limits)
         bench.holds = true
         for _ in 0..<4 { _ = bench.send(Make.ten(0x28, 0, 1)) }
-        #expect(bench.run(Make.ten(0x28, 0, 1)).status == 0x28)
+        let turnedAway = bench.run(Make.ten(0x28, 0, 1))
+        #expect(turnedAway.status == 0x28 && turnedAway.qualifier == limits.retryTenths)
+        // A nexus that nobody has told of: BUSY, with the same hint; a status for good has none.
+        let stranger = bench.run(UnitTests.ready, NexusID(rawValue: 99))
+        #expect(stranger.status == 0x08 && stranger.qualifier == limits.retryTenths)
         bench.completeHeld()
         let next = bench.send(Make.ten(0x28, 0, 1))
         #expect(bench.reply(next) == nil)
@@ -110,6 +114,10 @@ import Testing
         #expect(bench.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]).data == [0xdc, 7, 0, 0])
         let long = bench.run([0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0]).data
         #expect(long.count == 16 && long[3] == 12)
+        // Who cannot ask for the newer ones is not told of them.
+        _ = bench.run(UnitTests.ready, Bench.three)
+        #expect(
+            bench.run([0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], Bench.three).data == [0xd8, 0, 0, 0])
     }
 
     // MARK: SANITIZE

@@ -232,6 +232,8 @@ final class TargetGateway {
             lun: plan.lun, blockBytes: plan.blockBytes, identifier: identity.identifier,
             serial: identity.serial)
         unit.isReadOnly = plan.attach.isReadOnly
+        unit.poolThreshold = PoolThreshold(
+            usedPercent: plan.thresholdPercent, slackPercent: SoftThreshold.slackPercent)
         // Alone its own locks do, wherever the blocks lie.
         if group != nil { unit.compareUnitBytes = volume.compareUnitBytes }
         return unit

@@ -123,7 +123,7 @@ public struct SoftThreshold: Hashable, Sendable {
     /// Before the cluster warns of stores that are nearly full, at 85.
     public static let usualPercent = 80
     /// So far it must fall below the threshold before that can be passed again.
-    static let slackPercent = 2
+    public static let slackPercent = 2
     /// The threshold; 0: there is none.
     public var percent: Int
     private var isPassed = false

@@ -28,10 +28,18 @@ final class HeldUnit {
     var settled: UInt64 = 0
     /// The newest version of another gateway's, who waits to hear that it was heard.
     var owed: UInt64 = 0
-    /// A change of this gateway's is under way; what others change is told after it.
+    /// A change of this gateway's is under way. Until it stands in the value, what others change waits:
+    /// nobody knows yet which of the two was first. From then on, while ``waiting``, what others made of it
+    /// is told.
     var isStoring = false
     var waiting: Waiting?
     var isAcknowledging = false
+    /// How far a sanitize operation of this gateway's is, and what of that is to stand in `seen` by now.
+    var (sanitized, dueSanitized): (UInt16, UInt16) = (0, 0)
+    /// One was noted a moment ago; the next has to wait.
+    var isReporting = false
+    /// What was told last of another gateway's.
+    var toldSanitized: UInt16 = 0
 
     init(_ key: UnitKey, _ volume: any SharedVolume, _ environment: any Environment) {
         (self.key, self.volume) = (key, volume)
@@ -76,6 +84,7 @@ extension ClusterCoordinator {
     ) {
         (unit.isJoined, unit.hasLeft, unit.told) = (true, false, table.version)
         (unit.settled, unit.owed) = (table.version, table.version)
+        unit.toldSanitized = 0
         unit.reservations.watch()
         unit.seen.watch()
         completed(table)
@@ -122,6 +131,8 @@ extension ClusterCoordinator {
                     if isDone { unit.told = max(unit.told, table.version) }
                     end(isDone ? .stored : .failed)
                 }
+                // The news of it may have been faster than the answer.
+                tell(unit)
             case .outdated:
                 guard let theirs = record(of: unit)?.table else { return end(.failed) }
                 unit.told = max(unit.told, theirs.version)
@@ -155,9 +166,14 @@ extension ClusterCoordinator {
     }
 
     /// Lets this gateway go by what another one has changed, and notes that it does.
+    ///
+    /// Also while a change of its own waits for the others: one of them may wait for this gateway in turn,
+    /// and takes out who stays deaf. No circle comes of that: elsewhere a change waits for commands that were
+    /// there when it came, and such a command waits for nobody, or for a change that is older.
     func tell(_ unit: HeldUnit) {
-        guard unit.isJoined || unit.hasLeft, !unit.isStoring, !isOver,
-            unit.reservations.version > unit.told, let record = record(of: unit)
+        guard unit.isJoined || unit.hasLeft, !isOver, !unit.isStoring || unit.waiting != nil,
+            unit.reservations.version > max(unit.told, unit.waiting?.version ?? 0),
+            let record = record(of: unit)
         else { return }
         (unit.told, unit.owed) = (record.table.version, record.table.version)
         if isPlanted(.settlingUnawaited) { unit.settled = unit.told }
@@ -167,23 +183,28 @@ extension ClusterCoordinator {
         }
         reservationsChanged?(unit.key, record.table)
         acknowledge(unit)
+        tellSanitized(unit)
     }
     /// Notes in `seen` what this gateway goes by and has settled, until it stands there.
     func acknowledge(_ unit: HeldUnit) {
         let own = unit.volume.epoch.rawValue
         guard !unit.isAcknowledging, !isOver, var seen = seen(of: unit) else { return }
         let noted = seen[own]
-        guard noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled) else { return }
+        guard
+            noted.told < unit.owed || noted.settled < min(unit.owed, unit.settled)
+                || noted.sanitized != unit.dueSanitized
+        else { return }
         unit.isAcknowledging = true
         let present = known.gateways.compactMap { $0.epoch(of: unit.volume.number.rawValue) }
-        seen.note(own, SeenVersions.Note(told: unit.told, settled: unit.settled), present: present)
+        let note = SeenVersions.Note(told: unit.told, settled: unit.settled, sanitized: unit.dueSanitized)
+        seen.note(own, note, present: present)
         unit.seen.swap(seen.encoded, expected: unit.seen.version) { [self] swap in
             unit.isAcknowledging = false
             guard swap == .failed else { return acknowledge(unit) }
             environment.after(SharedValue.retryAfter) { [weak self] in self?.acknowledge(unit) }
         }
     }
-    private func seen(of unit: HeldUnit) -> SeenVersions? {
+    func seen(of unit: HeldUnit) -> SeenVersions? {
         do throws(ValueError) { return try SeenVersions(decoding: unit.seen.bytes) } catch {
             complain(unit.seen, error)
             return nil

@@ -40,6 +40,8 @@ public final class ClusterCoordinator: TargetCoordinator {
     /// See the protocol.
     public var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
     /// See the protocol.
+    public var sanitizeReported: ((UnitKey, UInt16) -> Void)?
+    /// See the protocol.
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     /// See the protocol.
     public var addressesChanged: ((_ target: String, [String]) -> Void)?
@@ -54,6 +56,8 @@ public final class ClusterCoordinator: TargetCoordinator {
     public static let lookInterval = Duration.seconds(3)
     /// How long the others may take to go by a change, before they are removed.
     public static let patience = Duration.seconds(5)
+    /// Reports of how far a sanitize operation is are this far apart.
+    public static let reportInterval = Duration.seconds(5)
     /// So many times that long, and a change that cannot be finished has failed.
     static let roundsMax = 5
     /// A change that others outrun so often is given up.
@@ -99,6 +103,7 @@ public final class ClusterCoordinator: TargetCoordinator {
                 guard let self, let unit else { return }
                 check(unit)
                 if unit.isJoined || unit.hasLeft { acknowledge(unit) }
+                tellSanitized(unit)
             }
         }
     }

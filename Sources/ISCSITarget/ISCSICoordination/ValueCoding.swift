@@ -85,7 +85,8 @@ struct ReservationRecord: Hashable {
     }
 }
 
-/// What the value `seen` of a unit's volume holds: the newest reservations that each gateway goes by.
+/// What the value `seen` of a unit's volume holds: the newest reservations that each gateway goes by, and how
+/// far its sanitize operation is.
 struct SeenVersions: Hashable {
     /// One gateway's word.
     struct Note: Hashable {
@@ -93,8 +94,12 @@ struct SeenVersions: Hashable {
         var told: UInt64 = 0
         /// Nothing is left there of what this version ended.
         var settled: UInt64 = 0
+        /// How far it is with sanitizing, in 65,536ths.
+        var sanitized: UInt16 = 0
     }
-    private static let format: UInt8 = 2
+    private static let format: UInt8 = 3
+    /// Where nobody sanitizes: gateways of before `sanitized` read this.
+    private static let plainFormat: UInt8 = 2
     /// By session, ascending.
     private(set) var entries: [(session: UInt32, note: Note)] = []
 
@@ -109,23 +114,28 @@ struct SeenVersions: Hashable {
         entries.append((session, note))
         entries.sort { $0.session < $1.session }
     }
+    /// Somebody is in the middle of it.
+    var isSanitizing: Bool { entries.contains { $0.note.sanitized > 0 } }
     var encoded: [UInt8] {
-        var bytes: [UInt8] = [Self.format]
+        var bytes: [UInt8] = [isSanitizing ? Self.format : Self.plainFormat]
         bytes.put(UInt16(clamping: entries.count))
         for entry in entries {
             bytes.put(entry.session)
             bytes.put(entry.note.told)
             bytes.put(entry.note.settled)
+            if isSanitizing { bytes.put(entry.note.sanitized) }
         }
         return bytes
     }
     init(decoding bytes: [UInt8]) throws(ValueError) {
         guard !bytes.isEmpty else { return }
         var reader = ValueReader(bytes)
-        guard try reader.next(UInt8.self) == Self.format else { throw ValueError("unknown format") }
+        let format = try reader.next(UInt8.self)
+        guard format == Self.format || format == Self.plainFormat else { throw ValueError("unknown format") }
         for _ in 0..<(try reader.next(UInt16.self)) {
             let session = try reader.next(UInt32.self)
-            let note = Note(told: try reader.next(UInt64.self), settled: try reader.next(UInt64.self))
+            var note = Note(told: try reader.next(UInt64.self), settled: try reader.next(UInt64.self))
+            if format == Self.format { note.sanitized = try reader.next(UInt16.self) }
             entries.append((session, note))
         }
         guard reader.isAtEnd else { throw ValueError("bytes behind the end") }

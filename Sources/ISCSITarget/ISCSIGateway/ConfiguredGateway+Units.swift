@@ -17,6 +17,7 @@ extension ConfiguredGateway {
             guard wanted != unit.present else { return }
             unit.present = wanted
             server?.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
+            server?.changePoolThreshold(of: wanted.lun.number, of: unit.target, wanted.lun.poolThreshold)
         case .attaching, .entering, .adding, .leaving: break
         }
     }

@@ -89,6 +89,12 @@ extension GatewayPlan.Target {
     }
 }
 
+extension LUNEntry {
+    var poolThreshold: PoolThreshold {
+        PoolThreshold(usedPercent: threshold, slackPercent: SoftThreshold.slackPercent)
+    }
+}
+
 extension GatewayPlan.Unit {
     /// What each initiator may do, in the words of SCSICommands.
     var access: UnitAccess {
@@ -111,7 +117,7 @@ extension GatewayPlan.Unit {
             serial: identity.serial)
         (unit.isReadOnly, unit.isRemovable) = (lun.isReadOnly, lun.isRemovable)
         unit.compareUnitBytes = volume.compareUnitBytes
-        unit.access = access
+        (unit.access, unit.poolThreshold) = (access, lun.poolThreshold)
         return unit
     }
 }

@@ -9,6 +9,7 @@ import SCSICommands
 /// those of all its units. Loop-confined.
 final class UnitCoordinators: TargetCoordinator {
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
+    var sanitizeReported: ((UnitKey, UInt16) -> Void)?
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     var addressesChanged: ((_ target: String, [String]) -> Void)?
 
@@ -36,6 +37,9 @@ final class UnitCoordinators: TargetCoordinator {
     ) {
         coordinator.reservationsChanged = { [weak self] key, table in
             self?.reservationsChanged?(key, table)
+        }
+        coordinator.sanitizeReported = { [weak self] key, progress in
+            self?.sanitizeReported?(key, progress)
         }
         coordinator.groupsChanged = { [weak self, weak coordinator] _, groups in
             guard let self, let coordinator,
@@ -66,6 +70,7 @@ final class UnitCoordinators: TargetCoordinator {
         guard let index = entries.firstIndex(where: { $0.coordinator === coordinator }) else { return }
         let entry = entries.remove(at: index)
         entry.coordinator.reservationsChanged = nil
+        entry.coordinator.sanitizeReported = nil
         entry.coordinator.groupsChanged = nil
         entry.coordinator.addressesChanged = nil
         tell(entry.target)
@@ -115,6 +120,9 @@ final class UnitCoordinators: TargetCoordinator {
     func leave(unit: UnitKey) { coordinator(of: unit)?.leave(unit: unit) }
     func settled(_ version: UInt64, of unit: UnitKey) {
         coordinator(of: unit)?.settled(version, of: unit)
+    }
+    func report(sanitized progress: UInt16, of unit: UnitKey) {
+        coordinator(of: unit)?.report(sanitized: progress, of: unit)
     }
     func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,

@@ -78,7 +78,8 @@ extension PortalGroup {
         let sentBytes = min(offered, task.expectedInBytes)
         let residuals = Residuals(task, answer, offeredBytes: offered)
         // A status may ride on the last data when it says nothing but "good" (section 11.7.1).
-        let rides = sentBytes > 0 && answer.status == 0 && answer.sense.isEmpty && !task.isWrite
+        let saysNoMore = answer.sense.isEmpty && answer.statusQualifier == 0
+        let rides = sentBytes > 0 && answer.status == 0 && saysNoMore && !task.isWrite
         var dataNumber: UInt32 = 0
         if sentBytes > 0 {
             dataNumber = writeData(
@@ -87,6 +88,7 @@ extension PortalGroup {
         guard !rides else { return }
         var header = PDUHeader(opcode: Opcode.scsiResponse, flags: Flag.final | residuals.flags)
         header.setByte(3, answer.status)
+        if task.session.hasLaterFields { header.setHalf(8, answer.statusQualifier) }
         header.taskTag = task.taskTag
         // R2Ts count only beside data to the initiator (section 11.4.8).
         header.dataNumber = dataNumber == 0 ? 0 : dataNumber &+ task.requestNumber

@@ -137,7 +137,7 @@ extension PortalGroup {
         if session.queue.isEmpty, hasRoom(for: task, session) {
             admit(task, session, effects: &effects)
         } else {
-            session.queue.insert(task, at: task.attribute == .headOfQueue ? 0 : session.queue.count)
+            session.enqueue(task)
             admitWaiting(session, effects: &effects)
         }
     }

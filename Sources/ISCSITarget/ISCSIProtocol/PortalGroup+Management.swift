@@ -15,14 +15,11 @@ extension PortalGroup {
             id: ManagementID(rawValue: managementCount), function: kind ?? .clearAutoContingentAllegiance,
             header: header, newestTask: taskGeneration, session: session, connection: connection)
         session.managements.append(function)
-        if header.flags & 0x7f >= ManagementFunction.queryTask.rawValue, session.parameters.protocolLevel < 2
-        {
-            return answer(function, .notSupported, effects: &effects)
+        guard let kind, session.functions.contains(kind) else {
+            let code = kind == .taskReassign ? ManagementCode.reassignmentNotSupported : .notSupported
+            return answer(function, code, effects: &effects)
         }
         switch kind {
-        case nil, .clearAutoContingentAllegiance:
-            answer(function, .notSupported, effects: &effects)
-        case .taskReassign: answer(function, .reassignmentNotSupported, effects: &effects)
         case .abortTask: abortOne(function, header, effects: &effects)
         case .queryTask:
             let isThere = session.task(tagged: header.transferTag).map { $0.lun == header.lun } ?? false
@@ -196,7 +193,9 @@ extension PortalGroup {
         guard let function = found else { return }
         switch outcome {
         case .complete: answer(function, .complete, effects: &effects)
-        case .succeeded: answer(function, .succeeded, effects: &effects)
+        case .succeeded(let information):
+            function.information = information
+            answer(function, .succeeded, effects: &effects)
         case .noSuchLUN: answer(function, .noSuchLUN, effects: &effects)
         case .notAuthorized: answer(function, .notAuthorized, effects: &effects)
         case .notSupported: answer(function, .notSupported, effects: &effects)

@@ -138,7 +138,9 @@ extension PortalGroup {
         let session = TargetSession(
             handle: handle, nexus: nexus, names: self.nexus(of: agreed), agreed: agreed, limits: limits)
         sessions.append(session)
-        if let names = session.names { effects.append(.nexusBegan(nexus, names)) }
+        if let names = session.names {
+            effects.append(.nexusBegan(nexus, names, functions: session.functions))
+        }
         join(connection, session, agreed, effects: &effects)
     }
     private func join(

@@ -19,8 +19,9 @@ public final class PortalGroup {
         case resumeReceiving(ConnectionID)
         /// Send what was queued, then close. No effect for this connection follows.
         case close(ConnectionID, ISCSIEndReason)
-        /// An initiator port is here: commands of this nexus will follow.
-        case nexusBegan(NexusID, Nexus)
+        /// An initiator port is here: commands of this nexus will follow. All other task management functions
+        /// than these are answered "not supported".
+        case nexusBegan(NexusID, Nexus, functions: Set<ManagementFunction>)
         /// Carry the command out, and report by ``PortalGroup/answered(_:_:effects:)``.
         case execute(TaskID, SCSICommand)
         /// End the command if that is still possible, and report in either case: by

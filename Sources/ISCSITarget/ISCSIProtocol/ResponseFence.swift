@@ -82,6 +82,8 @@ extension PortalGroup {
             var header = PDUHeader(opcode: Opcode.taskManagementResponse, flags: Flag.final)
             header.setByte(2, function.code.rawValue)
             header.taskTag = function.taskTag
+            // Bytes 8 to 10.
+            if function.session.hasLaterFields { header.setWord(8, function.information << 8) }
             connection.stamp(&header, usesStatus: true)
             connection.send(header, effects: &effects)
         }

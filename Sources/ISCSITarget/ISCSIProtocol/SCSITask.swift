@@ -43,6 +43,8 @@ final class SCSITask {
     let lun: LUN
     let cdb: [UInt8]
     let attribute: TaskAttribute
+    /// 1 to 15, the most to the least; 0: none was given.
+    let priority: UInt8
     let isImmediate: Bool
     let commandNumber: UInt32
     let session: TargetSession
@@ -82,6 +84,8 @@ final class SCSITask {
         (self.id, self.cdb, self.attribute) = (id, cdb, attribute)
         (self.session, self.connection) = (session, connection)
         (taskTag, lun) = (header.taskTag, header.lun)
+        // Its place is reserved where the field is not agreed on.
+        priority = session.hasLaterFields ? header.byte(2) >> 4 : 0
         (isImmediate, commandNumber) = (header.isImmediate, header.commandNumber)
         (isRead, isWrite) = (header.has(Flag.read), header.has(Flag.write))
         (expectedInBytes, expectedOutBytes) = (expected.inBytes, expected.outBytes)
@@ -91,6 +95,8 @@ final class SCSITask {
         chargeBytes = max(out, min(expected.inBytes, wanted.inBytes, limits.transferBytesMax))
     }
 
+    /// Its priority counts: that of simple commands does.
+    var hasPriority: Bool { priority > 0 && (attribute == .simple || attribute == .untagged) }
     /// All data that is kept is here, and nothing unsolicited is still to come.
     var hasAllData: Bool { bursts.isEmpty && receivedBytes >= keptOutBytes }
 
@@ -176,6 +182,8 @@ final class TaskManagement {
     /// Tasks that have not ended yet.
     var waitsFor = 0
     var code = ManagementCode.complete
+    /// Additional response information, 24 bits.
+    var information: UInt32 = 0
 
     init(
         id: ManagementID, function: ManagementFunction, header: PDUHeader, newestTask: UInt64,

@@ -33,7 +33,12 @@ final class TargetSession {
     /// Who the initiator proved to be.
     let userName: String?
     let limits: ISCSILimits
+    /// What is answered with more than "not supported" (RFC 7144, section 4.2: four of them at level 2 only).
+    let functions: Set<ManagementFunction>
     var parameters: SessionParameters
+    /// The fields of RFC 7144 mean something: command priority, status qualifier, additional response
+    /// information.
+    var hasLaterFields: Bool { parameters.protocolLevel >= 2 }
     var connections: [TargetConnection] = []
     /// No connection is left; it stays until its commands have ended.
     var isOver = false
@@ -76,6 +81,8 @@ final class TargetSession {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
         (isDiscovery, targetName) = (names == nil, names?.targetName ?? "")
         (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
+        let isLater = agreed.session.protocolLevel >= 2
+        functions = isLater ? Self.basicFunctions.union(Self.laterFunctions) : Self.basicFunctions
         expectedCommandNumber = agreed.firstCommandNumber
         maxCommandNumber = agreed.firstCommandNumber &+ UInt32(limits.commandsMax) &- 1
         toldCommandNumber = maxCommandNumber
@@ -84,6 +91,13 @@ final class TargetSession {
         while slots < limits.commandsMax { slots *= 2 }
         pending = Array(repeating: nil, count: slots)
     }
+
+    private static let basicFunctions: Set<ManagementFunction> = [
+        .abortTask, .abortTaskSet, .clearTaskSet, .logicalUnitReset, .targetWarmReset, .targetColdReset,
+    ]
+    private static let laterFunctions: Set<ManagementFunction> = [
+        .queryTask, .queryTaskSet, .nexusReset, .queryAsynchronousEvent,
+    ]
 
     func task(tagged tag: UInt32) -> SCSITask? { taskTags.firstIndex(of: tag).map { tasks[$0] } }
 
@@ -182,6 +196,19 @@ final class TargetSession {
         tasks.append(task)
         taskTags.append(task.taskTag)
         if task.isImmediate { immediateTasks += 1 }
+    }
+    /// Lets a task wait for room: behind all others, but for simple ones that their initiator gave less
+    /// priority (RFC 7144, command priority; SAM-5: 1 is the most). What has none passes nobody, and is not
+    /// passed.
+    func enqueue(_ task: SCSITask) {
+        guard task.attribute != .headOfQueue else { return queue.insert(task, at: 0) }
+        var place = queue.count
+        if task.hasPriority {
+            while place > 0, queue[place - 1].hasPriority, queue[place - 1].priority > task.priority {
+                place -= 1
+            }
+        }
+        queue.insert(task, at: place)
     }
     /// The task's answer waits to be sent: it needs no room and no data any more.
     func park(_ task: SCSITask) {

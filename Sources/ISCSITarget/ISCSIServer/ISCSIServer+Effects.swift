@@ -40,7 +40,7 @@ extension ISCSIServer {
         case .pauseReceiving(let id): link(id)?.pause()
         case .resumeReceiving(let id): if !isQuiescing { link(id)?.resume() }
         case .close(let id, let reason): close(id, reason)
-        case .nexusBegan(let nexus, let names): begin(nexus, names)
+        case .nexusBegan(let nexus, let names, let functions): begin(nexus, names, functions)
         case .execute(let id, let command): execute(id, command)
         case .abort(let id): abort(id)
         case .manage(let id, let function, let nexus, let lun):
@@ -97,13 +97,13 @@ extension ISCSIServer {
     /// SAM-5, section 5.3.1: nothing here can take the command now.
     private static let busy: UInt8 = 0x08
 
-    private func begin(_ nexus: NexusID, _ names: Nexus) {
+    private func begin(_ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>) {
         guard let target = target(named: names.targetName) else {
             // The target was removed while the login waited for an older session.
             return group.dropSessions(ofTarget: names.targetName, seconds: 0, effects: &effects)
         }
         nexuses[nexus] = (target, names)
-        step(target, .nexusBegan(nexus, names))
+        step(target, .nexusBegan(nexus, names, functions: functions))
     }
     private func execute(_ id: TaskID, _ command: SCSICommand) {
         guard let target = target(of: command.nexus) else {
@@ -157,6 +157,8 @@ extension ISCSIServer {
                 inFlightChanges -= 1
                 if !isAbandoned { act(target, .groupsSet(task, isDone: isDone)) }
             }
+        case .reportSanitize(let number, let progress):
+            if let unit = target.unit(number) { coordinator.report(sanitized: progress, of: unit.key) }
         case .endSessions: endSessions(of: target)
         case .unitGone(let number): gone(number, of: target)
         }

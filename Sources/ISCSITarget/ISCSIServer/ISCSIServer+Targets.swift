@@ -189,6 +189,13 @@ extension ISCSIServer {
         }
         act(served, .softThresholdReached(unit.number))
     }
+    /// It will be said of the pool below a volume at another use: initiators are told.
+    public func changePoolThreshold(of lun: UInt16, of name: String, _ threshold: PoolThreshold) {
+        guard let served = target(named: name), let unit = served.unit(lun: lun), unit.isPresent else {
+            return
+        }
+        act(served, .poolThresholdChanged(unit.number, threshold))
+    }
 
     private func tellTransferSizes() {
         var tables: [String: TransferTable] = [:]

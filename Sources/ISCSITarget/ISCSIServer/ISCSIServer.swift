@@ -94,7 +94,10 @@ public final class ISCSIServer {
         group = PortalGroup(configuration: configuration, limits: session, pool: pool)
         own.target = self
         coordinator.reservationsChanged = { [own] unit, table in
-            own.target?.reservationsChanged(unit, table)
+            own.target?.tellUnit(unit) { .reservationsChanged($0, table) }
+        }
+        coordinator.sanitizeReported = { [own] unit, progress in
+            own.target?.tellUnit(unit) { .sanitizeReported($0, progress) }
         }
         coordinator.groupsChanged = { [own] target, groups in
             guard let server = own.target, let served = server.target(named: target) else { return }
@@ -387,10 +390,10 @@ public final class ISCSIServer {
             bytes, on: link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
         perform()
     }
-    private func reservationsChanged(_ key: UnitKey, _ table: ReservationTable) {
+    private func tellUnit(_ key: UnitKey, _ event: (UnitNumber) -> Target.Event) {
         for target in targets {
             for unit in target.units where unit.isPresent && unit.key == key {
-                act(target, .reservationsChanged(unit.number, table))
+                act(target, event(unit.number))
             }
         }
     }

@@ -17,8 +17,12 @@ public struct UnitKey: Hashable, Sendable {
 /// neither it nor the two callbacks run from inside a call.
 public protocol TargetCoordinator: AnyObject {
     /// Another gateway has changed the reservations of a unit that was joined. Newest version wins: older
-    /// ones may come late, and are ignored.
+    /// ones may come late, and are ignored. While ``store(_:of:replacing:completed:)`` is under way only what
+    /// was made of the table that is being stored may be told: it has that change in it.
     var reservationsChanged: ((UnitKey, ReservationTable) -> Void)? { get set }
+    /// Another gateway, which sanitizes a unit that was joined, has reported how far it is, in 65,536ths; 0:
+    /// that is over, or was not heard.
+    var sanitizeReported: ((UnitKey, UInt16) -> Void)? { get set }
     /// The port groups of a target that was joined have come, gone or changed their state.
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)? { get set }
     /// The places where other gateways offer a target that was joined have changed: `address:port,tag` each,
@@ -43,6 +47,8 @@ public protocol TargetCoordinator: AnyObject {
     func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,
         completed: @escaping (ReservationStoring) -> Void)
+    /// How far this gateway's sanitize operation is: the others hear of it some seconds later; 0: it is over.
+    func report(sanitized progress: UInt16, of unit: UnitKey)
     /// Changes the states of these port groups, by tag; ``groupsChanged`` tells all gateways, this one too,
     /// before `completed` runs.
     func set(_ groups: [PortGroup], of target: String, completed: @escaping (_ isDone: Bool) -> Void)
@@ -52,6 +58,8 @@ public protocol TargetCoordinator: AnyObject {
 public final class LocalCoordinator: TargetCoordinator {
     /// Never called: there is nobody else.
     public var reservationsChanged: ((UnitKey, ReservationTable) -> Void)?
+    /// Never called.
+    public var sanitizeReported: ((UnitKey, UInt16) -> Void)?
     /// Called when an initiator has set states.
     public var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     /// Never called.
@@ -86,6 +94,8 @@ public final class LocalCoordinator: TargetCoordinator {
     }
     /// Nobody waits for that.
     public func settled(_ version: UInt64, of unit: UnitKey) {}
+    /// Nobody wants to know.
+    public func report(sanitized progress: UInt16, of unit: UnitKey) {}
     /// See the protocol.
     public func store(
         _ table: ReservationTable, of unit: UnitKey, replacing version: UInt64,

@@ -113,6 +113,9 @@ public struct TransferSizes: Hashable, Sendable {
 public struct SCSIAnswer: Sendable {
     /// The status: 0 good, 2 check condition, ...
     public var status: UInt8
+    /// STATUS QUALIFIER (SAM-5, section 5.3.2), for a transport that has room for it. With BUSY and TASK SET
+    /// FULL: so many tenths of a second later the logical unit may be asked again. 0: nothing to say.
+    public var statusQualifier: UInt16
     /// Sense data, at most 252 bytes (SPC-5, section 4.4.3).
     public var sense: [UInt8]
     /// The data, handed on by reference.
@@ -124,10 +127,12 @@ public struct SCSIAnswer: Sendable {
 
     /// An answer; residuals are computed from the wanted bytes and what the initiator expected.
     public init(
-        status: UInt8 = 0, sense: [UInt8] = [], dataIn: [ReadSegment] = [], wantedInBytes: Int? = nil,
-        wantedOutBytes: Int? = nil
+        status: UInt8 = 0, statusQualifier: UInt16 = 0, sense: [UInt8] = [], dataIn: [ReadSegment] = [],
+        wantedInBytes: Int? = nil, wantedOutBytes: Int? = nil
     ) {
-        (self.status, self.sense, self.dataIn) = (status, sense, dataIn)
+        (self.status, self.statusQualifier, self.sense, self.dataIn) = (
+            status, statusQualifier, sense, dataIn
+        )
         (self.wantedInBytes, self.wantedOutBytes) = (wantedInBytes, wantedOutBytes)
     }
 }
@@ -165,8 +170,9 @@ public enum ManagementFunction: UInt8, Hashable, Sendable {
 public enum ManagementOutcome: Hashable, Sendable {
     /// Done.
     case complete
-    /// Done, and the question's answer is yes.
-    case succeeded
+    /// Done, and the question's answer is yes; with SAM-5's additional response information, 24 bits, where
+    /// the function has any.
+    case succeeded(information: UInt32)
     /// There is no such logical unit.
     case noSuchLUN
     /// This nexus may not.

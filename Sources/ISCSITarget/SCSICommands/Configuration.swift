@@ -39,6 +39,9 @@ public struct UnitConfiguration: Hashable, Sendable {
     /// The volume compares and writes in one step, also among gateways, inside an aligned run of so many
     /// bytes (`BlockVolume.compareUnitBytes`). 0: it does not; then the unit does, for its own commands.
     public var compareUnitBytes = 0
+    /// When initiators are told that the pool below fills up; `nil`: nobody watches it. A unit that is not
+    /// thin has no use for it.
+    public var poolThreshold: PoolThreshold?
     /// The NAA identifier, 16 bytes whose first half-byte is 6.
     public var identifier: [UInt8]
     /// The serial number, printable ASCII.
@@ -71,6 +74,23 @@ extension UnitConfiguration {
         bytes.append(vendor, width: 8)
         return bytes + serial.utf8.prefix(200)
     }
+}
+
+/// How full the pool below a unit may be before ``Target/Event/softThresholdReached(_:)`` comes.
+public struct PoolThreshold: Hashable, Sendable {
+    /// In percent of the pool; 0: it never comes.
+    public let usedPercent: Int
+    /// So far below that the use must have been before it comes again.
+    public let slackPercent: Int
+    /// A threshold of 0 to 99 percent, with an even slack of 2 to 24.
+    public init(usedPercent: Int, slackPercent: Int) {
+        invariant((0..<100).contains(usedPercent), "a threshold of \(usedPercent) percent")
+        invariant(2...24 ~= slackPercent && slackPercent % 2 == 0, "a slack of \(slackPercent) percent")
+        (self.usedPercent, self.slackPercent) = (usedPercent, slackPercent)
+    }
+    /// What is available in the middle of the range (SBC-4, section 4.7: it is reached at the range's lower
+    /// end, and armed again above the upper one).
+    var availablePercent: Int { usedPercent == 0 ? 0 : 100 - usedPercent + slackPercent / 2 }
 }
 
 /// How a group of target ports can be used (SPC-5, section 5.17.2).

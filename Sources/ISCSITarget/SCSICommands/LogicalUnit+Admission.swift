@@ -33,7 +33,7 @@ extension LogicalUnit {
     /// Begins a command. Its answer is among the effects, or comes later.
     mutating func execute(_ id: TaskID, _ command: SCSICommand, effects: inout [Effect]) {
         guard let index = place(of: command.nexus) else {
-            effects.append(.answer(id, SCSIAnswer(status: Status.busy)))
+            effects.append(.answer(id, answer(status: Status.busy, wantedOutBytes: 0)))
             return
         }
         endOrphanedSanitize(parties[index].reservation, effects: &effects)
@@ -56,8 +56,7 @@ extension LogicalUnit {
                 allocationBytes: wanted.inBytes, wantedOutBytes: wanted.outBytes,
                 offeredOutBytes: command.expectedOutBytes)
             if let status = try refusal(request) {
-                effects.append(
-                    .answer(id, SCSIAnswer(status: status, wantedOutBytes: wanted.outBytes)))
+                effects.append(.answer(id, answer(status: status, wantedOutBytes: wanted.outBytes)))
                 return
             }
             try perform(request, effects: &effects)

@@ -124,7 +124,12 @@ extension LogicalUnit {
         return bytes
     }
     /// LBPU, LBPWS, LBPWS10, LBPRZ: given-up blocks read as zeroes. No anchors, no thresholds.
-    private var provisioning: [UInt8] { configuration.isThin ? [0, 0xe4, 0x02, 0] : [0, 0, 0, 0] }
+    /// No threshold counts blocks, so the exponent of a set of them is 0; the last byte is the range of one
+    /// that is a percentage, in tenths.
+    private var provisioning: [UInt8] {
+        guard configuration.isThin else { return [0, 0, 0, 0] }
+        return [0, 0xe4, 0x02, UInt8(10 * (modes.poolThreshold?.slackPercent ?? 0))]
+    }
 
     /// Third-party copy (SPC-5, section 7.7.18): the commands and their bounds.
     private var thirdPartyCopy: [UInt8] {

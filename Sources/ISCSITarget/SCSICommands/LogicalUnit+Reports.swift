@@ -1,3 +1,5 @@
+import SCSIBoundary
+
 /// What a unit tells of its commands (SPC-5, sections 6.34 and 6.35).
 extension LogicalUnit {
     func supportedOpcodes(_ request: Request) throws(Sense) -> [UInt8] {
@@ -48,9 +50,16 @@ extension LogicalUnit {
     }
 
     func supportedFunctions(_ request: Request) -> [UInt8] {
-        // ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, QUERY TASK; then QUERY
-        // ASYNCHRONOUS EVENT, QUERY TASK SET, I_T NEXUS RESET.
-        let functions: [UInt8] = [0x80 | 0x40 | 0x10 | 0x08 | 0x04, 0x04 | 0x02 | 0x01, 0]
+        // Resets of the target have no bit.
+        let bits: [(ManagementFunction, byte: Int, bit: UInt8)] = [
+            (.abortTask, 0, 0x80), (.abortTaskSet, 0, 0x40), (.clearAutoContingentAllegiance, 0, 0x20),
+            (.clearTaskSet, 0, 0x10), (.logicalUnitReset, 0, 0x08), (.queryTask, 0, 0x04),
+            (.queryAsynchronousEvent, 1, 0x04), (.queryTaskSet, 1, 0x02), (.nexusReset, 1, 0x01),
+        ]
+        var functions: [UInt8] = [0, 0, 0]
+        for (function, byte, bit) in bits where request.party.functions.contains(function) {
+            functions[byte] |= bit
+        }
         guard request.has(0x80, at: 2) else { return functions + [0] }
         return functions + [12] + [UInt8](repeating: 0, count: 12)
     }

@@ -67,7 +67,8 @@ struct EndedChange: Sendable {
 /// Reservations: PERSISTENT RESERVE IN and OUT, RESERVE(6), RELEASE(6).
 ///
 /// The table is the cluster's. A command that changes it is answered when the keeper has the change and when
-/// nothing can happen any more that the change ended; until then this gateway goes by what it had.
+/// nothing can happen any more that the change ended; until the keeper says so, or others have changed it
+/// again, this gateway goes by what it had.
 extension LogicalUnit {
     mutating func reserveSimply(_ request: Request, effects: inout [Effect]) throws(Sense) {
         // Extents and third parties are obsolete.
@@ -181,7 +182,9 @@ extension LogicalUnit {
         case .noRoom:
             endChange(.failure(Sense(.illegalRequest, .insufficientRegistrations)), effects: &effects)
         case .sanitizing:
-            endChange(.failure(Sense(.notReady, .sanitizeInProgress, progress: 0)), effects: &effects)
+
+            let sense = Sense(.notReady, .sanitizeInProgress, progress: reportedProgress)
+            endChange(.failure(sense), effects: &effects)
         case .sanitizeFailed:
             endChange(.failure(Sense(.mediumError, .sanitizeFailed)), effects: &effects)
         case .removalPrevented:
@@ -219,6 +222,14 @@ extension LogicalUnit {
             endChange(.failure(Sense(.hardwareError, .internalTargetFailure)), effects: &effects)
         }
         goOnChanging(effects: &effects)
+    }
+    /// Another gateway has changed the table. What is being stored here is older, and is gone by first: it
+    /// stands with the keeper, and its command waits for other gateways only.
+    mutating func reservationsChanged(_ table: ReservationTable, effects: inout [Effect]) {
+        if let offered = changes.offered, table.version > offered.version {
+            take(offered, own: changes.waiting.first?.waiter, effects: &effects)
+        }
+        take(table, own: nil, effects: &effects)
     }
     private func hasEnded(_ task: TaskNumber) -> Bool {
         tasks[task.rawValue].map { $0.isAborting || $0.isPreempted } ?? true

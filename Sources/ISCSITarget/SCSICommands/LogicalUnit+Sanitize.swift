@@ -42,12 +42,12 @@ struct SanitizeWork: Hashable, Sendable {
 /// SANITIZE. All gateways refuse to touch the blocks before the first of them is overwritten, and until the
 /// cluster knows how it ended: the table of reservations says so to them.
 extension LogicalUnit {
-    /// What commands are told while the blocks are not to be had. How far another gateway is nobody knows.
+    /// What commands are told while the blocks are not to be had.
     var sanitizeSense: Sense? {
         if let sanitizeWork { return Sense(.notReady, .sanitizeInProgress, progress: sanitizeWork.progress) }
         switch reservations.sanitize {
         case .none: return nil
-        case .running: return Sense(.notReady, .sanitizeInProgress, progress: 0)
+        case .running: return Sense(.notReady, .sanitizeInProgress, progress: reportedProgress)
         case .failed: return Sense(.mediumError, .sanitizeFailed)
         }
     }
@@ -122,6 +122,13 @@ extension LogicalUnit {
         finish(
             number, isUnwanted ? .failure(Sense(.abortedCommand, .none)) : .success([]), effects: &effects)
     }
+    /// A step is done, and this is left.
+    mutating func sanitizeAdvanced(_ work: SanitizeWork, effects: inout [Effect]) {
+        if work.progress != sanitizeWork?.progress {
+            effects.append(.reportSanitize(number, work.progress))
+        }
+        sanitizeWork = work
+    }
     /// All is overwritten, or something was not: the other gateways are to know before it counts as ended.
     mutating func storeSanitizeEnd(
         _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
@@ -144,6 +151,7 @@ extension LogicalUnit {
         _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
         sanitizeWork = nil
+        effects.append(.reportSanitize(self.number, 0))
         var failure: Sense?
         if case .failure(let sense) = result { failure = sense }
         if case .sanitizeEnd(.some(let sense))? = tasks[number.rawValue]?.work { failure = sense }

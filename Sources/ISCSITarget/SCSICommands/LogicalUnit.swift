@@ -14,9 +14,10 @@ struct LogicalUnit: Sendable {
         private final class Identity: Sendable {
             let nexus: NexusID
             let names: Nexus
+            let functions: Set<ManagementFunction>
             let reservation: ReservationParty
-            init(_ nexus: NexusID, _ names: Nexus) {
-                (self.nexus, self.names) = (nexus, names)
+            init(_ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>) {
+                (self.nexus, self.names, self.functions) = (nexus, names, functions)
                 reservation = ReservationParty(
                     initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
             }
@@ -24,11 +25,15 @@ struct LogicalUnit: Sendable {
         private let identity: Identity
         var nexus: NexusID { identity.nexus }
         var names: Nexus { identity.names }
+        /// Task management functions that its transport answers.
+        var functions: Set<ManagementFunction> { identity.functions }
         var reservation: ReservationParty { identity.reservation }
         var attentions = UnitAttentions()
         var preventsRemoval = false
         var right = UnitAccess.Right.writes
-        init(nexus: NexusID, names: Nexus) { identity = Identity(nexus, names) }
+        init(nexus: NexusID, names: Nexus, functions: Set<ManagementFunction>) {
+            identity = Identity(nexus, names, functions)
+        }
     }
 
     let number: UnitNumber
@@ -59,6 +64,8 @@ struct LogicalUnit: Sendable {
     var hasMedium: Bool { !reservations.isEjected }
     /// A sanitize operation of this gateway, from the command until the cluster knows its end.
     var sanitizeWork: SanitizeWork?
+    /// How far another gateway's is, as it was told last.
+    var reportedProgress: UInt16 = 0
     /// A command that may go on and is about more than this unit; the target takes it.
     var delegated: Request?
     /// Changes that no command waited for and that have ended since the target looked.
@@ -73,7 +80,7 @@ struct LogicalUnit: Sendable {
         (self.number, self.configuration, self.sizeBytes) = (number, configuration, sizeBytes)
         (self.limits, self.ports) = (limits, ports)
         if isPlanted(.comparisonLocal) { self.configuration.compareUnitBytes = 0 }
-        modes = ModePages(hasWriteCache: configuration.hasWriteCache)
+        modes = ModePages(configuration)
     }
 
     var blockBytes: Int { configuration.blockBytes }
@@ -83,10 +90,10 @@ struct LogicalUnit: Sendable {
 
     // MARK: Who is there
 
-    mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus) {
+    mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>) {
         guard partyIndex[nexus] == nil else { return }
         partyIndex[nexus] = parties.count
-        var party = Party(nexus: nexus, names: names)
+        var party = Party(nexus: nexus, names: names, functions: functions)
         party.right = configuration.access?.right(of: names.initiatorName) ?? .writes
         party.attentions.add(.powerOnOrReset, max: limits.attentionsMax)
         parties.append(party)
@@ -130,6 +137,12 @@ struct LogicalUnit: Sendable {
         sizeBytes = bytes
         attend(.capacityChanged)
     }
+    /// Whoever runs the gateways wants another threshold: mode parameters that no initiator has changed.
+    mutating func poolThresholdChanged(_ threshold: PoolThreshold) {
+        guard configuration.isThin, threshold != modes.poolThreshold else { return }
+        modes.poolThreshold = threshold
+        attend(.modeParametersChanged)
+    }
     mutating func portsChanged(_ ports: PortLayout) {
         let states = self.ports.groups.map(\.state)
         self.ports = ports
@@ -162,7 +175,8 @@ struct LogicalUnit: Sendable {
             change(.dropSimple(party), for: .function(id, nexus), effects: &effects)
             return nil
         case .queryAsynchronousEvent:
-            return party(nexus)?.attentions.isEmpty == false ? .succeeded : .complete
+            guard let attentions = party(nexus)?.attentions, !attentions.isEmpty else { return .complete }
+            return .succeeded(information: attentions.summary)
         case .queryTask, .queryTaskSet: return .complete
         case .clearAutoContingentAllegiance, .taskReassign: return .notSupported
         }

@@ -1,11 +1,16 @@
 /// Mode pages (SPC-5, section 7.5; SBC-4, section 6.5). Only what differs from the defaults is state.
 struct ModePages: Hashable, Sendable {
     let hasWriteCache: Bool
+    /// Of a unit whose pool is watched.
+    var poolThreshold: PoolThreshold?
     var shared = SharedModes()
     var usesDescriptorSense: Bool { shared.usesDescriptorSense }
     var isWriteProtected: Bool { shared.isWriteProtected }
 
-    init(hasWriteCache: Bool) { self.hasWriteCache = hasWriteCache }
+    init(_ configuration: UnitConfiguration) {
+        hasWriteCache = configuration.hasWriteCache
+        poolThreshold = configuration.isThin ? configuration.poolThreshold : nil
+    }
 
     /// What of a page is wanted (PC).
     enum Control: UInt8, Hashable, Sendable {
@@ -20,14 +25,17 @@ struct ModePages: Hashable, Sendable {
         let subpage: UInt8
     }
     /// In the order in which "all pages" has them.
-    static let codes = [
+    var codes: [Code] { Self.usualCodes + (poolThreshold == nil ? [] : [Self.provisioning]) }
+    private static let usualCodes = [
         Code(page: 0x01, subpage: 0), Code(page: 0x08, subpage: 0), Code(page: 0x0a, subpage: 0),
         Code(page: 0x0a, subpage: 1), Code(page: 0x1c, subpage: 0),
     ]
+    private static let provisioning = Code(page: 0x1c, subpage: 2)
 
     /// The bytes of a page, with its header.
     func bytes(_ code: Code, _ control: Control) -> [UInt8] {
-        let defaults = ModePages(hasWriteCache: hasWriteCache)
+        var defaults = self
+        defaults.shared = SharedModes()
         switch control {
         case .current: return contents(code)
         case .defaults, .saved: return defaults.contents(code)
@@ -60,6 +68,13 @@ struct ModePages: Hashable, Sendable {
             var page: [UInt8] = [0x4a, 0x01, 0x00, 0x1c] + [UInt8](repeating: 0, count: 28)
             page[6] = 252
             return page
+        case (0x1c, 2):
+            // Logical block provisioning (SBC-4, section 6.5.9): one threshold, set by whoever runs the
+            // gateways. All nexuses are told (SITUA = 0): it is a percentage (001b) of the available
+            // resources (03h), and is reached when that falls (000b).
+            let available = poolThreshold?.availablePercent ?? 0
+            let header: [UInt8] = [0x5c, 0x02, 0, 20] + [UInt8](repeating: 0, count: 12)
+            return header + [available > 0 ? 0x88 : 0x08, 0x03, 0, 0, 0, 0, 0, UInt8(available)]
         default:
             // Informational exceptions: none are reported.
             return [0x1c, 0x0a, 0x08] + [UInt8](repeating: 0, count: 9)
@@ -87,12 +102,12 @@ extension LogicalUnit {
             throw Sense(.illegalRequest, .savingNotSupported)
         }
         let (page, subpage) = (request.cdb[2] & 0x3f, request.cdb[3])
-        let wanted = ModePages.codes.filter { code in
+        let wanted = modes.codes.filter { code in
             if page == 0x3f { return subpage == 0xff || subpage == 0 && code.subpage == 0 }
             return code.page == page && (subpage == 0xff || code.subpage == subpage)
         }
         guard !wanted.isEmpty else {
-            let isPageKnown = page == 0x3f || ModePages.codes.contains { $0.page == page }
+            let isPageKnown = page == 0x3f || modes.codes.contains { $0.page == page }
             throw isPageKnown ? .invalidField(3) : .invalidField(2, bit: 5)
         }
         let isLong = !isShort && request.has(0x10, at: 1)
@@ -143,7 +158,7 @@ extension LogicalUnit {
             let hasSubpage = list[at] & 0x40 != 0
             guard list.count - at >= (hasSubpage ? 4 : 2) else { throw .shortParameters }
             let code = ModePages.Code(page: list[at] & 0x3f, subpage: hasSubpage ? list[at + 1] : 0)
-            guard ModePages.codes.contains(code) else { throw .invalidParameter(at, bit: 5) }
+            guard modes.codes.contains(code) else { throw .invalidParameter(at, bit: 5) }
             let bytes = hasSubpage ? 4 + list.half(at: at + 2) : 2 + Int(list[at + 1])
             guard list.count - at >= bytes else { throw .shortParameters }
             try next.take(code, Array(list[at..<(at + bytes)]), at: at)

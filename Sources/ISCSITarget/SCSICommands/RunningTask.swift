@@ -184,7 +184,7 @@ extension LogicalUnit {
         case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
         case .success(.next(let work)):
             tasks[number.rawValue]?.work = work
-            if case .sanitize(let sanitize) = work { sanitizeWork = sanitize }
+            if case .sanitize(let sanitize) = work { sanitizeAdvanced(sanitize, effects: &effects) }
             // Between two steps is an occasion to end.
             if let task = tasks[number.rawValue], task.isAborting || task.isPreempted {
                 finish(number, .failure(Sense(.abortedCommand, .none)), effects: &effects)
@@ -268,7 +268,7 @@ extension LogicalUnit {
             return
         }
         guard !task.isAborting else { return effects.append(.aborted(id)) }
-        effects.append(.answer(id, SCSIAnswer(status: status, wantedOutBytes: task.wantedOutBytes)))
+        effects.append(.answer(id, answer(status: status, wantedOutBytes: task.wantedOutBytes)))
     }
     /// Ends a task: answers, lets those go on that waited for its blocks, forgets it.
     mutating func finish(

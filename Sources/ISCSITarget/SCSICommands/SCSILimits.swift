@@ -14,6 +14,9 @@ public struct SCSILimits: Hashable, Sendable {
     public var unmapDescriptorsMax = 256
     /// Commands of all nexuses under way or waiting in one logical unit; the next is told TASK SET FULL.
     public var tasksMax = 4096
+    /// Tenths of a second after which a command that found no room may be sent again: it takes some answers,
+    /// and these come in milliseconds.
+    public var retryTenths: UInt16 = 1
     /// Unit attentions kept for one nexus; when there are more, the oldest that is no reset goes.
     public var attentionsMax = 16
     /// Nexuses of one target.

@@ -1,3 +1,5 @@
+import SCSIBoundary
+
 /// The statuses of SAM-5, section 5.3.
 enum Status {
     static let good: UInt8 = 0x00
@@ -7,6 +9,16 @@ enum Status {
     static let reservationConflict: UInt8 = 0x18
     static let taskSetFull: UInt8 = 0x28
     static let taskAborted: UInt8 = 0x40
+}
+
+extension LogicalUnit {
+    /// The answer with a status that has no sense data; who found no room hears when to ask again.
+    func answer(status: UInt8, wantedOutBytes: Int) -> SCSIAnswer {
+        let isTurnedAway = status == Status.busy || status == Status.taskSetFull
+        return SCSIAnswer(
+            status: status, statusQualifier: isTurnedAway ? limits.retryTenths : 0,
+            wantedOutBytes: wantedOutBytes)
+    }
 }
 
 /// The kinds of what went wrong (SPC-5, section 4.4.8).

@@ -15,8 +15,8 @@ public struct Target: Sendable {
         case abort(TaskID)
         /// A task management function whose tasks have ended. LUN 0 with a function of the whole target.
         case manage(ManagementID, ManagementFunction, NexusID, LUN)
-        /// An initiator is here.
-        case nexusBegan(NexusID, Nexus)
+        /// An initiator is here, whose transport answers these task management functions.
+        case nexusBegan(NexusID, Nexus, functions: Set<ManagementFunction>)
         /// It is gone, and its commands have ended.
         case nexusEnded(NexusID)
         /// Commands of this initiator for this LUN were ended by its transport, and it is still here.
@@ -37,10 +37,17 @@ public struct Target: Sendable {
         case resized(UnitNumber, ByteCount)
         /// The pool below is filling up.
         case softThresholdReached(UnitNumber)
+        /// That will be said at another use of the pool.
+        case poolThresholdChanged(UnitNumber, PoolThreshold)
         /// The keeper's answer to ``Effect/storeReservations(_:replacing:_:)``.
         case reservationsStored(UnitNumber, ReservationStoring)
-        /// Another gateway has changed reservations.
+        /// Another gateway has changed reservations. Between
+        /// ``Effect/storeReservations(_:replacing:_:)`` and its answer a newer table than the one offered has
+        /// what was offered in it.
         case reservationsChanged(UnitNumber, ReservationTable)
+        /// How far the sanitize operation of another gateway is, in 65,536ths, as of its last report; 0: none
+        /// was heard, or it is over.
+        case sanitizeReported(UnitNumber, UInt16)
         /// Target ports have come, gone or changed their state.
         case groupsChanged([PortGroup])
         /// The answer to ``Effect/setGroups(_:_:)``: done, or not.
@@ -65,6 +72,9 @@ public struct Target: Sendable {
         case reservationsSettled(UnitNumber, version: UInt64)
         /// Keep this table if the one kept has still the version `replacing`, and report.
         case storeReservations(UnitNumber, replacing: UInt64, ReservationTable)
+        /// How far the sanitize operation here is, in 65,536ths, for other gateways, who may hear of it late;
+        /// 0: it is over.
+        case reportSanitize(UnitNumber, UInt16)
         /// An initiator wants port groups to change their state; do so for all gateways and report.
         case setGroups(TaskID, [PortGroup])
         /// Another gateway has had a TARGET COLD RESET: sessions of the target end here as there, with their
@@ -81,7 +91,7 @@ public struct Target: Sendable {
     /// Removed ones that still have something under way.
     var leaving: [LogicalUnit] = []
     /// In the order in which they came.
-    var nexuses: [(id: NexusID, names: Nexus)] = []
+    var nexuses: [(id: NexusID, names: Nexus, functions: Set<ManagementFunction>)] = []
     var copies: [RunningCopy] = []
     var copyCount: UInt64 = 0
     var copyResults: [CopyResult] = []
@@ -121,7 +131,7 @@ public struct Target: Sendable {
         case .nexusLeaves(let nexus): nexusLeaves(nexus, effects: &effects)
         case .tasksEnded(let number, let version):
             with(number, &effects) { $0.tasksEnded(version, effects: &$1) }
-        case .nexusBegan(let nexus, let names): nexusBegan(nexus, names)
+        case .nexusBegan(let nexus, let names, let functions): nexusBegan(nexus, names, functions)
         case .nexusEnded(let nexus):
             nexuses.removeAll { $0.id == nexus }
             for index in units.indices { units[index].nexusEnded(nexus, effects: &effects) }
@@ -138,10 +148,14 @@ public struct Target: Sendable {
         case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
         case .softThresholdReached(let number):
             with(number, &effects) { unit, _ in unit.attend(.softThresholdReached) }
+        case .poolThresholdChanged(let number, let threshold):
+            with(number, &effects) { unit, _ in unit.poolThresholdChanged(threshold) }
         case .reservationsStored(let number, let storing):
             with(number, &effects) { $0.reservationsStored(storing, effects: &$1) }
         case .reservationsChanged(let number, let table):
-            with(number, &effects) { $0.take(table, own: nil, effects: &$1) }
+            with(number, &effects) { $0.reservationsChanged(table, effects: &$1) }
+        case .sanitizeReported(let number, let progress):
+            with(number, &effects) { unit, _ in unit.reportedProgress = progress }
         case .groupsChanged(let groups):
             ports.groups = groups
             for index in units.indices { units[index].portsChanged(ports) }
@@ -180,7 +194,7 @@ public struct Target: Sendable {
         (unit.reservations, unit.modes.shared) = (table, table.modes)
         unit.settledVersion = table.version
         let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
-        for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names) }
+        for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names, nexus.functions) }
         for index in units.indices { units[index].attend(.inventoryChanged) }
         units.insert(unit, at: place)
     }
@@ -189,10 +203,12 @@ public struct Target: Sendable {
         leaving.append(units.remove(at: index))
         for index in units.indices { units[index].attend(.inventoryChanged) }
     }
-    private mutating func nexusBegan(_ nexus: NexusID, _ names: Nexus) {
+    private mutating func nexusBegan(
+        _ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>
+    ) {
         guard nexuses.count < limits.nexusesMax else { return }
-        nexuses.append((nexus, names))
-        for index in units.indices { units[index].nexusBegan(nexus, names) }
+        nexuses.append((nexus, names, functions))
+        for index in units.indices { units[index].nexusBegan(nexus, names, functions) }
     }
     func isVisible(_ unit: LogicalUnit, to nexus: NexusID) -> Bool {
         guard unit.configuration.access != nil else { return true }

@@ -4,10 +4,18 @@
 struct UnitAttentions: Hashable, Sendable {
     private var waiting: [AdditionalSense] = []
 
-    var first: AdditionalSense? { waiting.first }
     var isEmpty: Bool { waiting.isEmpty }
     mutating func takeFirst() -> AdditionalSense? { waiting.isEmpty ? nil : waiting.removeFirst() }
     mutating func remove(_ attention: AdditionalSense) { waiting.removeAll { $0 == attention } }
+
+    /// What QUERY ASYNCHRONOUS EVENT answers, 24 bits: UADE DEPTH (one: 01b; more: 10b), sense key,
+    /// additional sense code and qualifier of what is told next (SAM-5, additional response information).
+    var summary: UInt32 {
+        guard let next = waiting.first else { return 0 }
+        let depth: UInt32 = waiting.count > 1 ? 2 : 1
+        let key = UInt32(SenseKey.unitAttention.rawValue)
+        return (depth << 4 | key) << 16 | UInt32(next.code) << 8 | UInt32(next.qualifier)
+    }
 
     mutating func add(_ attention: AdditionalSense, max: Int) {
         if waiting.contains(attention) { return }

@@ -46,14 +46,14 @@ package struct Wire {
     package func command(
         tag: UInt32, cdb: [UInt8], lun: UInt64 = 0, length: UInt32 = 0, cmdSN: UInt32, expStatSN: UInt32 = 0,
         read: Bool = false, write: Bool = false, final: Bool = true, attribute: UInt8 = 1,
-        immediate: Bool = false, ahs: [UInt8] = [], data: [UInt8] = []
+        priority: UInt8 = 0, immediate: Bool = false, ahs: [UInt8] = [], data: [UInt8] = []
     ) -> [UInt8] {
         pdu(
             immediate ? 0x41 : 0x01,
             flags: (final ? 0x80 : 0) | (read ? 0x40 : 0) | (write ? 0x20 : 0) | attribute,
             bytes: [
-                (8, be64(lun)), (16, be32(tag)), (20, be32(length)), (24, be32(cmdSN)), (28, be32(expStatSN)),
-                (32, Array((cdb + [UInt8](repeating: 0, count: 16)).prefix(16))),
+                (2, [priority << 4]), (8, be64(lun)), (16, be32(tag)), (20, be32(length)), (24, be32(cmdSN)),
+                (28, be32(expStatSN)), (32, Array((cdb + [UInt8](repeating: 0, count: 16)).prefix(16))),
             ], ahs: ahs, data: data)
     }
     package func dataOut(

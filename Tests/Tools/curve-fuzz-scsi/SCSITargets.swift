@@ -38,7 +38,9 @@ private func target(kind: Int) -> Target {
     for number: UInt64 in 1...2 {
         let names = Nexus(
             initiatorName: "i\(number)", sessionIdentifier: number, targetName: "t", portalGroupTag: 1)
-        target.step(.nexusBegan(NexusID(rawValue: number), names), effects: &effects)
+        let functions: Set<ManagementFunction> = number == 1 ? [.abortTask] : [.abortTask, .queryTask]
+        target.step(
+            .nexusBegan(NexusID(rawValue: number), names, functions: functions), effects: &effects)
     }
     return target
 }
@@ -70,7 +72,8 @@ private struct UnitGate {
                 require(close(task), "an answer to a command that has one")
                 require(answer.sense.count <= 252, "sense data of \(answer.sense.count) bytes")
             case .aborted(let task): require(close(task), "an abort of a command that has ended")
-            case .managed, .unitGone, .nexusReleased, .reservationsSettled, .endSessions: break
+            case .managed, .unitGone, .nexusReleased, .reservationsSettled, .endSessions, .reportSanitize:
+                break
             case .endTasks(let unit, let version): step(.tasksEnded(unit, version: version))
             case .storeReservations(let unit, let version, let table):
                 require((tables[unit] ?? ReservationTable()).version == version, "an outdated table")
