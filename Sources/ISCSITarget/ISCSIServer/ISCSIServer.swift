@@ -272,6 +272,7 @@ public final class ISCSIServer {
         (isStopping, isAbandoned) = (true, true)
         closeListeners()
         for link in inOrder { abandon(link) }
+        group.abandon()
         (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
