@@ -92,6 +92,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case sanitizeUnawaited = "sanitize-unawaited"
     /// What a gateway was sanitizing counts as done when it is taken out.
     case sanitizeForgotten = "sanitize-forgotten"
+    /// An iSCSI gateway that stood still reads on.
+    case standstillUnnoticed = "standstill-unnoticed"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

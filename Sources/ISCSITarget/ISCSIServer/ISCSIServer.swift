@@ -28,6 +28,9 @@ public final class ISCSIServer {
     /// The link looked up last: the effects of a turn are mostly about one.
     private var recentLink: ServerLink?
     private var pingTimer: TimerID?
+    private var beatTimer: TimerID?
+    /// When the server last ran on time, as long as there are connections.
+    private var lastBeat = Duration.zero
     /// One line per shortage is enough.
     private var hasComplained = false
     private var stopped: (() -> Void)?
@@ -300,10 +303,11 @@ public final class ISCSIServer {
     func forget(_ link: ServerLink) {
         links[link.id] = nil
         recentLink = nil
-        if links.isEmpty, let pingTimer {
-            environment.cancel(pingTimer)
-            self.pingTimer = nil
+        guard links.isEmpty else { return }
+        for timer in [pingTimer, beatTimer] {
+            if let timer { environment.cancel(timer) }
         }
+        (pingTimer, beatTimer) = (nil, nil)
     }
     private func accept(_ connection: any Connection, by portal: Int? = nil) {
         guard !isStopping, makeRoom(for: connection.peerHost) else { return connection.close() }
@@ -318,6 +322,7 @@ public final class ISCSIServer {
                 link.id, from: PeerAddress.bytes(of: link.peerHost), randomness: randomness, effects: &$1)
         }
         if pingTimer == nil { waitForPing() }
+        if beatTimer == nil { waitForBeat() }
     }
     private func randomBytes(_ count: Int) -> [UInt8] {
         var bytes: [UInt8] = []
@@ -372,6 +377,35 @@ public final class ISCSIServer {
         if !links.isEmpty { waitForPing() }
     }
 
+    // MARK: Standing still
+
+    /// Something is due so often.
+    private static let beatInterval = Duration.seconds(1)
+
+    private func waitForBeat() {
+        lastBeat = environment.now
+        beatTimer = environment.after(Self.beatInterval) { [own] in
+            guard let server = own.target else { return }
+            server.beatTimer = nil
+            if !server.hasStoodStill(), !server.links.isEmpty { server.waitForBeat() }
+        }
+    }
+    /// Ends all sessions when a beat is late by more than ``ISCSIServerLimits/standstillMax``: whoever gave
+    /// up a path meanwhile has asked elsewhere for what waits here, and may have had its answer.
+    ///
+    /// Asked before anything is read or goes on: what came is told before the timer that was due.
+    func hasStoodStill() -> Bool {
+        let late = environment.now - lastBeat - Self.beatInterval
+        guard late > limits.standstillMax, !isPlanted(.standstillUnnoticed) else { return false }
+        environment.log(
+            .warning,
+            "iscsi: this gateway stood still for about \(late.components.seconds) s; its connections are "
+                + "closed, so that nothing is carried out that initiators have given up")
+        lastBeat = environment.now
+        for link in inOrder { abandon(link) }
+        return true
+    }
+
     // MARK: What happens
 
     /// Lets the portal group know of something, and does what it says.
@@ -381,10 +415,13 @@ public final class ISCSIServer {
     }
     /// Lets a target know of something.
     func act(_ target: ServedTarget, _ event: Target.Event) {
+        // What was read before waits for such events, too.
+        _ = hasStoodStill()
         step(target, event)
         perform()
     }
     @unsafe func received(_ bytes: UnsafeRawBufferPointer, on link: ServerLink) {
+        guard !hasStoodStill() else { return }
         unsafe group.received(
             bytes, on: link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
         perform()

@@ -76,7 +76,7 @@ enum MutantHunt {
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
         case .changeUnawaited, .resetUnspread, .comparisonLocal, .settlingUnawaited, .gatewayUnfenced,
-            .sanitizeUnawaited, .sanitizeForgotten:
+            .sanitizeUnawaited, .sanitizeForgotten, .standstillUnnoticed:
             [.gateways]
         case .dedupShared, .amendUnordered, .missUnrecorded, .removalUnfenced: [.shared]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,

@@ -59,6 +59,7 @@ public final class GatewayScenario {
             "writes of rivals": record.writes, "resets": record.resets,
             "resets refused": record.refusedResets, "requests by several paths": record.paths.answered,
             "attempts given up on a path": record.paths.givenUp,
+            "of those, writes to a gateway that stood still": record.paths.overlooked,
             "starts of gateways": gateways.reduce(0) { $0 + $1.starts },
             "SANITIZE sent": record.paths.sanitizing.sent, "SANITIZE done": record.paths.sanitizing.done,
             "SANITIZE failed": record.paths.sanitizing.failed,
@@ -102,7 +103,7 @@ public final class GatewayScenario {
         }
         for number in 0..<plan.multipaths {
             let paths = gateways.indices.map { newPort(20 + 10 * number + $0, boundTo: $0) }
-            multipaths.append(MultipathInitiator(paths, record, world, key: UInt64(200 + number)))
+            multipaths.append(MultipathInitiator(paths, gateways, record, world, key: UInt64(200 + number)))
             multipaths[number].start()
         }
         if plan.sanitizesMax > 0 {
@@ -160,7 +161,7 @@ public final class GatewayScenario {
         common.dice.note(victim.machine)
         switch deed {
         case .dies: victim.die(startingAfter: common.dice.time(upTo: 8000))
-        case .standsStill: victim.host?.pause(for: common.dice.time(upTo: 16_000))
+        case .standsStill: victim.standStill(for: common.dice.time(upTo: 16_000))
         case .losesMetadata:
             world.block(from: victim.machine, to: "mds")
             world.block(from: "mds", to: victim.machine)
@@ -188,7 +189,7 @@ public final class GatewayScenario {
         for multipath in multipaths { multipath.mayAsk = false }
         sanitizer?.mayAsk = false
         for gateway in gateways {
-            gateway.host?.resume()
+            gateway.goOn()
             gateway.start()
         }
         guard common.finish({ gateways.allSatisfy(\.isServing) }) else {

@@ -15,6 +15,8 @@ struct PathRecord {
     private(set) var answered = 0
     /// Attempts that ended without an answer, and were made again on another path.
     private(set) var givenUp = 0
+    /// Those of them that came to a gateway that stood still.
+    private(set) var overlooked = 0
     let requestsMax = 400
     private var lastNumber: UInt64 = 0
 
@@ -51,6 +53,12 @@ struct PathRecord {
     mutating func giveUp(_ number: UInt64) {
         givenUp += 1
         history.fail(number)
+    }
+    /// Nobody answered, and nobody will carry it out.
+    mutating func isOverlooked(_ number: UInt64) {
+        givenUp += 1
+        overlooked += 1
+        history.refuse(number)
     }
     mutating func isAnswered() { answered += 1 }
     /// What is wrong with it all, in words.
@@ -94,6 +102,7 @@ extension GatewayRecord {
 final class MultipathInitiator {
     /// One for each gateway.
     let ports: [SimInitiator]
+    private let gateways: [SimGateway]
     private let record: GatewayRecord
     private let world: SimWorld
     private let key: UInt64
@@ -103,8 +112,11 @@ final class MultipathInitiator {
     private(set) var openCount = 0
     static let inFlightMax = 3
 
-    init(_ ports: [SimInitiator], _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
-        (self.ports, self.record, self.world, self.key) = (ports, record, world, key)
+    init(
+        _ ports: [SimInitiator], _ gateways: [SimGateway], _ record: GatewayRecord, _ world: SimWorld,
+        key: UInt64
+    ) {
+        (self.ports, self.gateways, self.record, self.world, self.key) = (ports, gateways, record, world, key)
         random = SeededRandom(seed: world.random.next())
     }
     func start() { for _ in 0..<Self.inFlightMax { next() } }
@@ -137,6 +149,7 @@ final class MultipathInitiator {
     }
     private func write(_ sectors: Range<Int>, _ place: Int) {
         let number = record.paths.startWrite(sectors)
+        let sentAt = world.trueNow
         let data = sectors.flatMap { _ in GatewayRecord.sector(number) }
         ports[place].run(Command.write(sectors.lowerBound, sectors.count), out: data) { [weak self] answer in
             guard let self else { return }
@@ -147,6 +160,8 @@ final class MultipathInitiator {
                 record.paths.history.finishWrite(number)
             case .attention, .refused, .conflict, Sanitizing.isRunning, Sanitizing.hasFailed:
                 record.paths.history.refuse(number)
+            case .unknown where gateways[place].overlooks(sentAt: sentAt):
+                record.paths.isOverlooked(number)
             case .sense, .unknown: record.paths.giveUp(number)
             }
             go(on: answer, place) { [weak self] in self?.write(sectors, $0) }
