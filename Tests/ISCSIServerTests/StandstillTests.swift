@@ -98,12 +98,15 @@ private final class StallingEnvironment: Environment {
     }
     @Test("a short pause is nobody's business, and neither is a long one without connections")
     func harmless() {
+        served(2).logOut()
         environment.standStill(for: .seconds(60))
+        volume.resize(to: ByteCount(bytes: 2 << 20))
         let writer = served()
         environment.standStill(for: .milliseconds(2900))
         #expect(writer.write(0, ones)?.status == 0)
         world.run(for: .seconds(5))
         environment.standStill(for: .milliseconds(2900))
         #expect(writer.write(1, ones)?.status == 0 && writer.closed == nil)
+        #expect(!world.log.contains { $0.contains("stood still") })
     }
 }

@@ -385,9 +385,8 @@ public final class ISCSIServer {
     private func waitForBeat() {
         lastBeat = environment.now
         beatTimer = environment.after(Self.beatInterval) { [own] in
-            guard let server = own.target else { return }
-            server.beatTimer = nil
-            if !server.hasStoodStill(), !server.links.isEmpty { server.waitForBeat() }
+            guard let server = own.target, !server.hasStoodStill() else { return }
+            server.waitForBeat()
         }
     }
     /// Ends all sessions when a beat is late by more than ``ISCSIServerLimits/standstillMax``: whoever gave
@@ -395,13 +394,14 @@ public final class ISCSIServer {
     ///
     /// Asked before anything is read or goes on: what came is told before the timer that was due.
     func hasStoodStill() -> Bool {
+        // Without connections there is nothing to end, and no beat.
+        guard beatTimer != nil else { return false }
         let late = environment.now - lastBeat - Self.beatInterval
         guard late > limits.standstillMax, !isPlanted(.standstillUnnoticed) else { return false }
         environment.log(
             .warning,
             "iscsi: this gateway stood still for about \(late.components.seconds) s; its connections are "
                 + "closed, so that nothing is carried out that initiators have given up")
-        lastBeat = environment.now
         for link in inOrder { abandon(link) }
         return true
     }

@@ -187,7 +187,6 @@ public final class GatewayScenario {
         for counter in counters { counter.mayAsk = false }
         for rival in rivals { rival.mayAsk = false }
         for multipath in multipaths { multipath.mayAsk = false }
-        sanitizer?.mayAsk = false
         for gateway in gateways {
             gateway.goOn()
             gateway.start()
@@ -202,6 +201,7 @@ public final class GatewayScenario {
         guard areBack else {
             return common.complaint ?? "a path is not back \(Self.pathBackMax) after its gateway"
         }
+        sanitizer?.finish()
         guard common.finish({ sanitizer?.isResting ?? true }) else {
             return common.complaint ?? "the unit is not ready after SANITIZE"
         }

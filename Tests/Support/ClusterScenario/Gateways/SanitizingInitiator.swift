@@ -13,7 +13,7 @@ final class SanitizingInitiator {
     private var random: SeededRandom
     private var attemptsLeft: Int
     /// False: what has begun is ended, and nothing else.
-    var mayAsk = true
+    private var mayAsk = true
     /// Nothing has begun, and the unit was ready when it was asked last.
     private(set) var isResting = true
     /// The unit has failed, as far as it knows.
@@ -23,6 +23,8 @@ final class SanitizingInitiator {
     /// Other initiators' sessions: one of them may be registered where it is not.
     private let helpers: [SimInitiator]
     private var conflicts = 0
+    /// So many gateways have let it read since all is calm.
+    private var assured = 0
     /// The unit has failed, and is reserved: nobody who is here may write, and nobody can register.
     private(set) var isLockedOut = false
     /// Something happens to this gateway, before anything is overwritten or while it is.
@@ -53,14 +55,33 @@ final class SanitizingInitiator {
         let first = anyPlace()
         return (0..<ports.count).map { (first + $0) % ports.count }.first { ports[$0].isReady } ?? first
     }
+    /// All is calm: what has begun is ended, and then every gateway must let it read.
+    func finish() {
+        mayAsk = false
+        guard isResting else { return }
+        isResting = false
+        rest()
+    }
     private func rest() {
+        guard mayAsk else { return later(upTo: 100) { $0.assure() } }
         isResting = true
-        guard mayAsk, attemptsLeft > 0 else { return }
+        guard attemptsLeft > 0 else { return }
         later(upTo: 6000) {
             guard $0.mayAsk else { return }
             $0.isResting = false
             $0.attemptsLeft -= 1
             $0.register(at: 0)
+        }
+    }
+
+    private func assure() {
+        guard assured < ports.count else { return isResting = true }
+        read(assured) { [weak self] answer in
+            guard let self else { return }
+            if case .good = answer { assured += 1 }
+            guard answer == Sanitizing.hasFailed else { return rest() }
+            (assured, isNeeded) = (0, true)
+            mend(allowsExit: nil)
         }
     }
 
@@ -189,6 +210,9 @@ final class SanitizingInitiator {
         guard random.oneIn(2) else {
             return ports[place].run(Command.testUnitReady) { then($0, false) }
         }
+        read(place) { then($0, true) }
+    }
+    private func read(_ place: Int, then: @escaping (_ answer: SimInitiator.Answer) -> Void) {
         let field = record.paths.fields[random.oneIn(2) ? 0 : 1]
         let number = record.paths.startRead(field)
         ports[place].run(Command.read(field.lowerBound, field.count), read: 512 * field.count) {
@@ -198,7 +222,7 @@ final class SanitizingInitiator {
             } else {
                 record.paths.history.fail(number)
             }
-            then(answer, true)
+            then(answer)
         }
     }
     /// The unit stays failed, whoever is asked, until somebody does something about it.
