@@ -186,6 +186,19 @@ struct Dice: RandomNumberGenerator {
 }
 
 @Suite("histories of many blocks") struct BlockHistoryTests {
+    @Test("a write that did not begin before another one ended comes after it", arguments: [false, true])
+    func beginsNow(isKnown: Bool) {
+        var history = BlockHistory()
+        history.startWrite(1, 0..<8, value: 1)
+        history.startWrite(2, 0..<8, value: 2)
+        history.finishWrite(1)
+        if isKnown { history.beginsNow(2) }
+        history.beginsNow(1)
+        history.finishWrite(2)
+        history.startRead(3, 0..<8)
+        history.finishRead(3, values: Array(repeating: 1, count: 8))
+        #expect((history.check().violation != nil) == isKnown)
+    }
     @Test("each block is judged by itself, and the story of a bad one can be read")
     func blocks() {
         var history = BlockHistory()

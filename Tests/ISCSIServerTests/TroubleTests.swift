@@ -1,12 +1,12 @@
 import BlockTypes
 import Environment
 import ISCSIInitiator
-import ISCSIProtocol
 import MemoryEnvironment
 import SCSICommands
 import TestVolumes
 import Testing
 
+@testable import ISCSIProtocol
 @testable import ISCSIServer
 
 @Suite struct TroubleTests {
@@ -189,13 +189,14 @@ import Testing
         site.world.settle()
         #expect(isStopped)
     }
-    @Test("after abandon nothing of the server lives on, whatever is unanswered")
-    func abandon() throws {
+    @Test("after abandon nothing of the server lives on, whatever is unanswered", arguments: [true, false])
+    func abandon(isLostBefore: Bool) throws {
         let world = MemoryWorld()
         let environment = world.environment("gateway")
         weak var weakServer: ISCSIServer?
         weak var weakGroup: PortalGroup?
         weak var weakVolume: MemoryVolume?
+        weak var weakSession: TargetSession?
         do {
             let volume = MemoryVolume(environment: environment, size: ByteCount(bytes: 1 << 20))
             let server = ISCSIServer(
@@ -214,9 +215,13 @@ import Testing
             _ = initiator.send(TestInitiator.write10(0, 1), write: [UInt8](repeating: 1, count: 512))
             world.settle()
             #expect(volume.heldCount == 2)
+            weakSession = server.group.sessions.first
+            #expect(weakSession != nil)
+            if isLostBefore { initiator.link?.reset() }
+            world.settle()
             server.abandon()
             world.settle()
-            #expect(initiator.closed != nil)
+            #expect(initiator.closed != nil && weakSession == nil)
             // The volume is asked no more; what it had begun it still ends.
             volume.release()
             world.settle()

@@ -50,7 +50,13 @@ import Testing
         #expect(outcome.cause == nil, "tools/sim --scenario gateways --replay \(seed) --trace")
         #expect(outcome.answered > 0)
     }
-    @Test("the same seed gives the same run", arguments: [2, 3])
+    @Test("SANITIZE among them leaves nothing of what was there before", arguments: [8, 10, 19])
+    func sanitize(seed: UInt64) {
+        let outcome = GatewayScenario(GatewayPlan(seed: seed)).run()
+        #expect(outcome.cause == nil, "tools/sim --scenario gateways --replay \(seed) --trace")
+        #expect(outcome.tally["SANITIZE done"] ?? 0 > 0)
+    }
+    @Test("the same seed gives the same run", arguments: [2, 3, 10])
     func sameSeed(seed: UInt64) {
         let first = GatewayScenario(GatewayPlan(seed: seed)).run()
         let second = GatewayScenario(GatewayPlan(seed: seed)).run()

@@ -88,6 +88,12 @@ public enum Mutant: String, CaseIterable, Sendable {
     case settlingUnawaited = "settling-unawaited"
     /// Whoever does not hear of a change is taken off the list of gateways, and may write on.
     case gatewayUnfenced = "gateway-unfenced"
+    /// SANITIZE begins before the other gateways refuse commands for the blocks.
+    case sanitizeUnawaited = "sanitize-unawaited"
+    /// What a gateway was sanitizing counts as done when it is taken out.
+    case sanitizeForgotten = "sanitize-forgotten"
+    /// An iSCSI gateway that stood still reads on.
+    case standstillUnnoticed = "standstill-unnoticed"
 
     #if MUTANTS
         /// The one that is planted; a tool sets it once, before anything else runs.

@@ -127,6 +127,7 @@ extension ClusterCoordinator {
         swap(unit, table, expected: version) { [self] swap in
             switch swap {
             case .swapped:
+                if isPlanted(.sanitizeUnawaited), case .running = table.sanitize { return end(.stored) }
                 waitForOthers(unit, table.version) { isDone in
                     if isDone { unit.told = max(unit.told, table.version) }
                     end(isDone ? .stored : .failed)

@@ -133,6 +133,13 @@ public final class PortalGroup {
         guard let connection = connection(id) else { return }
         drop(connection, effects: &effects)
     }
+    /// Forgets all sessions and what was asked in them, without a word: the process is over.
+    public func abandon() {
+        // They refer to each other.
+        for session in sessions + endingSessions { session.forgetAll() }
+        (sessions, endingSessions, connections, managements) = ([], [], [:], [:])
+        (taskSlots, freeTaskSlots) = ([], [])
+    }
     /// Too much time has passed since the connection was opened. Says nothing to one that has logged in.
     public func loginTimeReached(_ id: ConnectionID, effects: inout [Effect]) {
         guard let connection = connection(id), connection.phase == .login else { return }

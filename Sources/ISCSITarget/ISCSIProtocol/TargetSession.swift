@@ -192,6 +192,13 @@ final class TargetSession {
 
     // MARK: Tasks
 
+    /// Forgets what refers to it.
+    func forgetAll() {
+        (tasks, taskTags, queue, barrier) = ([], [], [], nil)
+        (pending, pendingCount) = ([], 0)
+        (connections, managements, leaving, fence) = ([], [], [], ResponseFence())
+    }
+
     func add(_ task: SCSITask) {
         tasks.append(task)
         taskTags.append(task.taskTag)

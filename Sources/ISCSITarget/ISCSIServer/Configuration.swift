@@ -15,6 +15,9 @@ public struct ISCSIServerLimits: Hashable, Sendable {
     public var loginTimeout = Duration.seconds(10)
     /// How often a silent initiator is looked at: it is asked after two of these, given up after three.
     public var pingInterval = Duration.seconds(30)
+    /// How late the server may be for something that was due, before it ends all sessions: an initiator that
+    /// heard nothing for so long may have asked elsewhere for what waits here unread.
+    public var standstillMax = Duration.seconds(3)
     /// How long a logout waits for other gateways to hear what ends with it.
     public var farewellPatience = Duration.seconds(5)
     /// How long initiators may take to log out by themselves when the server stops.

@@ -28,6 +28,9 @@ public final class ISCSIServer {
     /// The link looked up last: the effects of a turn are mostly about one.
     private var recentLink: ServerLink?
     private var pingTimer: TimerID?
+    private var beatTimer: TimerID?
+    /// A server that runs only after this stood still, as long as there are connections.
+    private var beatDeadline = Duration.zero
     /// One line per shortage is enough.
     private var hasComplained = false
     private var stopped: (() -> Void)?
@@ -274,6 +277,7 @@ public final class ISCSIServer {
         (isStopping, isAbandoned) = (true, true)
         closeListeners()
         for link in inOrder { abandon(link) }
+        group.abandon()
         (targets, nexuses, taskTargets, endings) = ([], [:], [], [:])
     }
     private func closeListeners() {
@@ -301,10 +305,11 @@ public final class ISCSIServer {
     func forget(_ link: ServerLink) {
         links[link.id] = nil
         recentLink = nil
-        if links.isEmpty, let pingTimer {
-            environment.cancel(pingTimer)
-            self.pingTimer = nil
+        guard links.isEmpty else { return }
+        for timer in [pingTimer, beatTimer] {
+            if let timer { environment.cancel(timer) }
         }
+        (pingTimer, beatTimer) = (nil, nil)
     }
     private func accept(_ connection: any Connection, by portal: Int? = nil) {
         guard !isStopping, makeRoom(for: connection.peerHost) else { return connection.close() }
@@ -319,6 +324,7 @@ public final class ISCSIServer {
                 link.id, from: PeerAddress.bytes(of: link.peerHost), randomness: randomness, effects: &$1)
         }
         if pingTimer == nil { waitForPing() }
+        if beatTimer == nil { waitForBeat() }
     }
     private func randomBytes(_ count: Int) -> [UInt8] {
         var bytes: [UInt8] = []
@@ -373,6 +379,36 @@ public final class ISCSIServer {
         if !links.isEmpty { waitForPing() }
     }
 
+    // MARK: Standing still
+
+    /// Something is due so often.
+    private static let beatInterval = Duration.seconds(1)
+
+    private func waitForBeat() {
+        beatDeadline = environment.now + Self.beatInterval + limits.standstillMax
+        beatTimer = environment.after(Self.beatInterval) { [own] in
+            guard let server = own.target, !server.hasStoodStill() else { return }
+            server.waitForBeat()
+        }
+    }
+    /// Ends all sessions when a beat is late by more than ``ISCSIServerLimits/standstillMax``: whoever gave
+    /// up a path meanwhile has asked elsewhere for what waits here, and may have had its answer.
+    ///
+    /// Asked before anything is read or goes on: what came is told before the timer that was due.
+    func hasStoodStill() -> Bool {
+        // Without connections there is nothing to end, and no beat.
+        guard beatTimer != nil else { return false }
+        let late = environment.now - beatDeadline
+        guard late > .zero, !isPlanted(.standstillUnnoticed) else { return false }
+        let seconds = (late + limits.standstillMax).components.seconds
+        environment.log(
+            .warning,
+            "iscsi: this gateway stood still for about \(seconds) s; its connections are "
+                + "closed, so that nothing is carried out that initiators have given up")
+        for link in inOrder { abandon(link) }
+        return true
+    }
+
     // MARK: What happens
 
     /// Lets the portal group know of something, and does what it says.
@@ -382,10 +418,13 @@ public final class ISCSIServer {
     }
     /// Lets a target know of something.
     func act(_ target: ServedTarget, _ event: Target.Event) {
+        // What was read before waits for such events, too.
+        _ = hasStoodStill()
         step(target, event)
         perform()
     }
     @unsafe func received(_ bytes: UnsafeRawBufferPointer, on link: ServerLink) {
+        guard !hasStoodStill() else { return }
         unsafe group.received(
             bytes, on: link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
         perform()

@@ -92,7 +92,7 @@ final class ServerLink: ConnectionHandler {
         unsafe server.received(bytes, on: self)
     }
     func connectionDrained() {
-        guard !isOver else { return }
+        guard !isOver, !server.hasStoodStill() else { return }
         let queued = link.queuedSendBytes
         server.act { $0.drained(self.id, queuedSendBytes: queued, effects: &$1) }
     }

@@ -1,3 +1,5 @@
+import BlockTypes
+
 /// An initiator port at a target port: who registers and reserves (SPC-5, section 5.13).
 public struct ReservationParty: Hashable, Sendable, Comparable {
     /// The initiator port's name: `name,i,0x0123456789ab`.
@@ -192,7 +194,7 @@ public struct ReservationTable: Hashable, Sendable {
         if simpleHolder?.targetPort == port { next.simpleHolder = nil }
         next.preventingPorts.removeAll { $0 == port }
         if case .running(port: port, let allowsExit) = sanitize {
-            next.sanitize = .failed(allowsExit: allowsExit)
+            next.sanitize = isPlanted(.sanitizeForgotten) ? .none : .failed(allowsExit: allowsExit)
         }
         if next != self { next.version += 1 }
         return next

@@ -88,6 +88,12 @@ public struct BlockHistory {
             RegisterOperation(
                 .write, operation.value, start: operation.start, finish: finish, isCertain: false))
     }
+    /// An operation is known not to have begun before now. Harmless when it is not open any more.
+    public mutating func beginsNow(_ id: UInt64) {
+        guard let operation = open[id] else { return }
+        open[id] = Open(
+            kind: operation.kind, registers: operation.registers, value: operation.value, start: tick())
+    }
     /// A failed write is known to have had no effect: it is forgotten.
     public mutating func refuse(_ id: UInt64) { open[id] = nil }
     /// Operations asked for and not answered.

@@ -17,6 +17,8 @@ public struct ScenarioPlan: Sendable {
     public var copysets: Int
     /// Size of the one volume.
     public var volumeBytes: UInt64
+    /// What the volume is said to have of that; `nil`: all.
+    public var servedBytes: UInt64?
     /// Striping; 1 is plain.
     public var stripeCount: UInt32
     /// The disks' sectors.

@@ -55,7 +55,7 @@ public final class SimCluster {
             copysets: (1...plan.copysets).map { number in
                 let first = number % Self.serverCount
                 return (CopysetID(UInt32(number)), Array(everybody[first...] + everybody[..<first]))
-            }, volume: VolumeID(7), size: ByteCount(bytes: plan.volumeBytes),
+            }, volume: VolumeID(7), size: ByteCount(bytes: plan.servedBytes ?? plan.volumeBytes),
             stripeUnitBytes: plan.stripeCount == 1 ? UInt32(Geometry.chunkBytes) : 64 << 10,
             stripeCount: plan.stripeCount)
         atlas = FaultAtlas(directoryState.copysets)

@@ -75,7 +75,8 @@ enum MutantHunt {
         case .leaseUnheld, .leaseTooLong, .promiseForgotten, .votesTwice, .oldTermCounted, .noopSkipped:
             [.raft]
         case .fenceUngated, .edgeUnordered, .stripeEndLost, .readingUnpaused, .retryRetagged: [.cluster]
-        case .changeUnawaited, .resetUnspread, .comparisonLocal, .settlingUnawaited, .gatewayUnfenced:
+        case .changeUnawaited, .resetUnspread, .comparisonLocal, .settlingUnawaited, .gatewayUnfenced,
+            .sanitizeUnawaited, .sanitizeForgotten, .standstillUnnoticed:
             [.gateways]
         case .dedupShared, .amendUnordered, .missUnrecorded, .removalUnfenced: [.shared]
         case .addressBelieved, .tailUntrimmed, .forcedWriteEarly, .epochReused, .twinAdmitted,

@@ -14,6 +14,10 @@ enum Command {
     static func compareAndWrite(_ sector: Int, _ count: Int) -> [UInt8] {
         [0x89, 0] + be64(UInt64(sector)) + [0, 0, 0, UInt8(count), 0, 0]
     }
+    static let testUnitReady: [UInt8] = [0, 0, 0, 0, 0, 0]
+    static func sanitize(_ action: UInt8, flags: UInt8, _ listBytes: Int) -> [UInt8] {
+        [0x48, flags | action, 0, 0, 0, 0, 0] + be16(UInt16(listBytes)) + [0]
+    }
     static func reserveOut(_ action: UInt8) -> [UInt8] { [0x5f, action, 5, 0, 0, 0, 0, 0, 24, 0] }
     static func reserveIn(_ action: UInt8) -> [UInt8] { [0x5e, action, 0, 0, 0, 0, 0, 0xff, 0, 0] }
     /// With APTPL: what is reserved stays when all gateways die.
@@ -26,7 +30,7 @@ enum Command {
 final class GatewayRecord {
     let counters = CounterRecord()
     /// What initiators with a path through each gateway did to sectors of their own.
-    var paths = PathRecord()
+    var paths: PathRecord
     private(set) var complaint: String?
     /// By sector of the rivals' field, the newest reign of which a write was acknowledged.
     var floors = Array(repeating: UInt64(0), count: GatewayRecord.field.count)
@@ -42,6 +46,7 @@ final class GatewayRecord {
     static let field = 256..<264
     let incrementsMax = 400
 
+    init(sanitizedSectors: Int?) { paths = PathRecord(sanitizedSectors: sanitizedSectors) }
     func complain(_ what: String) { if complaint == nil { complaint = what } }
     /// Somebody has taken the volume: what the victim had when that was asked for is over. An answer may come
     /// after somebody else has taken the volume in turn.
@@ -70,7 +75,8 @@ final class GatewayRecord {
             bytes[(8 * at)..<(8 * at + 8)].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
         }
         guard Set(words).count == 1 else { return complain("sector \(place) of the field holds two writes") }
-        if words[0] < floor {
+        // What overwrites all of the unit overwrites the field.
+        if words[0] < floor, paths.sanitizing.sent == 0 {
             complain(
                 "sector \(place) of the field holds reign \(words[0]), and \(floor) has written there: "
                     + "a write of a preempted initiator came late")
@@ -274,62 +280,5 @@ final class RivalInitiator {
         port.run(Command.read(GatewayRecord.field.lowerBound + place, 1), read: 512) { [weak self] answer in
             if case .good(let bytes) = answer { self?.record.read(bytes, place, floor: floor) }
         }
-    }
-}
-
-/// Somebody who looks at everything through one gateway when all is calm.
-final class JudgingInitiator {
-    let port: SimInitiator
-    private let record: GatewayRecord
-    /// Reservations and port groups as this gateway tells them.
-    private(set) var told: [[UInt8]] = []
-    private(set) var isDone = false
-    private var reading: UInt64 = 0
-
-    init(_ port: SimInitiator, _ record: GatewayRecord) { (self.port, self.record) = (port, record) }
-    func start() { next(0) }
-    private var questions: [(cdb: [UInt8], count: Int)] {
-        [
-            (Command.reserveIn(0), 255), (Command.reserveIn(1), 255),
-            ([0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0], 512),
-        ]
-            + CounterRecord.places.map {
-                (Command.read(GatewayRecord.counterSector + $0.lowerBound, $0.count), $0.count * 512)
-            } + GatewayRecord.field.map { (Command.read($0, 1), 512) }
-            + [
-                (
-                    Command.read(PathRecord.field.lowerBound, PathRecord.field.count),
-                    512 * PathRecord.field.count
-                )
-            ]
-    }
-    private func next(_ number: Int) {
-        guard number < questions.count else { return isDone = true }
-        if number == questions.count - 1 { reading = record.paths.startRead(PathRecord.field) }
-        port.run(questions[number].cdb, read: questions[number].count) { [weak self] answer in
-            guard let self else { return }
-            guard case .good(let bytes) = answer else {
-                if number == questions.count - 1 { record.paths.history.fail(reading) }
-                port.host.after(.milliseconds(50)) { [weak self] in self?.next(number) }
-                return
-            }
-            judge(number, bytes)
-            next(number + 1)
-        }
-    }
-    private func judge(_ number: Int, _ bytes: [UInt8]) {
-        guard number >= 3 else { return told.append(bytes) }
-        let counter = number - 3
-        guard counter < CounterRecord.places.count else {
-            let place = counter - CounterRecord.places.count
-            guard place < GatewayRecord.field.count else {
-                return record.readPaths(reading, PathRecord.field, bytes)
-            }
-            return record.read(bytes, place, floor: record.floors[place])
-        }
-        guard let state = CounterRecord.state(bytes) else {
-            return record.complain("counter \(counter) holds parts of several increments")
-        }
-        if let wrong = record.counters.judge(state, counter) { record.complain(wrong) }
     }
 }

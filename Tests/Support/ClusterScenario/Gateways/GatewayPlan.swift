@@ -17,6 +17,9 @@ public struct GatewayPlan: Sendable {
     public var multipaths: Int
     /// Resets of the logical unit, at most.
     public var resetsMax: Int
+    /// SANITIZE commands, at most. Where there are some nobody counts: a counter that is overwritten tells
+    /// nothing, and the histories of sectors tell all.
+    public var sanitizesMax = 0
     /// Initiators ask for digests: always where the network flips bits, which nothing else would tell them.
     public var hasDigests: Bool
 
@@ -49,7 +52,14 @@ public struct GatewayPlan: Sendable {
         multipaths = Int.random(in: 0...2, using: &random)
         resetsMax = random.oneIn(2) ? Int.random(in: 1...20, using: &random) : 0
         hasDigests = base.faults.network.flippedBitOneIn > 0 || random.oneIn(2)
+        guard random.oneIn(3) else { return }
+        sanitizesMax = Int.random(in: 1...10, using: &random)
+        base.servedBytes = UInt64(Int.random(in: 1...3, using: &random)) << 20
+        counters = 0
+        multipaths = max(multipaths, 1)
     }
+    /// The unit's sectors.
+    var servedSectors: Int { Int(base.servedBytes ?? base.volumeBytes) / 512 }
     /// The plan without what `selection` leaves out.
     public func reduced(to selection: PlanSelection) -> GatewayPlan {
         var plan = self
@@ -62,6 +72,7 @@ extension GatewayPlan: CustomStringConvertible {
     /// The plan in a few lines, for whoever looks at a failure.
     public var description: String {
         "\(base)\n\(gateways) gateways, \(counters) counters, \(rivals) rivals, "
-            + "\(multipaths) with a path to each, at most \(resetsMax) resets, \(deeds)"
+            + "\(multipaths) with a path to each, at most \(resetsMax) resets, "
+            + "\(sanitizesMax) times SANITIZE, \(deeds)"
     }
 }

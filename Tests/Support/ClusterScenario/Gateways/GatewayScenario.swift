@@ -14,12 +14,13 @@ public final class GatewayScenario {
     private let common: ClusterRun
     private var world: SimWorld { common.world }
     private var cluster: SimCluster { common.cluster }
-    private let record = GatewayRecord()
+    private let record: GatewayRecord
     private var gateways: [SimGateway] = []
     private var ports: [SimInitiator] = []
     private var counters: [CountingInitiator] = []
     private var rivals: [RivalInitiator] = []
     private var multipaths: [MultipathInitiator] = []
+    private var sanitizer: SanitizingInitiator?
     /// From a gateway's return to the return of its paths.
     private static let pathBackMax = Duration.seconds(5)
     /// Hears of each event as it happens: an invariant may end the process before the outcome is there.
@@ -31,6 +32,7 @@ public final class GatewayScenario {
     /// - Parameter traceLinesMax: lines kept for a person to read.
     public init(_ plan: GatewayPlan, traceLinesMax: Int = 0) {
         self.plan = plan
+        record = GatewayRecord(sanitizedSectors: plan.sanitizesMax > 0 ? plan.servedSectors : nil)
         common = ClusterRun(plan.base, salt: 0x6A7E_DEED_0000_0000, traceLinesMax: traceLinesMax)
         // Gateways need some time to come back between two deeds.
         common.restMax = plan.base.nemesis.restMax * 2
@@ -57,7 +59,11 @@ public final class GatewayScenario {
             "writes of rivals": record.writes, "resets": record.resets,
             "resets refused": record.refusedResets, "requests by several paths": record.paths.answered,
             "attempts given up on a path": record.paths.givenUp,
+            "of those, writes to a gateway that stood still": record.paths.overlooked,
             "starts of gateways": gateways.reduce(0) { $0 + $1.starts },
+            "SANITIZE sent": record.paths.sanitizing.sent, "SANITIZE done": record.paths.sanitizing.done,
+            "SANITIZE failed": record.paths.sanitizing.failed,
+            "left failed behind a reservation": sanitizer?.isLockedOut == true ? 1 : 0,
         ]
         common.conclude(&outcome)
         for port in ports { port.leave() }
@@ -97,8 +103,21 @@ public final class GatewayScenario {
         }
         for number in 0..<plan.multipaths {
             let paths = gateways.indices.map { newPort(20 + 10 * number + $0, boundTo: $0) }
-            multipaths.append(MultipathInitiator(paths, record, world, key: UInt64(200 + number)))
+            multipaths.append(MultipathInitiator(paths, gateways, record, world, key: UInt64(200 + number)))
             multipaths[number].start()
+        }
+        if plan.sanitizesMax > 0 {
+            let paths = gateways.indices.map { newPort(40 + $0, boundTo: $0) }
+            sanitizer = SanitizingInitiator(
+                paths, helpers: ports.filter { port in !paths.contains { $0 === port } }, record, world,
+                key: 300, attempts: plan.sanitizesMax)
+            sanitizer?.strike = { [weak self] place in
+                guard let self, common.isStriking, !plan.deeds.isEmpty else { return }
+                let deed = common.dice.pick(plan.deeds)
+                world.note { "about SANITIZE: gateway \(deed), gw\(place + 1)" }
+                perform(deed, gateways[place])
+            }
+            sanitizer?.start()
         }
         resetLater(plan.resetsMax)
     }
@@ -142,7 +161,7 @@ public final class GatewayScenario {
         common.dice.note(victim.machine)
         switch deed {
         case .dies: victim.die(startingAfter: common.dice.time(upTo: 8000))
-        case .standsStill: victim.host?.pause(for: common.dice.time(upTo: 16_000))
+        case .standsStill: victim.standStill(for: common.dice.time(upTo: 16_000))
         case .losesMetadata:
             world.block(from: victim.machine, to: "mds")
             world.block(from: "mds", to: victim.machine)
@@ -169,7 +188,7 @@ public final class GatewayScenario {
         for rival in rivals { rival.mayAsk = false }
         for multipath in multipaths { multipath.mayAsk = false }
         for gateway in gateways {
-            gateway.host?.resume()
+            gateway.goOn()
             gateway.start()
         }
         guard common.finish({ gateways.allSatisfy(\.isServing) }) else {
@@ -181,6 +200,15 @@ public final class GatewayScenario {
         }
         guard areBack else {
             return common.complaint ?? "a path is not back \(Self.pathBackMax) after its gateway"
+        }
+        sanitizer?.finish()
+        guard common.finish({ sanitizer?.isResting ?? true }) else {
+            return common.complaint ?? "the unit is not ready after SANITIZE"
+        }
+        // Nobody who is here may mend it, so nobody can look.
+        guard sanitizer?.isLockedOut != true else {
+            for port in ports { port.leave() }
+            return stopGateways()
         }
         guard
             common.finish({
@@ -210,6 +238,9 @@ public final class GatewayScenario {
                 + "\(different.told), \(judges[0].told)"
         }
         for judge in judges { judge.port.leave() }
+        return stopGateways()
+    }
+    private func stopGateways() -> String? {
         var left = gateways.count
         for gateway in gateways { gateway.stop { left -= 1 } }
         guard common.finish({ left == 0 }) else { return common.complaint ?? "a gateway does not stop" }

@@ -5,20 +5,29 @@ import Simulation
 
 /// What initiators with several paths asked for and were told.
 struct PathRecord {
-    /// The sectors that they write to.
-    static let field = 512..<544
+    /// The sectors that they write to; where the unit is overwritten as a whole, also those at its end.
+    private(set) var fields = [512..<544]
+    /// The unit's sectors, where it is overwritten as a whole.
+    let sanitizedSectors: Int?
     var history = BlockHistory()
+    var sanitizing = SanitizeState()
     private(set) var started = 0
     private(set) var answered = 0
     /// Attempts that ended without an answer, and were made again on another path.
     private(set) var givenUp = 0
+    /// Those of them that came to a gateway that stood still.
+    private(set) var overlooked = 0
     let requestsMax = 400
     private var lastNumber: UInt64 = 0
 
-    private static func registers(_ sectors: Range<Int>) -> Range<UInt64> {
+    init(sanitizedSectors: Int?) {
+        self.sanitizedSectors = sanitizedSectors
+        if let end = sanitizedSectors { fields.append((end - 32)..<end) }
+    }
+    static func registers(_ sectors: Range<Int>) -> Range<UInt64> {
         UInt64(sectors.lowerBound)..<UInt64(sectors.upperBound)
     }
-    private mutating func nextNumber() -> UInt64 {
+    mutating func nextNumber() -> UInt64 {
         lastNumber += 1
         return lastNumber
     }
@@ -31,17 +40,25 @@ struct PathRecord {
     mutating func startRead(_ sectors: Range<Int>) -> UInt64 {
         let number = nextNumber()
         history.startRead(number, Self.registers(sectors))
+        noteIssue(number)
         return number
     }
     /// Each attempt writes a number of its own, so that a late one is known when it is read.
     mutating func startWrite(_ sectors: Range<Int>) -> UInt64 {
         let number = nextNumber()
         history.startWrite(number, Self.registers(sectors), value: number)
+        noteIssue(number)
         return number
     }
     mutating func giveUp(_ number: UInt64) {
         givenUp += 1
         history.fail(number)
+    }
+    /// Nobody answered, and nobody will carry it out.
+    mutating func isOverlooked(_ number: UInt64) {
+        givenUp += 1
+        overlooked += 1
+        history.refuse(number)
     }
     mutating func isAnswered() { answered += 1 }
     /// What is wrong with it all, in words.
@@ -54,6 +71,7 @@ struct PathRecord {
 extension GatewayRecord {
     /// A read of an initiator with several paths is answered.
     func readPaths(_ number: UInt64, _ sectors: Range<Int>, _ bytes: [UInt8]) {
+        if let wrong = paths.isTaken(number) { complain(wrong) }
         guard bytes.count == 512 * sectors.count else {
             paths.history.fail(number)
             return complain("a read of \(sectors.count) sectors gave \(bytes.count) bytes")
@@ -84,6 +102,7 @@ extension GatewayRecord {
 final class MultipathInitiator {
     /// One for each gateway.
     let ports: [SimInitiator]
+    private let gateways: [SimGateway]
     private let record: GatewayRecord
     private let world: SimWorld
     private let key: UInt64
@@ -93,8 +112,11 @@ final class MultipathInitiator {
     private(set) var openCount = 0
     static let inFlightMax = 3
 
-    init(_ ports: [SimInitiator], _ record: GatewayRecord, _ world: SimWorld, key: UInt64) {
-        (self.ports, self.record, self.world, self.key) = (ports, record, world, key)
+    init(
+        _ ports: [SimInitiator], _ gateways: [SimGateway], _ record: GatewayRecord, _ world: SimWorld,
+        key: UInt64
+    ) {
+        (self.ports, self.gateways, self.record, self.world, self.key) = (ports, gateways, record, world, key)
         random = SeededRandom(seed: world.random.next())
     }
     func start() { for _ in 0..<Self.inFlightMax { next() } }
@@ -102,14 +124,21 @@ final class MultipathInitiator {
         guard mayAsk, record.paths.mayBegin() else { return }
         openCount += 1
         let count = Int.random(in: 1...4, using: &random)
-        let first = Int.random(
-            in: PathRecord.field.lowerBound...(PathRecord.field.upperBound - count), using: &random)
+        let fields = record.paths.fields
+        let field = fields.count == 1 ? fields[0] : fields[random.oneIn(2) ? 0 : 1]
+        let first = Int.random(in: field.lowerBound...(field.upperBound - count), using: &random)
         let place = Int.random(in: 0..<ports.count, using: &random)
         if random.oneIn(3) {
-            read(first..<(first + count), place)
+            read(anywhere() ?? first..<(first + count), place)
         } else {
             write(first..<(first + count), place)
         }
+    }
+    /// Where the whole unit is overwritten, some look at the rest of it.
+    private func anywhere() -> Range<Int>? {
+        guard let end = record.paths.sanitizedSectors, random.oneIn(3) else { return nil }
+        let first = Int.random(in: record.paths.fields[0].upperBound..<(end - 32), using: &random)
+        return first..<(first + 32)
     }
     private func isDone() {
         openCount -= 1
@@ -120,13 +149,19 @@ final class MultipathInitiator {
     }
     private func write(_ sectors: Range<Int>, _ place: Int) {
         let number = record.paths.startWrite(sectors)
+        let sentAt = world.trueNow
         let data = sectors.flatMap { _ in GatewayRecord.sector(number) }
         ports[place].run(Command.write(sectors.lowerBound, sectors.count), out: data) { [weak self] answer in
             guard let self else { return }
             ports[place].host.traceLine { "write \(number) to \(sectors): \(answer)" }
             switch answer {
-            case .good: record.paths.history.finishWrite(number)
-            case .attention, .refused, .conflict: record.paths.history.refuse(number)
+            case .good:
+                if let wrong = record.paths.isTaken(number) { record.complain(wrong) }
+                record.paths.history.finishWrite(number)
+            case .attention, .refused, .conflict, Sanitizing.isRunning, Sanitizing.hasFailed:
+                record.paths.history.refuse(number)
+            case .unknown where gateways[place].overlooks(sentAt: sentAt):
+                record.paths.isOverlooked(number)
             case .sense, .unknown: record.paths.giveUp(number)
             }
             go(on: answer, place) { [weak self] in self?.write(sectors, $0) }
@@ -152,12 +187,22 @@ final class MultipathInitiator {
         case .good: isDone()
         case .attention: again(place)
         case .conflict:
-            ports[place].run(Command.reserveOut(6), out: Command.keys(0, key)) { _ in again(place) }
+            ports[place].run(Command.reserveOut(6), out: Command.keys(0, key)) { [weak self] answer in
+                // Nobody registers while the unit is overwritten.
+                guard answer == Sanitizing.isRunning || answer == Sanitizing.hasFailed else {
+                    return again(place)
+                }
+                self?.ports[place].host.after(.milliseconds(100)) { again(other) }
+            }
         case .refused: again(other)
         case .unknown: again(other)
         case .sense(let sense):
             // Not ready, and aborted commands, are tried again; whatever else is an error of a file system.
-            guard let sense = sense.first, sense == 2 || sense == 0x0b else {
+            let isSanitized = [Sanitizing.isRunning, Sanitizing.hasFailed].contains(answer)
+            if isSanitized, record.paths.sanitizing.sent == 0 {
+                return record.complain("\(answer), and nobody has asked for SANITIZE")
+            }
+            guard let sense = sense.first, sense == 2 || sense == 0x0b || isSanitized else {
                 return record.complain("an initiator with several paths is told an error: \(answer)")
             }
             ports[place].host.after(.milliseconds(100)) { again(other) }

@@ -23,6 +23,10 @@ final class SimGateway {
     private(set) var starts = 0
     private(set) var trouble: String?
     private var isStopping = false
+    /// When it stood still.
+    private var standstills: [Range<Duration>] = []
+    /// ISCSIServer, "Promises and limits": a beat of one second that is late by three; and some for its clock.
+    private static let noticedStandstill = Duration.seconds(5)
     /// Of processes that are gone: what they waited for and they themselves refer to each other until the run
     /// ends.
     private var retired: [(server: ISCSIServer?, coordinator: ClusterCoordinator?, volume: RemoteVolume?)] =
@@ -110,12 +114,35 @@ final class SimGateway {
             self?.die(startingAfter: .milliseconds(500))
         }
     }
+    /// The process stands still, and goes on by itself.
+    func standStill(for time: Duration) {
+        guard let host, host.isAlive, !host.isPaused else { return }
+        host.pause(for: time)
+        standstills.append(world.trueNow..<(world.trueNow + time))
+    }
+    /// It goes on now.
+    func goOn() {
+        host?.resume()
+        endStandstill()
+    }
+    private func endStandstill() {
+        guard let last = standstills.last, last.contains(world.trueNow) else { return }
+        standstills[standstills.count - 1] = last.lowerBound..<world.trueNow
+    }
+    /// What was sent at `time` came while it stood still, and by now it has, or had, for so long that it must
+    /// notice: it is never carried out.
+    func overlooks(sentAt time: Duration) -> Bool {
+        standstills.contains {
+            $0.contains(time) && min($0.upperBound, world.trueNow) - $0.lowerBound > Self.noticedStandstill
+        }
+    }
     func die(startingAfter rest: Duration) {
         host?.kill()
         forget()
         world.after(rest) { [weak self] in self?.start() }
     }
     private func forget() {
+        endStandstill()
         retired.append((server, coordinator, volume))
         (server, coordinator, volume, isServing) = (nil, nil, nil, false)
     }

@@ -128,14 +128,17 @@ final class SimInitiator: ConnectionHandler {
     // MARK: Commands
 
     /// Runs one command; without a session its end is "refused".
-    func run(_ cdb: [UInt8], out: [UInt8] = [], read: Int = 0, done: @escaping (Answer) -> Void) {
+    func run(
+        _ cdb: [UInt8], out: [UInt8] = [], read: Int = 0, patience: Duration = commandPatience,
+        done: @escaping (Answer) -> Void
+    ) {
         guard isReady else {
             host.after(.milliseconds(100)) { done(.refused) }
             return
         }
         let tag = nextTag
         nextTag += 1
-        let timer = host.after(Self.commandPatience) { [weak self] in
+        let timer = host.after(patience) { [weak self] in
             guard let self, pending[tag] != nil else { return }
             drop()
         }
