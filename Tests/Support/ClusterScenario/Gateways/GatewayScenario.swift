@@ -195,6 +195,11 @@ public final class GatewayScenario {
             return common.complaint
                 ?? "a gateway does not come back: \(gateways.compactMap(\.trouble).last ?? "")"
         }
+        // A chunkserver that was cut off may be noticed only when it has owed answers for ten seconds.
+        for gateway in gateways { gateway.reachStores() }
+        guard common.finish({ gateways.allSatisfy(\.reachesStores) }) else {
+            return common.complaint ?? "a gateway does not reach the stores after the faults have stopped"
+        }
         let areBack = world.run(within: Self.pathBackMax) { [self] in
             multipaths.allSatisfy { $0.ports.allSatisfy(\.isReady) } || common.complaint != nil
         }

@@ -21,6 +21,9 @@ final class SimGateway {
     private var server: ISCSIServer?
     private(set) var isServing = false
     private(set) var starts = 0
+    /// Every chunkserver has answered it since ``reachStores()``.
+    private(set) var reachesStores = false
+    private var mustReachStores = false
     private(set) var trouble: String?
     private var isStopping = false
     /// When it stood still.
@@ -93,6 +96,7 @@ final class SimGateway {
                 do {
                     try server.listen(on: address)
                     isServing = true
+                    if mustReachStores { reachStores() }
                 } catch { end(host, "\(error)") }
             }
         }
@@ -141,8 +145,28 @@ final class SimGateway {
         forget()
         world.after(rest) { [weak self] in self?.start() }
     }
+    /// Reads the whole volume, and again when it is started anew, so that what its connections to chunkservers
+    /// went through is noticed and over.
+    func reachStores() {
+        mustReachStores = true
+        if isServing { readOn(from: 0) }
+    }
+    private func readOn(from start: UInt64) {
+        guard let volume, let host, host.isAlive else { return }
+        let left = volume.size.bytes - start
+        guard left > 0 else { return reachesStores = true }
+        let count = min(left, UInt64(1 << 20))
+        volume.submit(.read(start: ByteOffset(bytes: start), byteCount: Int(count))) { [weak self] result in
+            guard let self, self.host === host else { return }
+            if case .success = result { return readOn(from: start + count) }
+            host.after(.milliseconds(100)) { [weak self] in
+                if self?.host === host { self?.readOn(from: start) }
+            }
+        }
+    }
     private func forget() {
         endStandstill()
+        reachesStores = false
         retired.append((server, coordinator, volume))
         (server, coordinator, volume, isServing) = (nil, nil, nil, false)
     }
