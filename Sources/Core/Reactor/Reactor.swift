@@ -146,7 +146,7 @@ public final class Reactor: Environment {
             rounds += 1
             swap(&attended, &attention)
             for connection in attended { connection.attend() }
-            attended.removeAll(keepingCapacity: true)
+            attended.empty()
         }
     }
     private func runDeferred() {

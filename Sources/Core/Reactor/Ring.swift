@@ -192,7 +192,7 @@ class RingTarget {
         guard !hasUnread, silent.isEmpty, !unsettled.isEmpty else { return }
         inFlight -= unsettled.count
         for target in unsettled { target.settled() }
-        unsettled.removeAll(keepingCapacity: true)
+        unsettled.empty()
     }
 
     /// Registers memory from which the kernel picks a buffer when data arrives.

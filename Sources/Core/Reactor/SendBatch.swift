@@ -107,7 +107,7 @@ import Glibc
     }
     /// Empty again, holding nothing.
     func reset() {
-        held.removeAll(keepingCapacity: true)
+        held.empty()
         (arenaUsed, arenaIsLast, firstVector, vectorCount, byteCount) = (0, false, 0, 0, 0)
     }
 }

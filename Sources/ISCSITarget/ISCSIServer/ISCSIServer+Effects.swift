@@ -17,7 +17,7 @@ extension ISCSIServer {
                 carryOut(effects[next])
                 next += 1
             }
-            effects.removeAll(keepingCapacity: true)
+            effects.empty()
             flush()
         }
         isPerforming = false
@@ -31,7 +31,7 @@ extension ISCSIServer {
             group.drained(link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
             if group.waitsForDrain(link.id) { link.watchDrain() }
         }
-        unflushed.removeAll(keepingCapacity: true)
+        unflushed.empty()
     }
     private func carryOut(_ effect: PortalGroup.Effect) {
         switch effect {
@@ -133,7 +133,7 @@ extension ISCSIServer {
         target.logic.step(event, effects: &targetEffects)
         // Nothing that a target says is answered from inside.
         for effect in targetEffects { carryOut(effect, of: target) }
-        targetEffects.removeAll(keepingCapacity: true)
+        targetEffects.empty()
     }
     private func carryOut(_ effect: Target.Effect, of target: ServedTarget) {
         switch effect {

@@ -51,7 +51,7 @@ final class ServerLink: ConnectionHandler {
             givenBytes += pieces.reduce(0) { $0 + $1.byteCount }
             link.send(pieces)
         }
-        pieces.removeAll(keepingCapacity: true)
+        pieces.empty()
     }
     func pause() { link.pauseReceiving() }
     func resume() { link.resumeReceiving() }

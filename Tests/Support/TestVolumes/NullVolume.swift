@@ -36,7 +36,7 @@ public final class NullVolume: BlockVolume {
     private func give() {
         swap(&round, &answers)
         for answer in round { answer.completed(answer.result) }
-        round.removeAll(keepingCapacity: true)
+        round.empty()
     }
     private func segments(_ request: VolumeRequest) -> [ReadSegment] {
         switch request {

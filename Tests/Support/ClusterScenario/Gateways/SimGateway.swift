@@ -145,8 +145,8 @@ final class SimGateway {
         forget()
         world.after(rest) { [weak self] in self?.start() }
     }
-    /// Reads the whole volume, and again when it is started anew, so that what its connections to chunkservers
-    /// went through is noticed and over.
+    /// Reads the whole volume, and again when it is started anew, so that what its connections to
+    /// chunkservers went through is noticed and over.
     func reachStores() {
         mustReachStores = true
         if isServing { readOn(from: 0) }
