@@ -391,7 +391,8 @@ import Testing
         }
         #expect(keeper.tables[unit]?.sanitize == .failed(allowsExit: false))
         #expect(b.run(Make.ten(0x28, 0, 1)).code == 0x03_3103)
-        #expect(b.run(TaskTests.sanitize(0x1f)).code == 0x03_3103)
+        #expect(b.run(TaskTests.sanitize(0x1f)).code == 0x05_2400)
+        #expect(b.run(TaskTests.sanitize(2, flags: 0x20)).code == 0x05_2400)
         #expect(b.run(TaskTests.sanitize(2)).status == 0)
         #expect(b.run(Make.ten(0x28, 0, 1)).status == 0)
     }

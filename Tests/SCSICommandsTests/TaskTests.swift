@@ -217,8 +217,12 @@ import Testing
         #expect(bench.run(UnitTests.ready).code == 0x03_3103)
         #expect(bench.run(Make.ten(0x28, 0, 1)).code == 0x03_3103)
         #expect(bench.run(Make.inquiry()).status == 0)
-        #expect(bench.run(Self.sanitize(0x1f)).code == (mayExit ? 0 : 0x03_3103))
-        if !mayExit { #expect(bench.run(Self.sanitize(2)).status == 0) }
+        #expect(bench.run(Self.sanitize(0x1f)).code == (mayExit ? 0 : 0x05_2400))
+        if !mayExit {
+            #expect(bench.run(Self.sanitize(2, flags: 0x20)).code == 0x05_2400)
+            #expect(bench.run(UnitTests.ready).code == 0x03_3103)
+            #expect(bench.run(Self.sanitize(2)).status == 0)
+        }
         #expect(bench.run(UnitTests.ready).status == 0)
     }
 

@@ -186,7 +186,7 @@ extension LogicalUnit {
             let sense = Sense(.notReady, .sanitizeInProgress, progress: reportedProgress)
             endChange(.failure(sense), effects: &effects)
         case .sanitizeFailed:
-            endChange(.failure(Sense(.mediumError, .sanitizeFailed)), effects: &effects)
+            endChange(.failure(.invalidField(1)), effects: &effects)
         case .removalPrevented:
             endChange(.failure(Sense(.illegalRequest, .removalPrevented)), effects: &effects)
         }

@@ -54,6 +54,12 @@ extension LogicalUnit {
     var hasFailedSanitize: Bool { if case .failed = reservations.sanitize { true } else { false } }
 
     mutating func startSanitize(_ request: Request, effects: inout [Effect]) throws(Sense) {
+        // What failed in the restricted completion mode ends by an operation in that mode that ends well, and
+        // by nothing else (SBC-4, sections 4.11.1 and 5.30.1).
+        if case .failed(allowsExit: false) = reservations.sanitize {
+            if request.cdb.serviceAction == 0x1f { throw .invalidField(1, bit: 4) }
+            if request.has(0x20, at: 1) { throw .invalidField(1, bit: 5) }
+        }
         switch request.cdb.serviceAction {
         case 0x01:
             let (pattern, passes, inverts) = try overwritePattern(request)

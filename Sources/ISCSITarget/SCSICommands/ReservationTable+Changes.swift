@@ -129,6 +129,7 @@ extension ReservationTable {
         // Somebody else has said that it failed.
         case (.endSanitize, _): break
         case (_, .running): throw .sanitizing
+        case (.startSanitize(allowsExit: true), .failed(allowsExit: false)): throw .sanitizeFailed
         case (.startSanitize(let allowsExit), _):
             sanitize = .running(port: party.targetPort, allowsExit: allowsExit)
         case (_, .failed(let allowsExit)):

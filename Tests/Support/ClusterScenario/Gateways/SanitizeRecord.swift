@@ -6,6 +6,8 @@ enum Sanitizing {
     static let isRunning = SimInitiator.Answer.sense([2, 0x04, 0x1b])
     /// SANITIZE COMMAND FAILED.
     static let hasFailed = SimInitiator.Answer.sense([3, 0x31, 0x03])
+    /// INVALID FIELD IN CDB: what failed may not be left, and no operation that may is begun.
+    static let isRestricted = SimInitiator.Answer.sense([5, 0x24, 0x00])
 }
 
 /// One SANITIZE, as whoever asked for it sees it.

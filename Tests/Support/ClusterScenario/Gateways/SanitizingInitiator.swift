@@ -163,7 +163,10 @@ final class SanitizingInitiator {
             later(upTo: 200) {
                 if $0.isNeeded { $0.sanitize(at: $0.readyPlace()) } else { $0.register(at: 0) }
             }
-        case Sanitizing.isRunning:
+        case Sanitizing.isRunning, Sanitizing.isRestricted:
+            if answer == Sanitizing.isRestricted, !attempt.allowsExit {
+                record.complain("SANITIZE is refused for an AUSE bit that it does not have")
+            }
             record.paths.refuse(attempt)
             watch(nil)
         case .sense, .unknown:
@@ -254,7 +257,7 @@ final class SanitizingInitiator {
                 record.complain("EXIT FAILURE MODE is done, though the failed SANITIZE did not allow it")
             // Whoever has not heard of it has nothing to leave.
             case .good: watch(nil)
-            case Sanitizing.hasFailed, .attention: sanitize(at: readyPlace())
+            case Sanitizing.isRestricted, .attention: sanitize(at: readyPlace())
             case .conflict: sanitize(at: readyPlace())
             case .refused: linger(1, allowsExit: allowsExit)
             case .sense, .unknown:
