@@ -319,9 +319,15 @@ import Glibc
         isSending = true
         isSendingQuickly = quickly
         unsafe reactor.submit(.send, self, quickly ? Kind.quickSend : Kind.send) { entry, limit in
-            unsafe io_uring_prep_sendmsg(
-                entry, descriptor, batch.prepare(bytesMax: limit),
-                UInt32(MSG_NOSIGNAL | MSG_WAITALL) | (quickly ? UInt32(MSG_DONTWAIT) : 0))
+            let flags = MSG_NOSIGNAL | MSG_WAITALL | (quickly ? MSG_DONTWAIT : 0)
+            let message = unsafe batch.prepare(bytesMax: limit)
+            if unsafe message.pointee.msg_iovlen == 1, let only = unsafe message.pointee.msg_iov {
+                // Spares the kernel the copies of message and vector.
+                unsafe io_uring_prep_send(
+                    entry, descriptor, only.pointee.iov_base, only.pointee.iov_len, Int32(flags))
+            } else {
+                unsafe io_uring_prep_sendmsg(entry, descriptor, message, UInt32(flags))
+            }
         }
     }
     private func sent(_ result: Int32) {
