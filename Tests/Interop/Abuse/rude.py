@@ -392,13 +392,14 @@ def status_flood():
         reset(s)
 
 
-victim = Victim(served, request, reply, take, first=(60 << 20) // 512, sectors=2000)
 # A full volume, so that what clients write is no growth.
 filler = served()
 for start in range(0, 64 << 20, 1 << 20):
     filler.sendall(request(WRITE, start, 1 << 20) + b"f" * (1 << 20))
     assert reply(filler) == 0
 filler.close()
+# Not before: its sectors are filled, too.
+victim = Victim(served, request, reply, take, first=(60 << 20) // 512, sectors=2000)
 victim.judge()
 start_rss, failed = rss(), 0
 for case in CASES:
