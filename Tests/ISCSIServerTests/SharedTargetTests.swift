@@ -111,8 +111,8 @@ import Testing
         let again = TestInitiator(site.world, at: second, from: "10.0.0.8:2")
         #expect(again.logIn(isid: 2)?.status == 0)
     }
-    @Test("a sanitize operation reports how far it is, and what another one's gateway reports is told")
-    func sanitizeProgress() throws {
+    /// One unit of 4 MiB at a gateway whose keeper can be slow.
+    private static func serve() throws -> (MemoryWorld, SlowKeeper, ISCSIServer) {
         let world = MemoryWorld()
         let environment = world.environment("gateway")
         let keeper = SlowKeeper(environment)
@@ -123,6 +123,12 @@ import Testing
         world.settle()
         server.addUnit(Site.unit(0), over: volume, to: targetName) { _ in }
         world.settle()
+        return (world, keeper, server)
+    }
+    @Test("a sanitize operation reports how far it is, and what another one's gateway reports is told")
+    func sanitizeProgress() throws {
+        let (world, keeper, server) = try Self.serve()
+        defer { withExtendedLifetime(server) {} }
         let initiator = TestInitiator(world, at: portal)
         _ = initiator.logIn()
         _ = initiator.run(TestInitiator.testUnitReady)
@@ -141,16 +147,7 @@ import Testing
     }
     @Test("a logout waits for other gateways to hear of its RESERVE(6), and not for ever")
     func farewell() throws {
-        let world = MemoryWorld()
-        let environment = world.environment("gateway")
-        let keeper = SlowKeeper(environment)
-        let server = ISCSIServer(environment: environment, coordinator: keeper)
-        try server.listen(on: portal)
-        let volume = MemoryVolume(environment: environment, size: ByteCount(bytes: 1 << 20))
-        server.addTarget(TargetDescription(name: targetName)) { _ in }
-        world.settle()
-        server.addUnit(Site.unit(0), over: volume, to: targetName) { _ in }
-        world.settle()
+        let (world, keeper, server) = try Self.serve()
         for isDeaf in [false, true] {
             let initiator = TestInitiator(world, at: portal)
             _ = initiator.logIn()
