@@ -65,6 +65,8 @@ final class Harness {
     var isDeaf = false
     var queued: [UInt64: Int] = [:]
     var broken: [String] = []
+    /// Connections that are to go elsewhere, with the target's name.
+    var moves: [String] = []
 
     init(_ configuration: PortalGroupConfiguration = makeConfiguration(), limits: ISCSILimits = ISCSILimits())
     {
@@ -77,11 +79,25 @@ final class Harness {
     }
     func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9]) {
         listeners[id] = PDUListener()
-        var effects: [PortalGroup.Effect] = []
-        let randomness = (0..<33).map { UInt8(truncatingIfNeeded: Int(id) + $0 * 7) }
-        group.opened(ConnectionID(rawValue: id), from: address, randomness: randomness, effects: &effects)
-        note(effects)
+        let randomness = randomness(id)
+        act {
+            group.opened(ConnectionID(rawValue: id), from: address, randomness: randomness, effects: &$0)
+        }
     }
+    private func randomness(_ id: UInt64) -> [UInt8] {
+        (0..<33).map { UInt8(truncatingIfNeeded: Int(id) + $0 * 7) }
+    }
+    /// Goes on with a connection that another group gave up.
+    func open(_ id: UInt64, movedWith login: MovingLogin) {
+        listeners[id] = PDUListener()
+        let randomness = randomness(id)
+        act {
+            group.opened(
+                ConnectionID(rawValue: id), from: [10, 0, 0, 9], randomness: randomness, movedWith: login,
+                effects: &$0)
+        }
+    }
+    func moved(_ id: UInt64 = 1) -> MovingLogin? { group.moved(ConnectionID(rawValue: id)) }
     /// Sends bytes to the target, in pieces.
     func say(_ bytes: [UInt8], on id: UInt64 = 1, pieceBytes: Int = Int.max, throughWindow: Bool = false) {
         var start = 0
@@ -152,6 +168,7 @@ final class Harness {
             case .close(let id, let reason):
                 if closed[id.rawValue] != nil { broken.append("a connection was closed twice") }
                 closed[id.rawValue] = reason
+            case .move(let id, let name): moves.append("\(id.rawValue) \(name)")
             case .nexusBegan(let id, let nexus, let functions):
                 nexusLog.append("+\(id.rawValue) \(nexus.initiatorPort)")
                 self.functions = functions

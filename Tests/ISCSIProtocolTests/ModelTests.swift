@@ -196,6 +196,7 @@ final class ModelWorld {
             case .manage(let id, _, _, _): manages.append(id)
             case .commandsCleared(let id, _):
                 if ended.contains(id) { problems.append("a nexus was told of something after its end") }
+            case .move: problems.append("a login moved, though nothing is elsewhere")
             case .nexusLeaves(let id): leavers.append(id)
             case .tasksEnded: problems.append("tasks ended that nobody wanted ended")
             }

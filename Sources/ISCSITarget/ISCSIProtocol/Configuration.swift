@@ -96,6 +96,9 @@ public struct PortalGroupConfiguration: Sendable {
     public var redirectsWhenUnavailable = false
     /// Its targets, in the order in which SendTargets names them.
     public var targets: [TargetDescription] = []
+    /// Targets of the same portals that another loop of this process serves. SendTargets names them after
+    /// ``targets``; a login to one of them moves there.
+    public var targetsElsewhere: [TargetDescription] = []
     /// How initiators of discovery sessions prove who they are.
     public var discoveryAuthentication = Authentication.none
     /// Digests that may be chosen, of CRC32C and None; empty lists stand for None alone.
@@ -114,6 +117,7 @@ public struct PortalGroupConfiguration: Sendable {
     ) { (self.chap, self.transferSizes) = (chap, transferSizes) }
 
     func target(named name: String) -> TargetDescription? { targets.first { $0.name == name } }
+    func isElsewhere(_ name: String) -> Bool { targetsElsewhere.contains { $0.name == name } }
     /// Where an initiator of a target finds another portal group: one is always told the same while those
     /// stay, and many are spread over all.
     func otherAddress(of target: String, for initiatorName: String) -> String? {

@@ -33,6 +33,9 @@ struct LoginExchange {
     private(set) var agreed = AgreedLogin()
     /// Where a target that moved is now; told with the refusal.
     private(set) var movedTo: String?
+    /// The first step named a target that another loop serves: what it said, for that one to hear. Nothing
+    /// was answered to it.
+    private(set) var moving: (targetName: String, text: [UInt8])?
     private var stage: LoginStage?
     private var taskTag: UInt32 = 0
     private var requestCount = 0
@@ -82,6 +85,10 @@ struct LoginExchange {
         guard incoming.count <= ISCSILimits.textBytesMax else { throw .initiatorError }
         if header.has(Flag.continues) { return Reply(flags: currentStage << 2, text: []) }
         let pairs = try TextPairs.decode(incoming)
+        if !isIdentified, let name = Self.target(in: pairs), configuration.isElsewhere(name) {
+            moving = (name, incoming)
+            return Reply(flags: 0, text: [])
+        }
         incoming = []
         var replies: [TextPair] = []
         if isIdentified {
@@ -150,6 +157,11 @@ struct LoginExchange {
 
     // MARK: Who and what
 
+    /// The target that a normal session's first step names.
+    private static func target(in pairs: [TextPair]) -> String? {
+        guard !pairs.contains(where: { $0.key == "SessionType" && $0.value != "Normal" }) else { return nil }
+        return pairs.first { $0.key == "TargetName" }?.value.lowercased()
+    }
     /// The first step names the initiator, what it wants and where.
     private mutating func identify(
         _ pairs: [TextPair], _ replies: inout [TextPair], existing: (AgreedLogin) -> SessionParameters?

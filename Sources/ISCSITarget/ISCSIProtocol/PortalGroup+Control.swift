@@ -209,7 +209,8 @@ extension PortalGroup {
             name = wanted == "All" ? nil : wanted.lowercased()
         }
         var pairs: [TextPair] = []
-        for target in configuration.targets where name == nil || target.name == name {
+        let all = configuration.targets + configuration.targetsElsewhere
+        for target in all where name == nil || target.name == name {
             guard target.admits(session.initiatorName, from: connection.address) else { continue }
             pairs.append(TextPair(key: "TargetName", value: target.name))
             for address in addresses(of: target) {

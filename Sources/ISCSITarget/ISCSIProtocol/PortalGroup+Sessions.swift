@@ -31,7 +31,10 @@ extension PortalGroup {
             let reply = try connection.login.receive(header, bytes) { agreed in
                 session(like: agreed)?.parameters
             }
-            if reply.isComplete {
+            if let moving = connection.login.moving {
+                connection.phase = .moving
+                effects.append(.move(connection.id, targetName: moving.targetName))
+            } else if reply.isComplete {
                 connection.agreed = (connection.login.agreed, reply, header)
                 try complete(connection, effects: &effects)
             } else {
@@ -40,6 +43,33 @@ extension PortalGroup {
         } catch {
             refuse(connection, header, error, effects: &effects)
         }
+    }
+    /// The connection of a ``Effect/move(_:targetName:)`` was given up here.
+    /// - Returns: what the login has said, and what came behind it; `nil`: the connection is gone.
+    public func moved(_ id: ConnectionID) -> MovingLogin? {
+        guard let connection = connections[id], connection.phase == .moving,
+            let moving = connection.login.moving, let request = connection.loginRequest
+        else { return nil }
+        let login = MovingLogin(
+            targetName: moving.targetName, request: request, text: moving.text, rest: connection.held,
+            statusNumber: connection.statusNumber)
+        connection.phase = .closed
+        connections[id] = nil
+        return login
+    }
+    /// A connection whose login began elsewhere in this process is here: goes on with it, as
+    /// ``opened(_:from:randomness:effects:)`` and what followed there.
+    public func opened(
+        _ id: ConnectionID, from address: [UInt8], randomness: [UInt8], movedWith login: MovingLogin,
+        effects: inout [Effect]
+    ) {
+        opened(id, from: address, randomness: randomness, effects: &effects)
+        guard let connection = connections[id] else { return }
+        connection.statusNumber = login.statusNumber
+        connection.loginRequest = login.request
+        stepLogin(connection, login.request, login.text, effects: &effects)
+        connection.held = login.rest
+        goOn(connection, effects: &effects)
     }
     private func answerLogin(
         _ connection: TargetConnection, _ request: PDUHeader, _ reply: LoginExchange.Reply,

@@ -19,6 +19,9 @@ public final class PortalGroup {
         case resumeReceiving(ConnectionID)
         /// Send what was queued, then close. No effect for this connection follows.
         case close(ConnectionID, ISCSIEndReason)
+        /// Another loop serves this target: give the connection up, ask for its ``PortalGroup/moved(_:)``,
+        /// and let that loop's group open it.
+        case move(ConnectionID, targetName: String)
         /// An initiator port is here: commands of this nexus will follow. All other task management functions
         /// than these are answered "not supported".
         case nexusBegan(NexusID, Nexus, functions: Set<ManagementFunction>)
@@ -162,7 +165,10 @@ public final class PortalGroup {
     /// True until the login is over.
     public func isLoggingIn(_ id: ConnectionID) -> Bool {
         guard let connection = connection(id) else { return false }
-        return connection.phase == .login || connection.phase == .awaitingOthers
+        switch connection.phase {
+        case .login, .awaitingOthers, .moving: return true
+        case .fullFeature, .loggingOut, .closed: return false
+        }
     }
     /// True while requests are not read because replies pile up: ``drained(_:queuedSendBytes:effects:)`` must
     /// follow.
@@ -183,7 +189,7 @@ public final class PortalGroup {
             case .closed:
                 unsafe rest = UnsafeRawBufferPointer(start: nil, count: 0)
                 return
-            case .awaitingOthers: return
+            case .awaitingOthers, .moving: return
             case .login, .fullFeature, .loggingOut: break
             }
             guard connection.queuedSendBytes <= limits.queuedReplyBytesMax,
@@ -225,7 +231,7 @@ public final class PortalGroup {
     private func adjustReceiving(_ connection: TargetConnection, effects: inout [Effect]) {
         guard !connection.isClosed else { return }
         let mustPause =
-            !connection.held.isEmpty || connection.phase == .awaitingOthers
+            !connection.held.isEmpty || connection.phase == .awaitingOthers || connection.phase == .moving
             || connection.queuedSendBytes > limits.queuedReplyBytesMax
         guard mustPause != connection.isPaused else { return }
         connection.isPaused = mustPause

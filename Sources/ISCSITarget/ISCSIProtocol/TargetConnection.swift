@@ -40,6 +40,8 @@ public enum ISCSIEndReason: Hashable, Sendable, CustomStringConvertible {
 final class TargetConnection {
     enum Phase {
         case login
+        /// Another loop is to go on with it: nothing is read or answered here any more.
+        case moving
         /// All is agreed; an older session's commands have to end first.
         case awaitingOthers
         case fullFeature

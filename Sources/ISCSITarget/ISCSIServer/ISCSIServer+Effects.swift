@@ -40,6 +40,7 @@ extension ISCSIServer {
         case .pauseReceiving(let id): link(id)?.pause()
         case .resumeReceiving(let id): if !isQuiescing { link(id)?.resume() }
         case .close(let id, let reason): close(id, reason)
+        case .move(let id, _): if let link = link(id) { move(link) }
         case .nexusBegan(let nexus, let names, let functions): begin(nexus, names, functions)
         case .execute(let id, let command): execute(id, command)
         case .abort(let id): abort(id)

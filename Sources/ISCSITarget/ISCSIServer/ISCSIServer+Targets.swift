@@ -5,6 +5,8 @@ import SCSICommands
 
 /// Targets and units that come, go and change while initiators are served.
 extension ISCSIServer {
+    /// The targets that initiators can log in to.
+    public var offeredTargets: [TargetDescription] { group.configuration.targets }
     /// Names of the targets that initiators can log in to.
     public var targetNames: [String] { group.configuration.targets.map(\.name) }
 

@@ -63,6 +63,10 @@ public final class ISCSIServer {
     var inFlightChanges = 0
     var counters = ISCSIServerStatus()
 
+    /// Takes connections whose login named one of ``targetsElsewhere``, with the number of the portal that
+    /// they came by.
+    public var moved: ((any MovedConnection, MovingLogin, _ portal: Int?) -> Void)?
+
     /// Addresses that initiators are told by SendTargets, `address:port`. Empty: those listened on, as far as
     /// they are addresses of one interface.
     public var portals: [String] = [] { didSet { tellPortals() } }
@@ -153,12 +157,18 @@ public final class ISCSIServer {
     }
     /// Accepts nobody on `address` any more, asks who came by it to log out, and closes the connections that
     /// are left after ``ISCSIServerLimits/logoutGrace``. A session that has others goes on over those.
-    public func stopListening(on address: SocketAddress) {
+    /// - Returns: the numbers of the portals, for servers to which connections that came by them moved.
+    @discardableResult public func stopListening(on address: SocketAddress) -> [Int] {
         let closed = listeners.filter { $0.listener.address == address }
         for entry in closed { entry.listener.close() }
         listeners.removeAll { $0.listener.address == address }
         tellPortals()
         let portals = closed.map(\.portal)
+        portalsClosed(portals)
+        return portals
+    }
+    /// Ends what came by portals that are closed, as ``stopListening(on:)`` does.
+    public func portalsClosed(_ portals: [Int]) {
         let concerned = inOrder.filter { link in link.portal.map { portals.contains($0) } ?? false }
         for link in concerned {
             guard !group.isLoggingIn(link.id) else {
@@ -285,7 +295,7 @@ public final class ISCSIServer {
         listeners = []
     }
     /// Closes without waiting for answers.
-    private func abandon(_ link: ServerLink) {
+    func abandon(_ link: ServerLink) {
         guard !link.isOver else { return }
         link.close()
         act { $0.lost(link.id, effects: &$1) }
@@ -311,7 +321,7 @@ public final class ISCSIServer {
         }
         (pingTimer, beatTimer) = (nil, nil)
     }
-    private func accept(_ connection: any Connection, by portal: Int? = nil) {
+    func accept(_ connection: any Connection, by portal: Int? = nil, movedWith login: MovingLogin? = nil) {
         guard !isStopping, makeRoom(for: connection.peerHost) else { return connection.close() }
         hasComplained = false
         linkCount += 1
@@ -319,9 +329,14 @@ public final class ISCSIServer {
         links[link.id] = link
         link.open()
         let randomness = randomBytes(PortalGroup.randomBytesPerConnection)
-        act {
-            $0.opened(
-                link.id, from: PeerAddress.bytes(of: link.peerHost), randomness: randomness, effects: &$1)
+        let address = PeerAddress.bytes(of: link.peerHost)
+        act { group, effects in
+            if let login {
+                group.opened(
+                    link.id, from: address, randomness: randomness, movedWith: login, effects: &effects)
+            } else {
+                group.opened(link.id, from: address, randomness: randomness, effects: &effects)
+            }
         }
         if pingTimer == nil { waitForPing() }
         if beatTimer == nil { waitForBeat() }

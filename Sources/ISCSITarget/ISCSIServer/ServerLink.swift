@@ -62,6 +62,18 @@ final class ServerLink: ConnectionHandler {
         end()
         link.close()
     }
+    /// Gives the connection up for another loop; what breaks before is told as ever.
+    /// - Returns: false when it is one that cannot go elsewhere.
+    func release(completed: @escaping (any MovedConnection) -> Void) -> Bool {
+        guard let movable = link as? any MovableConnection else { return false }
+        flush()
+        movable.release { moved in
+            guard let moved, !self.isOver else { return }
+            completed(moved)
+            self.end()
+        }
+        return true
+    }
     /// The socket has taken bytes of a full queue since the last call: somebody reads at the other end,
     /// though what it says may wait behind what it has not read.
     func hasMoved() -> Bool {

@@ -79,6 +79,7 @@ private final class Gate {
                 // It is found among those that wait, and answered with them.
                 require(waiting.contains(id), "an abort of what was not given out")
             case .manage(let id, _, _, _): functions.append(id)
+            case .move: require(false, "a login moved, though nothing is elsewhere")
             case .nexusLeaves(let id): leavers.append(id)
             case .tasksEnded: require(false, "tasks ended that nobody wanted ended")
             case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded, .commandsCleared: break
