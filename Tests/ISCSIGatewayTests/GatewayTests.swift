@@ -78,7 +78,8 @@ private final class Gateway {
         gateway.failed = { [unowned self] in failure = $0 }
         gateway.begin()
     }
-    var targets: [String] { gateway.server?.targetNames ?? [] }
+    var targets: [String] { gateway.lanes.flatMap(\.facts.offered).map(\.name) }
+    var units: [String] { gateway.lanes.flatMap(\.facts.unitItems).map(\.name) }
 }
 
 @Suite struct ConfiguredGatewayTests {
@@ -105,7 +106,7 @@ private final class Gateway {
             try all.deleteTarget(name, force: true)
             try all.deletePortal("10.0.0.1:3261", of: "a")
         }
-        #expect(process.targets.isEmpty && process.gateway.units.isEmpty)
+        #expect(process.targets.isEmpty && process.units.isEmpty)
         #expect(try site.report(1).items.map(\.name) == ["portal 10.0.0.1:3260"])
         #expect(try site.report(1).version == 4)
         process.gateway.stop { process.hasStopped = true }
@@ -125,7 +126,7 @@ private final class Gateway {
             try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "b")
             try all.create(TargetEntry(name: name))
         }
-        #expect(process.gateway.server == nil)
+        #expect(process.gateway.lanes.isEmpty)
         try site.change { try $0.create(PortalEntry(address: "10.0.0.2:3260"), of: "a") }
         #expect(process.targets == [name] && process.gateway.tag == 2)
         try site.change { try $0.deletePortal("10.0.0.2:3260", of: "a") }

@@ -5,13 +5,6 @@ import Environment
 import Reactor
 import VolumeCore
 
-/// A thing that lives on the loop of a ``CurveCluster``.
-///
-/// SAFETY: `value` is set and used only in actions posted to that loop.
-final class LoopBound<Value>: @unchecked Sendable {
-    var value: Value?
-}
-
 /// The calls of tasks that the loop has accepted and not yet answered; lives on the loop.
 ///
 /// When the loop ends, timers and connections drop what they would have called. Without this table a task

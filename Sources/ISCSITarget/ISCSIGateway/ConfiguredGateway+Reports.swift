@@ -43,7 +43,7 @@ extension ConfiguredGateway {
             return
         }
         values.value(name) { [self] result in
-            guard case .success(let value) = result, let bytes = encodedReport() else { return again() }
+            guard case .success(let value) = result, let bytes = encodedReport([]) else { return again() }
             values.swap(name, expected: value.version, bytes: bytes) { [self] result in
                 guard case .success(let answer) = result, answer.isSwapped else { return again() }
                 reporter.known = answer.value
@@ -91,11 +91,23 @@ extension ConfiguredGateway {
         }
     }
     private func write() {
-        guard reporter.isDirty, !reporter.isWriting, !isStopping, let tag, let known = reporter.known,
-            let bytes = encodedReport()
-        else { return }
-        reporter.isDirty = false
-        guard bytes != known.bytes else { return }
+        guard reporter.isDirty, !reporter.isWriting, !isStopping else { return }
+        (reporter.isDirty, reporter.isWriting) = (false, true)
+        collect { lane, answer in
+            answer(lane.facts)
+        } completed: { [weak self] in
+            self?.write($0)
+        }
+    }
+    private func write(_ facts: [LaneFacts]) {
+        reporter.isWriting = false
+        guard !isStopping, let tag, let known = reporter.known, let bytes = encodedReport(facts) else {
+            return
+        }
+        guard bytes != known.bytes else {
+            if reporter.isDirty { report() }
+            return
+        }
         reporter.isWriting = true
         let name = GatewayReport.valueName(tag: tag)
         values.swap(name, expected: known.version, bytes: bytes) { [weak self] result in
@@ -110,18 +122,10 @@ extension ConfiguredGateway {
             }
         }
     }
-    /// Nothing of the newest configuration is under way.
-    private var isSettled: Bool {
-        targets.allSatisfy { !$0.isBusy && ($0.isServed || $0.problem != nil) && $0.wanted != nil }
-            && units.allSatisfy { unit in
-                switch unit.phase {
-                case .served: unit.present == unit.wanted && !unit.isLost
-                case .idle: unit.wasTried && unit.wanted != nil
-                case .attaching, .entering, .adding, .leaving: unit.wasTried && unit.problem != nil
-                }
-            }
-    }
-    private func encodedReport() -> [UInt8]? {
+    private func encodedReport(_ facts: [LaneFacts]) -> [UInt8]? {
+        // Nothing of the newest configuration is under way.
+        let isSettled =
+            facts.count == lanes.count && facts.allSatisfy { $0.version == version && $0.isSettled }
         if isSettled || plan == nil { reporter.settledVersion = version }
         var report = GatewayReport(gateway: options.name, process: options.process, start: start)
         (report.version, report.ordersDone) = (reporter.settledVersion, reporter.ordersDone)
@@ -129,21 +133,13 @@ extension ConfiguredGateway {
         report.items += portals.map {
             GatewayReport.Item(name: "portal \($0.address)", problem: $0.problem)
         }
-        report.items += targets.filter { $0.problem != nil }.map {
-            GatewayReport.Item(name: "target \($0.name)", problem: $0.problem)
-        }
-        report.items += units.map { unit in
-            let problem = unit.problem ?? (unit.phase == .served ? nil : "under way")
-            return GatewayReport.Item(name: unit.name, problem: problem)
-        }
-        let sessions = server?.sessionFacts ?? []
-        report.sessionCount = sessions.count
-        report.sessions = sessions.prefix(GatewayReport.sessionsMax).map { session in
-            let digits = String(session.names.sessionIdentifier, radix: 16)
-            return GatewayReport.Session(
-                number: session.nexus.rawValue, initiator: session.names.initiatorName,
-                identifier: String(repeating: "0", count: 12 - digits.utf8.count) + digits,
-                target: session.names.targetName, addresses: session.peers, user: session.userName)
+        report.items += facts.flatMap(\.targetItems) + facts.flatMap(\.unitItems)
+        report.sessionCount = facts.reduce(0) { $0 + $1.sessionCount }
+        for (index, lane) in facts.enumerated() {
+            for var session in lane.sessions where report.sessions.count < GatewayReport.sessionsMax {
+                session.number = session.number * UInt64(lanes.count) + UInt64(index)
+                report.sessions.append(session)
+            }
         }
         return encoded(report)
     }
@@ -177,11 +173,13 @@ extension ConfiguredGateway {
         }
         if reporter.hasSeenOrders {
             for order in orders.orders where order.number > reporter.ordersDone {
-                guard let session = order.session, order.start == start else { continue }
-                let isDone = server?.dropSession(session) ?? false
-                log(
-                    .notice, "session \(session) " + (isDone ? "is ended by an operator" : "was over already")
-                )
+                guard let session = order.session, order.start == start, !lanes.isEmpty else { continue }
+                let count = UInt64(lanes.count)
+                lanes[Int(session % count)].tell { lane in
+                    let isDone = lane.server.dropSession(session / count)
+                    let words = isDone ? "is ended by an operator" : "was over already"
+                    lane.log(.notice, "session \(session) \(words)")
+                }
             }
         }
         (reporter.hasSeenOrders, reporter.ordersDone) = (true, orders.last)

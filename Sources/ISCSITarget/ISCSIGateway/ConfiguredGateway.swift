@@ -9,6 +9,9 @@ import VolumeCore
 
 /// A gateway that serves what the cluster's configuration says for its name, and goes by every change of it
 /// while it runs. What cannot be had is tried again, and everything else goes on. Loop-confined.
+///
+/// It has the portals, the configuration and the word to the cluster; the targets are spread over its lanes,
+/// one on its own loop and one on each other loop that it was given.
 public final class ConfiguredGateway {
     /// Who it is and whom it asks.
     public struct Options: Sendable {
@@ -31,7 +34,9 @@ public final class ConfiguredGateway {
     let environment: any Environment
     let options: Options
     let values: ClusterValues
-    private let chap: CHAPDigests
+    let chap: CHAPDigests
+    let home: GatewayLoop?
+    private let others: [GatewayLoop]
     /// Unlike that of any other process of this name.
     let start: UInt64
     /// Called once when all that the first configuration wants was tried, with where it listens.
@@ -43,27 +48,37 @@ public final class ConfiguredGateway {
     private(set) var configuration: ISCSIConfiguration?
     private(set) var version: UInt64 = 0
     var plan: GatewayPlan?
-    private(set) var server: ISCSIServer?
-    private(set) var coordinators: UnitCoordinators?
-    /// The tag that the server has for good.
+    /// The first one is on this loop, and its server has the portals.
+    var lanes: [LaneLink] = []
+    /// In which lane a target is, as long as that has it. Looked up, never iterated.
+    private var places: [String: Int] = [:]
+    /// Where initiators reach this gateway, as the lanes know it.
+    private var toldPortals: [String] = []
+    /// The tag that the servers have for good.
     private(set) var tag: UInt16?
     var portals: [GatewayPortal] = []
-    var targets: [GatewayTarget] = []
-    var units: [GatewayUnit] = []
     var problem: String?
     private var portalRetry: TimerID?
     private var isReady = false
     private(set) var isStopping = false
     /// Initiators are to go elsewhere.
-    var isDraining = false
+    private var isDraining = false
     /// Their logins are answered with another gateway's address.
-    var isRedirecting = false
+    private var isRedirecting = false
     private var stopped: (() -> Void)?
     var reporter = GatewayReporter()
 
     /// A gateway that asks nobody yet.
-    public init(environment: any Environment, options: Options, chap: CHAPDigests) {
-        (self.environment, self.options, self.chap) = (environment, options, chap)
+    /// - Parameters:
+    ///   - home: the loop of `environment`, for the others.
+    ///   - others: loops among which it spreads its targets, besides its own.
+    public init(
+        environment: any Environment, home: GatewayLoop? = nil, others: [GatewayLoop] = [], options: Options,
+        chap: CHAPDigests
+    ) {
+        invariant(home != nil || others.isEmpty, "other loops could not answer")
+        (self.environment, self.home, self.others) = (environment, home, others)
+        (self.options, self.chap) = (options, chap)
         values = ClusterValues(environment: environment, metadataServers: options.metadataServers)
         start = max(1, environment.random())
     }
@@ -103,7 +118,7 @@ public final class ConfiguredGateway {
             return report()
         }
         self.plan = plan
-        if server == nil { makeServer(plan) }
+        if tag == nil { makeLanes(plan.groupTag) }
         log(.info, "goes by version \(version) of the configuration")
         claim { [self] in reconcile() }
     }
@@ -114,53 +129,95 @@ public final class ConfiguredGateway {
             "the configuration knows no gateway of this name; make it with 'curve-iscsi portal create "
                 + "--gateway \(options.name) ADDRESS'")
         plan = nil
-        if server != nil { reconcile() }
+        if tag != nil { reconcile() }
         tellReady()
     }
-    private func makeServer(_ plan: GatewayPlan) {
-        let own = PortGroup(tag: plan.groupTag)
-        let coordinators = UnitCoordinators(environment: environment, own: own)
-        let server = ISCSIServer(
-            environment: environment, portGroup: plan.groupTag, coordinator: coordinators, chap: chap)
-        (self.server, self.coordinators, tag) = (server, coordinators, plan.groupTag)
+    private func makeLanes(_ tag: UInt16) {
+        self.tag = tag
+        let own = GatewayLane(environment: environment, options: options, tag: tag, chap: chap) {
+            [weak self] in self?.heard($0, from: 0)
+        }
+        lanes = [LaneLink(own)]
+        own.server.moved = { [weak self] connection, login, portal in
+            guard let self, let lane = places[login.targetName] else { return }
+            lanes[lane].tell { $0.serve(connection, login, portal: portal) }
+        }
+        guard let home else { return }
+        let gateway = LoopBound<ConfiguredGateway>()
+        gateway.value = self
+        for (index, loop) in others.enumerated() {
+            let (options, chap) = (options, chap)
+            lanes.append(
+                LaneLink(on: loop) { environment in
+                    GatewayLane(environment: environment, options: options, tag: tag, chap: chap) { news in
+                        home.post { _ in gateway.value?.heard(news, from: index + 1) }
+                    }
+                })
+        }
     }
+    /// The server on this loop, which has the portals.
+    var server: ISCSIServer? { lanes.first?.local?.server }
 
     /// Goes from what is served to what is wanted.
     func reconcile() {
         guard !isStopping, let server else { return }
         server.discoveryAuthentication = plan?.discovery.authentication ?? .none
-        for wanted in plan?.targets ?? [] where !targets.contains(where: { $0.name == wanted.name }) {
-            targets.append(GatewayTarget(wanted))
-        }
-        for target in targets {
-            target.wanted = plan?.targets.first { $0.name == target.name }
-            for wanted in target.wanted?.units ?? [] where unit(target.name, wanted.lun.number) == nil {
-                units.append(GatewayUnit(target.name, wanted))
-            }
-        }
-        for unit in units {
-            let wanted = plan?.targets.first { $0.name == unit.target }?.units.first {
-                $0.lun.number == unit.number
-            }
-            guard wanted != unit.wanted else { continue }
-            // What failed before may be possible now.
-            cancelRetry(unit)
-            (unit.wanted, unit.wasTried) = (wanted, false)
-        }
         reconcilePortals(server)
-        for target in targets { goOn(target) }
-        for unit in units { goOn(unit) }
+        var plans = lanes.map { _ in LanePlan(version: version) }
+        for target in plan?.targets ?? [] { plans[place(of: target, plans)].targets.append(target) }
+        for (lane, plan) in zip(lanes, plans) { lane.tell { $0.go(by: plan) } }
         tellReady()
         report()
     }
-    func unit(_ target: String, _ number: UInt16) -> GatewayUnit? {
-        units.first { $0.target == target && $0.number == number }
+    /// A target stays where it is; a new one goes where the fewest units are.
+    private func place(of target: GatewayPlan.Target, _ plans: [LanePlan]) -> Int {
+        if let place = places[target.name] { return place }
+        let loads = plans.indices.map { index in
+            let there = plan?.targets.filter { places[$0.name] == index } ?? []
+            return there.reduce(0) { $0 + 1 + $1.units.count }
+        }
+        let place = loads.indices.min { loads[$0] < loads[$1] } ?? 0
+        places[target.name] = place
+        return place
+    }
+    /// One of the lanes has something to say.
+    private func heard(_ news: LaneNews, from index: Int) {
+        guard !isStopping, lanes.indices.contains(index) else { return }
+        switch news {
+        case .changed(let facts):
+            lanes[index].facts = facts
+            for (name, place) in places where place == index {
+                let isWanted = plan?.targets.contains { $0.name == name } ?? false
+                let isGone = facts.version == version && !facts.targetNames.contains(name)
+                if !isWanted, isGone { places[name] = nil }
+            }
+            if index > 0 { tellDiscovery() }
+            tellReady()
+            report()
+        case .drainAsked(let isWanted, let redirecting): drain(isWanted, redirecting: redirecting, index)
+        case .drained:
+            lanes[index].isDrained = true
+            confirmDrained()
+        }
+    }
+    /// Initiators that look for targets find those of all lanes.
+    private func tellDiscovery() {
+        guard let server else { return }
+        server.targetsElsewhere = lanes.dropFirst().flatMap(\.facts.offered)
+        for lane in lanes.dropFirst() {
+            for (name, addresses) in lane.facts.otherAddresses {
+                server.setOtherAddresses(addresses, of: name)
+            }
+        }
     }
 
     private func reconcilePortals(_ server: ISCSIServer) {
         let wanted = plan?.portals ?? []
         for portal in portals where !wanted.contains(where: { $0.address == portal.address }) {
-            if let address = portal.listens { server.stopListening(on: address) }
+            if let address = portal.listens {
+                let numbers = server.stopListening(on: address)
+                for lane in lanes.dropFirst() { lane.tell { $0.server.portalsClosed(numbers) } }
+            }
             if portal.isOpen { log(.notice, "portal \(portal.address) is closed") }
         }
         portals.removeAll { portal in !wanted.contains { $0.address == portal.address } }
@@ -175,6 +232,7 @@ public final class ConfiguredGateway {
         let open = portals.filter(\.isOpen)
         server.portals =
             open.contains { $0.announced != nil } ? open.map { $0.announced ?? $0.address } : []
+        toldPortals = server.toldPortals
         announce()
         if portals.contains(where: { !$0.isOpen }), portalRetry == nil {
             portalRetry = environment.after(Self.retryAfter) { [weak self] in
@@ -200,67 +258,41 @@ public final class ConfiguredGateway {
         }
     }
 
+    private func announce() {
+        for (index, lane) in lanes.enumerated() {
+            lane.tell { [toldPortals] in
+                if index > 0 { $0.server.portals = toldPortals }
+                $0.announce(toldPortals)
+            }
+        }
+    }
     /// Tells whoever started it, once nothing of the first configuration is left untried.
-    func tellReady() {
+    private func tellReady() {
         guard !isReady, version > 0 || configuration != nil else { return }
-        guard units.allSatisfy({ $0.wasTried || $0.phase == .served }) else { return }
+        guard lanes.allSatisfy({ $0.facts.version == version && $0.facts.isTried }) || plan == nil else {
+            return
+        }
         isReady = true
         ready?(portals.compactMap(\.listens))
     }
 
-    // MARK: Targets
+    // MARK: Drain
 
-    private func goOn(_ target: GatewayTarget) {
-        guard let server, !target.isBusy, !isStopping else { return }
-        guard let wanted = target.wanted else { return end(target, server) }
-        guard target.isServed else {
-            target.isBusy = true
-            return server.addTarget(wanted.description) { [self] error in
-                target.isBusy = false
-                guard !isStopping else { return }
-                if let error {
-                    target.problem = "\(error)"
-                    log(.error, "target \(target.name): \(error)")
-                } else {
-                    (target.isServed, target.present, target.problem) = (true, wanted, nil)
-                    log(.notice, "target \(target.name) is served")
-                }
-                reconcile()
-            }
+    /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
+    private func drain(_ isWanted: Bool, redirecting: Bool, _ index: Int) {
+        guard isWanted != isDraining || redirecting != isRedirecting else {
+            // One of the other volumes has heard of it; nobody may be left by now.
+            return confirmDrained()
         }
-        guard
-            target.present?.rules != wanted.rules || target.present?.login != wanted.login
-                || target.present?.alias != wanted.alias
-        else { return }
-        do throws(ISCSIServerError) {
-            try server.changeTarget(wanted.description)
-            let dropped = server.dropUnentitledSessions(of: target.name)
-            if dropped > 0 { log(.notice, "\(target.name): \(dropped) sessions have no right any more") }
-        } catch { log(.error, "target \(target.name): \(error)") }
-        target.present = wanted
+        (isDraining, isRedirecting) = (isWanted, redirecting)
+        log(.notice, isWanted ? "initiators are asked to log out" : "initiators may log in again")
+        for index in lanes.indices { lanes[index].isDrained = false }
+        for lane in lanes { lane.tell { $0.drain(isWanted, redirecting: redirecting) } }
     }
-    /// First nobody can come and nobody is there, then the units go, at last the target.
-    private func end(_ target: GatewayTarget, _ server: ISCSIServer) {
-        guard target.isServed else {
-            targets.removeAll { $0 === target }
-            return
-        }
-        if target.present != nil {
-            target.present = nil
-            var description = TargetDescription(name: target.name)
-            (description.isAvailable, description.initiators) = (false, [])
-            do throws(ISCSIServerError) { try server.changeTarget(description) } catch {
-                log(.error, "target \(target.name): \(error)")
-            }
-            server.dropUnentitledSessions(of: target.name)
-        }
-        guard !units.contains(where: { $0.target == target.name }) else { return }
-        target.isBusy = true
-        server.removeTarget(target.name) { [self] _ in
-            (target.isBusy, target.isServed) = (false, false)
-            log(.notice, "target \(target.name) is served no more")
-            reconcile()
-        }
+    private func confirmDrained() {
+        guard isDraining, lanes.allSatisfy(\.isDrained) else { return }
+        log(.notice, "no session is left; the gateway can be stopped")
+        for lane in lanes { lane.tell { $0.confirmDrained() } }
     }
 
     // MARK: The end
@@ -270,25 +302,11 @@ public final class ConfiguredGateway {
         guard !isStopping else { return }
         isStopping = true
         stopped = completed
-        for unit in units { cancelRetry(unit) }
-        guard let server else { return farewell() }
-        server.stop { [self] in leaveAll() }
-    }
-    private func leaveAll() {
-        var left = 1
-        let ended = { [self] in
-            left -= 1
-            if left == 0 { farewell() }
-        }
-        for unit in units {
-            left += 1
-            giveBack(unit, completed: ended)
-        }
-        ended()
+        inAllLanes({ $0.stop(completed: $1) }, completed: { [self] in farewell() })
     }
     private func farewell() {
         sayFarewell { [self] in
-            values.close()
+            end()
             stopped?()
             stopped = nil
         }
@@ -297,27 +315,20 @@ public final class ConfiguredGateway {
     func giveWay(to other: String) {
         guard !isStopping else { return }
         isStopping = true
-        server?.abandon()
         let text =
             "another process, \(other), serves as gateway \(options.name) now; nothing unanswered was "
             + "written; give each gateway a name of its own"
-        leaveSilently { [self] in
-            values.close()
-            failed?(text)
-        }
+        inAllLanes(
+            { $0.abandon(completed: $1) },
+            completed: { [self] in
+                end()
+                failed?(text)
+            })
     }
-    private func leaveSilently(completed: @escaping () -> Void) {
-        var left = 1
-        let ended = {
-            left -= 1
-            if left == 0 { completed() }
-        }
-        for unit in units {
-            cancelRetry(unit)
-            guard let volume = unit.volume else { continue }
-            left += 1
-            volume.detach(completed: ended)
-        }
-        ended()
+    private func end() {
+        values.close()
+        for lane in lanes { lane.forget() }
     }
+    /// The group in which the gateways of a target hold its volumes.
+    public static func group(of target: String) -> String { "iscsi \(target)" }
 }

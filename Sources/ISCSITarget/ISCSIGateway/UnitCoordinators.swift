@@ -13,6 +13,9 @@ final class UnitCoordinators: TargetCoordinator {
     var groupsChanged: ((_ target: String, [PortGroup]) -> Void)?
     var addressesChanged: ((_ target: String, [String]) -> Void)?
 
+    /// Addresses or groups of a target have changed, and the server knows.
+    var addressesTold: (() -> Void)?
+
     private struct Entry {
         let target: String
         let key: UnitKey
@@ -79,9 +82,10 @@ final class UnitCoordinators: TargetCoordinator {
         guard targets.contains(target) else { return }
         groupsChanged?(target, groups(of: target))
         addressesChanged?(target, addresses(of: target))
+        addressesTold?()
     }
     /// Each once, in the order in which units were joined.
-    private func addresses(of target: String) -> [String] {
+    func addresses(of target: String) -> [String] {
         var all: [String] = []
         for address in entries.filter({ $0.target == target }).flatMap(\.addresses)
         where !all.contains(address) { all.append(address) }

@@ -6,7 +6,7 @@ import ISCSICoordination
 import ISCSIServer
 
 // Volumes that come, go and are tried again.
-extension ConfiguredGateway {
+extension GatewayLane {
     /// Takes the unit's next step, if it waits for nothing.
     func goOn(_ unit: GatewayUnit) {
         guard !isStopping else { return }
@@ -16,8 +16,8 @@ extension ConfiguredGateway {
             guard let wanted = unit.wanted, isWanted(unit) else { return leave(unit) }
             guard wanted != unit.present else { return }
             unit.present = wanted
-            server?.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
-            server?.changePoolThreshold(of: wanted.lun.number, of: unit.target, wanted.lun.poolThreshold)
+            server.changeAccess(to: wanted.lun.number, of: unit.target, wanted.access)
+            server.changePoolThreshold(of: wanted.lun.number, of: unit.target, wanted.lun.poolThreshold)
         case .attaching, .entering, .adding, .leaving: break
         }
     }
@@ -42,7 +42,7 @@ extension ConfiguredGateway {
             holder: "curve-iscsi gateway \(options.name) on \(options.process)",
             holderKey: "curve-iscsi gateway \(options.name)", isReadOnly: wanted.lun.isReadOnly,
             policy: options.policy)
-        attach.group = Self.group(of: unit.target)
+        attach.group = ConfiguredGateway.group(of: unit.target)
         RemoteVolume.attach(environment: environment, options: attach) { [self] result in
             switch result {
             case .failure(let error):
@@ -65,9 +65,6 @@ extension ConfiguredGateway {
             }
         }
     }
-    /// The group in which the gateways of a target hold its volumes.
-    public static func group(of target: String) -> String { "iscsi \(target)" }
-
     private func isWanted(_ unit: GatewayUnit) -> Bool {
         guard let wanted = unit.wanted, let present = unit.present else { return false }
         return !unit.isLost && wanted.lun.isSameUnit(as: present.lun)
@@ -78,10 +75,9 @@ extension ConfiguredGateway {
         unit.threshold.percent = lun.threshold
         guard unit.threshold.isPassed(by: percent) else { return }
         log(.warning, "\(unit.name): a store of the pool of \(lun.volume) is \(percent) % full")
-        server?.softThresholdReached(lun.number, of: unit.target)
+        server.softThresholdReached(lun.number, of: unit.target)
     }
     private func enter(_ unit: GatewayUnit, _ volume: RemoteVolume) {
-        guard let tag else { return }
         unit.phase = .entering
         let identity = UnitIdentity(cluster: volume.cluster, volume: volume.number)
         let key = UnitKey(identifier: identity.identifier)
@@ -94,7 +90,7 @@ extension ConfiguredGateway {
             lost(unit, "another gateway took this one out")
         }
         coordinator.drainChanged = { [weak self, weak coordinator] in
-            self?.drain($0, redirecting: coordinator?.isRedirecting ?? false)
+            self?.drainAsked($0, redirecting: coordinator?.isRedirecting ?? false)
         }
         coordinator.enter(tag: tag) { [self] result in
             guard !isStopping, coordinator === unit.coordinator else { return }
@@ -103,12 +99,16 @@ extension ConfiguredGateway {
             case .success:
                 unit.hasEntered = true
                 guard isWanted(unit) else { return leave(unit) }
-                coordinators?.add(coordinator, key, of: unit.target) { [self] isJoined in
+                coordinators.add(coordinator, key, of: unit.target) { [self] isJoined in
                     guard !isStopping, coordinator === unit.coordinator else { return }
                     guard isJoined else { return fail(unit, "the other gateways cannot be heard of") }
-                    coordinator.announce(portals: server?.toldPortals ?? [])
-                    if coordinator.isDraining { drain(true, redirecting: coordinator.isRedirecting) }
-                    coordinator.drain(isDraining, redirecting: isRedirecting)
+                    announce(unit)
+                    // What the gateway is told comes back to all units, this one too.
+                    if coordinator.isDraining {
+                        drainAsked(true, redirecting: coordinator.isRedirecting)
+                    } else {
+                        coordinator.drain(isDraining, redirecting: isRedirecting)
+                    }
                     add(unit, volume)
                 }
             }
@@ -118,43 +118,13 @@ extension ConfiguredGateway {
         guard isWanted(unit), let wanted = unit.wanted else { return leave(unit) }
         unit.phase = .adding
         unit.present = wanted
-        server?.addUnit(wanted.configuration(of: volume), over: volume, to: unit.target) { [self] error in
+        server.addUnit(wanted.configuration(of: volume), over: volume, to: unit.target) { [self] error in
             guard !isStopping else { return }
             if let error { return fail(unit, "\(error)") }
             (unit.phase, unit.problem, unit.wasTried) = (.served, nil, true)
             log(.notice, "\(unit.name) is served: \(wanted.lun.volume)")
             goOn(unit)
-            tellReady()
-            report()
-        }
-    }
-
-    /// Where initiators reach this gateway, for those whom other gateways tell.
-    func announce() {
-        for unit in units { unit.coordinator?.announce(portals: server?.toldPortals ?? []) }
-    }
-    /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
-    private func drain(_ isWanted: Bool, redirecting: Bool) {
-        guard !isStopping, let server else { return }
-        guard isWanted != isDraining || redirecting != isRedirecting else {
-            // One of the other volumes has heard of it; nobody may be left by now.
-            guard isWanted, server.status.sessions == 0 else { return }
-            for unit in units { unit.coordinator?.drained() }
-            return
-        }
-        (isDraining, isRedirecting) = (isWanted, redirecting)
-        for unit in units where unit.hasEntered {
-            unit.coordinator?.drain(isWanted, redirecting: redirecting)
-        }
-        guard isWanted else {
-            log(.notice, "initiators may log in again")
-            return server.endDrain()
-        }
-        log(.notice, "initiators are asked to log out, \(server.status.sessions) sessions are open")
-        server.drain(redirecting: redirecting) { [weak self] in
-            guard let self, isDraining else { return }
-            log(.notice, "no session is left; the gateway can be stopped")
-            for unit in units { unit.coordinator?.drained() }
+            tellFacts()
         }
     }
 
@@ -164,8 +134,7 @@ extension ConfiguredGateway {
         if unit.problem != text { log(.error, "\(unit.name): \(text); tried again") }
         (unit.problem, unit.wasTried) = (text, true)
         leave(unit)
-        tellReady()
-        report()
+        tellFacts()
     }
     /// Others go on without it: whatever it still said could be wrong.
     private func lost(_ unit: GatewayUnit, _ why: String) {
@@ -175,7 +144,7 @@ extension ConfiguredGateway {
         log(.error, "\(unit.name): \(unit.problem ?? ""); tried again")
         // Whoever still attaches or enters finds out there.
         if unit.phase == .served { leave(unit) }
-        report()
+        tellFacts()
     }
     private func leave(_ unit: GatewayUnit) {
         let wasServed = unit.phase == .served
@@ -186,7 +155,7 @@ extension ConfiguredGateway {
                 (unit.phase, unit.isLost) = (.idle, false)
                 if wasServed { log(.notice, "\(unit.name) is served no more") }
                 if unit.wanted != nil, unit.problem != nil {
-                    unit.retry = environment.after(Self.retryAfter) { [weak self, weak unit] in
+                    unit.retry = environment.after(ConfiguredGateway.retryAfter) { [weak self, weak unit] in
                         guard let self, let unit else { return }
                         unit.retry = nil
                         goOn(unit)
@@ -195,7 +164,7 @@ extension ConfiguredGateway {
                 reconcile()
             }
         }
-        guard wasServed, let server else { return back() }
+        guard wasServed else { return back() }
         server.removeUnit(unit.number, from: unit.target) { _ in back() }
     }
     /// Gives up the unit's place among the gateways and its volume.
@@ -211,7 +180,7 @@ extension ConfiguredGateway {
         let left = { [self] in
             guard !hasLeft else { return }
             hasLeft = true
-            if let coordinator { coordinators?.remove(coordinator) }
+            if let coordinator { coordinators.remove(coordinator) }
             volume.detach(completed: completed)
         }
         guard let coordinator, hasEntered else { return left() }
