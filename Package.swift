@@ -188,7 +188,7 @@ let package = Package(
 
         tests("BlockTypesTests", ["BlockTypes"]),
         tests("CurveWireTests", ["BlockTypes", "CurveWire"]),
-        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment"]),
+        tests("ReactorTests", ["Reactor", "BlockTypes", "Environment", "MemoryEnvironment"]),
         tests("CheckersTests", ["Checkers"]),
         tests("SimulationTests", ["BlockTypes", "Environment", "Simulation"]),
         tests(

@@ -1,3 +1,4 @@
+import BlockTypes
 import Environment
 import Glibc
 
@@ -40,12 +41,68 @@ final class BlockingPeer: @unchecked Sendable {
         unspecified.sa_family = sa_family_t(AF_UNSPEC)
         Glibc.connect(descriptor, &unspecified, socklen_t(MemoryLayout<sockaddr>.size))
     }
+    /// Writes in pieces of 1 to `pieceBytesMax` bytes, cut by the seed, without waiting for anything.
+    func write(_ bytes: [UInt8], pieceBytesMax: Int, seed: UInt64) throws {
+        var random = SeededRandom(seed: seed)
+        var start = 0
+        while start < bytes.count {
+            let count = min(bytes.count - start, Int.random(in: 1...pieceBytesMax, using: &random))
+            try send(bytes[start..<(start + count)])
+            start += count
+            if random.oneIn(8) { usleep(random.oneIn(4) ? 300 : 1) }
+        }
+    }
+    private func send(_ bytes: ArraySlice<UInt8>) throws {
+        try bytes.withUnsafeBytes { all in
+            var rest = all[...]
+            while !rest.isEmpty {
+                let count = Glibc.send(
+                    descriptor, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count,
+                    Int32(MSG_NOSIGNAL))
+                guard count > 0 else { throw Failed("send: \(systemMessage(errno))") }
+                rest = rest.dropFirst(count)
+            }
+        }
+    }
+    /// Reads until there are `count` bytes, or until the end.
+    /// - Throws: when there is neither within half a minute.
+    func read(_ count: Int = .max) throws -> [UInt8] {
+        var patience = timeval(tv_sec: 30, tv_usec: 0)
+        setsockopt(
+            descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
+        var all: [UInt8] = []
+        var some = [UInt8](repeating: 0, count: 1 << 16)
+        while all.count < count {
+            let got = Glibc.read(descriptor, &some, min(some.count, count - all.count))
+            guard got >= 0 else { throw Failed("read: \(systemMessage(errno))") }
+            if got == 0 { break }
+            all.append(contentsOf: some[..<got])
+        }
+        return all
+    }
+    /// Small messages, a few of them under way at once; each comes back before the next but two goes.
+    func converse(_ bytes: [UInt8], seed: UInt64) throws -> [UInt8] {
+        var random = SeededRandom(seed: seed)
+        var (start, back) = (0, [UInt8]())
+        while start < bytes.count {
+            let count = min(bytes.count - start, Int.random(in: 1...300, using: &random))
+            try send(bytes[start..<(start + count)])
+            start += count
+            let unanswered = start - back.count
+            if unanswered > 600 || random.oneIn(2) { back += try read(random.oneIn(3) ? unanswered : 1) }
+        }
+        return back
+    }
+    /// Does something blocking on a thread of its own.
+    static func onThread(_ body: @escaping @Sendable () -> Void) throws {
+        pthread_detach(try startThread(name: "peer", body).get())
+    }
     /// Answers each arrival by a byte until the end, on a thread of its own.
     func echoOnThread() throws {
         let thread = try startThread(name: "peer") { [self] in
             var some = [UInt8](repeating: 0, count: 64)
-            while read(descriptor, &some, some.count) > 0 {
-                if send(descriptor, some, 1, Int32(MSG_NOSIGNAL)) != 1 { break }
+            while Glibc.read(descriptor, &some, some.count) > 0 {
+                if Glibc.send(descriptor, some, 1, Int32(MSG_NOSIGNAL)) != 1 { break }
             }
         }.get()
         pthread_detach(thread)
@@ -58,7 +115,7 @@ final class BlockingPeer: @unchecked Sendable {
             if !first.isEmpty { try? write(first) }
             var all: [UInt8] = []
             var some = [UInt8](repeating: 0, count: 1 << 16)
-            while case let count = read(descriptor, &some, some.count), count > 0 {
+            while case let count = Glibc.read(descriptor, &some, some.count), count > 0 {
                 all.append(contentsOf: some[..<count])
             }
             done(all)

@@ -7,10 +7,11 @@ import Glibc
 ///
 /// Its life: open -> ending (a reason is known; queued bytes may still leave) -> closed (the owner was told)
 /// -> draining (only after ``close()``: what the peer still sends is thrown away, so that the peer gets our
-/// last bytes instead of a reset) -> gone.
-@safe final class SocketConnection: RingTarget, Connection {
-    // SAFETY: `window` is the handler's memory. The contract keeps it valid until `connectionReceived` or
-    // `connectionClosed`, and neither is called while a receive into it is in flight.
+/// last bytes instead of a reset) -> gone. Or: open -> releasing (queued bytes leave, the receive in flight
+/// ends) -> gone, and the socket is in a ``ReleasedSocket``.
+@safe final class SocketConnection: RingTarget, MovableConnection {
+    // SAFETY: `window` is the handler's memory. The contract keeps it valid until `connectionReceived`,
+    // `connectionClosed` or the end of a release, and none comes while a receive into it is in flight.
     /// Until it is gone, the loop has it in a table.
     let reactor: Reactor
     let peer: String
@@ -19,9 +20,10 @@ import Glibc
     private let isAccepted: Bool
     private var slot = 0
 
-    private enum Life { case open, ending, draining, gone }
+    private enum Life { case open, releasing, ending, draining, gone }
     private var life = Life.open
     private var reason: NetworkError?
+    private var released: (((any MovedConnection)?) -> Void)?
     private var lingerTimer: TimerID?
     private var awaitsAttention = false
 
@@ -35,7 +37,7 @@ import Glibc
     private var isEndingStream = false
     /// Small arrivals one after the other.
     private var smallArrivals = 0
-    /// Data that arrived while receiving was paused: at most what staging holds.
+    /// Data that arrived while receiving was paused or ended by a release: at most what staging holds.
     private var kept: [UInt8] = []
     /// Bytes in `window` that arrived while receiving was paused.
     private var keptInWindow = 0
@@ -73,10 +75,11 @@ import Glibc
     }
 
     /// Takes over a connected socket.
-    init(_ reactor: Reactor, descriptor: Int32, peer: String, isAccepted: Bool) {
+    /// - Parameter unread: what had arrived already; it comes first.
+    init(_ reactor: Reactor, descriptor: Int32, peer: String, isAccepted: Bool, unread: [UInt8] = []) {
         (self.reactor, self.descriptor) = (reactor, descriptor)
         isLocal = SocketName.isLocal(descriptor)
-        (self.peer, self.isAccepted) = (peer, isAccepted)
+        (self.peer, self.isAccepted, kept) = (peer, isAccepted, unread)
         super.init()
         slot = reactor.connections.insert(self)
         if isAccepted { reactor.acceptedCount += 1 }
@@ -85,7 +88,7 @@ import Glibc
     // MARK: What the owner asks
 
     var hasPeerLeft: Bool {
-        guard isLocal else { return false }
+        guard isLocal, life != .gone else { return false }  // The number may be another file's by now.
         var asked = pollfd(fd: descriptor, events: 0, revents: 0)
         return unsafe poll(&asked, 1, 0) == 1 && asked.revents & Int16(POLLHUP) != 0
     }
@@ -138,7 +141,7 @@ import Glibc
     // MARK: The turn's end
 
     private func wantAttention() {
-        guard !awaitsAttention, life != .gone || handler != nil else { return }
+        guard !awaitsAttention, life != .gone || handler != nil || released != nil else { return }
         awaitsAttention = true
         reactor.attend(self)
     }
@@ -146,9 +149,10 @@ import Glibc
     func attend() {
         awaitsAttention = false
         if life == .open { deliverKept() }
-        if !isSending, hasUnsent, life == .open || (life == .ending && mayFlush) { startSend() }
+        if !isSending, hasUnsent, life != .ending || mayFlush { startSend() }
         switch life {
         case .open: if !isReceiving, !isPaused, handler != nil { startReceive() }
+        case .releasing: handOutIfDone()
         case .ending: finishIfDone()
         case .draining: if !isReceiving { startDiscarding() }
         case .gone: break
@@ -157,9 +161,14 @@ import Glibc
     }
     /// A handler that is set only after the end hears of it too.
     private func tellTheEnd() {
-        guard let told = handler, let reason else { return }
-        handler = nil
-        told.connectionClosed(reason)
+        if let told = handler, let reason {
+            handler = nil
+            told.connectionClosed(reason)
+        }
+        if let completed = released {
+            released = nil
+            completed(nil)
+        }
     }
 
     override func completed(_ kind: UInt8, result: Int32, flags: UInt32) {
@@ -229,6 +238,7 @@ import Glibc
             if !isReceiving || life != .open { wantAttention() }
         }
         guard life == .open else {
+            if life == .releasing { return keep(result, buffer) }
             if life == .draining, !mayFlush || (result <= 0 && !Self.isPassing(-result)) { finishDraining() }
             return
         }
@@ -303,6 +313,9 @@ import Glibc
                 unsafe window = handler.connectionReceiveWindow()
             }
         }
+        if done < bytes.count, life == .releasing {
+            kept = unsafe Array(UnsafeRawBufferPointer(rebasing: bytes[done...]))
+        }
     }
 
     // MARK: Sending
@@ -368,7 +381,7 @@ import Glibc
     }
     private func end(_ why: NetworkError, flushing: Bool) {
         switch life {
-        case .open:
+        case .open, .releasing:
             life = .ending
             reason = why
             mayFlush = flushing
@@ -380,7 +393,7 @@ import Glibc
         case .draining, .gone: return
         }
         if isReceiving { reactor.ring.cancel(self, receiveKind) }
-        if !mayFlush { dropSends() }
+        if mayFlush { hurryQuickSend() } else { dropSends() }
         wantAttention()
     }
     private func startLinger() {
@@ -417,12 +430,63 @@ import Glibc
     private func leave() {
         invariant(!isReceiving && !isSending, "\(peer) still has operations in flight")
         if let lingerTimer { reactor.cancel(lingerTimer) }
-        life = .gone
         _ = Glibc.close(descriptor)
+        leaveTables()
+    }
+    private func leaveTables() {
+        life = .gone
         reactor.connections.remove(slot)
         if isAccepted {
             reactor.acceptedCount -= 1
             for listener in reactor.listeners.elements { listener.acceptAgain() }
         }
+    }
+
+    // MARK: Moving to another loop
+
+    func release(completed: @escaping ((any MovedConnection)?) -> Void) {
+        invariant(released == nil, "\(peer) is being released already")
+        released = completed
+        if life == .open {
+            life = .releasing
+            if isReceiving { reactor.ring.cancel(self, receiveKind) }
+            hurryQuickSend()
+        }
+        wantAttention()
+    }
+    /// What came before the receive could be ended goes along; so does the end of a stream, which the next
+    /// loop reads again.
+    private func keep(_ result: Int32, _ buffer: Int?) {
+        guard result > 0 else {
+            // An error is told by the socket only once.
+            if result < 0, result != -ECANCELED { receiveFailed(-result) }
+            return
+        }
+        if isReceivingIntoWindow {
+            keptInWindow = Int(result)
+        } else if let buffer {
+            let bytes = unsafe reactor.staging.bytes(buffer)
+            unsafe kept.append(contentsOf: UnsafeRawBufferPointer(rebasing: bytes[..<Int(result)]))
+        }
+    }
+    /// Gives the socket away once nothing is in flight and everything queued has left.
+    private func handOutIfDone() {
+        guard !isReceiving, !isSending, !hasUnsent, let completed = released else { return }
+        var unread: [UInt8] = []
+        if let window = unsafe window {
+            unsafe unread.append(contentsOf: UnsafeRawBufferPointer(rebasing: window[..<keptInWindow]))
+        }
+        unread += kept
+        if let batch { reactor.batches.giveBack(batch) }
+        (batch, kept, keptInWindow, released, handler) = (nil, [], 0, nil, nil)
+        unsafe window = nil
+        leaveTables()
+        completed(
+            ReleasedSocket(descriptor: descriptor, peer: peer, isAccepted: isAccepted, unread: unread))
+    }
+    /// A loop that has nothing else to do sleeps over a quick send that went well. This wakes it: the kernel
+    /// answers a cancellation of what is over.
+    private func hurryQuickSend() {
+        if isSendingQuickly { reactor.ring.cancel(self, Kind.quickSend) }
     }
 }

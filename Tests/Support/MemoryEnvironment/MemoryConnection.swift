@@ -2,9 +2,16 @@ import BlockTypes
 import Environment
 
 /// One end of a stream in memory.
-public final class MemoryConnection: Connection {
+public final class MemoryConnection: MovableConnection {
     /// The owner; set it before the world runs on.
-    public var handler: (any ConnectionHandler)?
+    public var handler: (any ConnectionHandler)? {
+        didSet {
+            // It may have ended on its way to this owner.
+            guard handler != nil, let reason = untold else { return }
+            untold = nil
+            world.schedule(.zero) { self.tell(reason) }
+        }
+    }
     /// The other end's name.
     public let peer: String
     /// Bytes sent that the other end has not received.
@@ -15,7 +22,7 @@ public final class MemoryConnection: Connection {
     static let linger = Duration.seconds(5)
 
     var other: MemoryConnection?
-    private let world: MemoryWorld
+    let world: MemoryWorld
     private var queue: [UInt8] = []
     private var queueTaken = 0
     private var isStarted = false
@@ -24,6 +31,8 @@ public final class MemoryConnection: Connection {
     private var isClosing = false
     private var isClosed = false
     private var wasFull = false
+    private var untold: NetworkError?
+    private var released: (((any MovedConnection)?) -> Void)?
 
     init(_ world: MemoryWorld, peer: String) { (self.world, self.peer) = (world, peer) }
 
@@ -46,7 +55,7 @@ public final class MemoryConnection: Connection {
 
     /// Queues the pieces.
     public func send(_ pieces: [SendPiece]) {
-        guard !isClosing, !isClosed else { return }
+        guard !isClosing, !isClosed, released == nil else { return }
         for piece in pieces {
             switch piece {
             case .bytes(let bytes): queue.append(contentsOf: bytes)
@@ -83,7 +92,7 @@ public final class MemoryConnection: Connection {
         }
     }
     private func deliver() {
-        guard !isClosed, let other, other.isStarted else { return }
+        guard !isClosed, let other, other.isStarted, other.released == nil else { return }
         guard queuedSendBytes > 0 else {
             if isClosing { finish(.closedHere, .closedByPeer) }
             return
@@ -107,7 +116,7 @@ public final class MemoryConnection: Connection {
         }
         if wasFull, queuedSendBytes < sendQueueBytesSoftMax / 2 {
             wasFull = false
-            self.handler?.connectionDrained()
+            if released == nil { self.handler?.connectionDrained() }
         }
         pump()
     }
@@ -121,8 +130,60 @@ public final class MemoryConnection: Connection {
         guard !isClosed else { return }
         isClosed = true
         other = nil
+        if handler == nil { untold = reason } else { tell(reason) }
+        leaveRelease(with: nil)
+    }
+    private func tell(_ reason: NetworkError) {
         let handler = handler
         self.handler = nil
         handler?.connectionClosed(reason)
+    }
+
+    // MARK: Moving
+
+    /// Hands the stream out at the world's next step, with what is queued: that travels on by itself, as
+    /// what a kernel has taken does.
+    public func release(completed: @escaping ((any MovedConnection)?) -> Void) {
+        precondition(released == nil, "\(peer) is being released already")
+        released = completed
+        guard !isClosed else { return _ = world.schedule(.zero) { self.leaveRelease(with: nil) } }
+        // Nothing more reaches this end from now on, nor the news that the other one closes.
+        world.schedule(.zero) {
+            guard !self.isClosing, !self.isClosed else { return }
+            self.leaveRelease(with: MemoryMovedConnection(self.successor()))
+        }
+    }
+    private func leaveRelease(with moved: MemoryMovedConnection?) {
+        let completed = released
+        released = nil
+        completed?(moved)
+    }
+    /// Another end in the place of this one, which has no owner yet.
+    private func successor() -> MemoryConnection {
+        let next = MemoryConnection(world, peer: peer)
+        (next.queue, next.queueTaken, next.wasFull) = (queue, queueTaken, wasFull)
+        next.other = other
+        other?.other = next
+        (other, handler, isClosed, queue, queueTaken) = (nil, nil, true, [], 0)
+        next.pump()
+        return next
+    }
+}
+
+/// A stream in memory between two owners. It closes when nobody takes it.
+final class MemoryMovedConnection: MovedConnection, @unchecked Sendable {
+    // SAFETY: a world, with all that is in it, belongs to one thread.
+    let peer: String
+    private var connection: MemoryConnection?
+
+    init(_ connection: MemoryConnection) { (self.connection, peer) = (connection, connection.peer) }
+    deinit { connection?.close() }
+
+    /// - Returns: `nil` when somebody has taken it before, or lives in another world.
+    func take(in world: MemoryWorld) -> MemoryConnection? {
+        guard let connection, connection.world === world else { return nil }
+        self.connection = nil
+        connection.start()
+        return connection
     }
 }

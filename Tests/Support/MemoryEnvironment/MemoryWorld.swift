@@ -96,7 +96,7 @@ public final class MemoryWorld {
 }
 
 /// One process of a ``MemoryWorld``.
-public final class MemoryEnvironment: Environment {
+public final class MemoryEnvironment: AdoptingEnvironment {
     private let name: String
     private let world: MemoryWorld
     init(_ name: String, _ world: MemoryWorld) { (self.name, self.world) = (name, world) }
@@ -144,6 +144,10 @@ public final class MemoryEnvironment: Environment {
             completed(.success(near))
             near.start()
         }
+    }
+    /// Goes on with what an environment of the same world has released.
+    public func adopt(_ moved: any MovedConnection) -> (any Connection)? {
+        (moved as? MemoryMovedConnection)?.take(in: world)
     }
     /// Adds to the world's log.
     public func log(_ level: LogLevel, _ message: @autoclosure () -> String) {
