@@ -244,7 +244,7 @@ let package = Package(
             "ISCSIGatewayTests",
             [
                 "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSIGateway",
-                "ISCSIServer", "MemoryEnvironment", "MetadataServer",
+                "ISCSIInitiator", "ISCSIServer", "MemoryEnvironment", "MetadataServer",
             ]),
         tests("TidyTests", []),
     ]

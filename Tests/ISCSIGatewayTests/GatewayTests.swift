@@ -9,11 +9,11 @@ import Testing
 
 @testable import ISCSIGateway
 
-private let name = "iqn.2026-11.example.com:db"
+let targetName = "iqn.2026-11.example.com:db"
 
 /// A metadata server in memory, the values in it, and gateways that watch them. There are no chunkservers, so
 /// no volume can be attached.
-private final class Site {
+final class Site {
     static let mds = SocketAddress.tcp(host: "mds", port: 6700)
     let world = MemoryWorld()
     let server: MetadataServer
@@ -26,8 +26,8 @@ private final class Site {
         try server.start(listen: Self.mds)
         values = ClusterValues(environment: world.environment("tool"), metadataServers: [Self.mds])
     }
-    func gateway(_ name: String, process: String = "p") -> Gateway {
-        let gateway = Gateway(self, name, process)
+    func gateway(_ name: String, process: String = "p", loops: Int = 1) -> Gateway {
+        let gateway = Gateway(self, name, process, loops)
         world.run(for: .seconds(1))
         return gateway
     }
@@ -64,46 +64,57 @@ private final class Site {
 }
 
 /// One process.
-private final class Gateway {
+final class Gateway {
     let gateway: ConfiguredGateway
     var ready: [SocketAddress]?
     var failure: String?
     var hasStopped = false
-    init(_ site: Site, _ name: String, _ process: String) {
-        let environment = site.world.environment("gateway")
+    init(_ site: Site, _ name: String, _ process: String, _ loops: Int) {
+        let environments = (0..<loops).map { _ in site.world.environment("gateway") }
+        let all = environments.map(Self.loop)
         gateway = ConfiguredGateway(
-            environment: environment,
+            environment: environments[0], home: all[0], others: Array(all.dropFirst()),
             options: .init(name: name, process: process, metadataServers: [Site.mds]), chap: .openSSL())
         gateway.ready = { [unowned self] in ready = $0 }
         gateway.failed = { [unowned self] in failure = $0 }
         gateway.begin()
+    }
+    private static func loop(_ environment: MemoryEnvironment) -> GatewayLoop {
+        let bound = LoopBound<MemoryEnvironment>()
+        bound.value = environment
+        return GatewayLoop { action in
+            guard let environment = bound.value else { return }
+            environment.after(.zero) { action(environment) }
+        }
     }
     var targets: [String] { gateway.lanes.flatMap(\.facts.offered).map(\.name) }
     var units: [String] { gateway.lanes.flatMap(\.facts.unitItems).map(\.name) }
 }
 
 @Suite struct ConfiguredGatewayTests {
-    @Test("portals and targets come and go while it runs; what it cannot do is in its report")
-    func changes() throws {
+    @Test(
+        "portals and targets come and go while it runs; what it cannot do is in its report",
+        arguments: [1, 3])
+    func changes(loops: Int) throws {
         let site = try Site()
         try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
-        let process = site.gateway("a")
+        let process = site.gateway("a", loops: loops)
         #expect(process.ready == [.tcp(host: "10.0.0.1", port: 3260)] && process.targets.isEmpty)
         #expect(try site.report(1).version == 1)
         try site.change { all in
-            try all.create(TargetEntry(name: name))
+            try all.create(TargetEntry(name: targetName))
             try all.create(PortalEntry(address: "10.0.0.1:3261"), of: "a")
         }
-        #expect(process.targets == [name])
+        #expect(process.targets == [targetName])
         var report = try site.report(1)
         #expect(report.version == 2 && report.items.allSatisfy { $0.problem == nil })
         #expect(report.items.map(\.name) == ["portal 10.0.0.1:3260", "portal 10.0.0.1:3261"])
-        try site.change { try $0.create(LUNEntry(number: 0, volume: "/missing"), number: 0, of: name) }
+        try site.change { try $0.create(LUNEntry(number: 0, volume: "/missing"), number: 0, of: targetName) }
         report = try site.report(1)
-        #expect(report.version == 3 && report.items.last?.name == "LUN 0 of \(name)")
+        #expect(report.version == 3 && report.items.last?.name == "LUN 0 of \(targetName)")
         #expect(report.items.last?.problem?.contains("/missing") == true)
         try site.change { all in
-            try all.deleteTarget(name, force: true)
+            try all.deleteTarget(targetName, force: true)
             try all.deletePortal("10.0.0.1:3261", of: "a")
         }
         #expect(process.targets.isEmpty && process.units.isEmpty)
@@ -116,51 +127,55 @@ private final class Gateway {
     }
 
     @Test(
-        "one that the configuration does not know waits until it does, and serves nothing when it no more does"
+        "one that the configuration does not know waits until it does, and serves nothing when it no more does",
+        arguments: [1, 3]
     )
-    func unknown() throws {
+    func unknown(loops: Int) throws {
         let site = try Site()
-        let process = site.gateway("a")
+        let process = site.gateway("a", loops: loops)
         #expect(process.ready == [])
         try site.change { all in
             try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "b")
-            try all.create(TargetEntry(name: name))
+            try all.create(TargetEntry(name: targetName))
         }
         #expect(process.gateway.lanes.isEmpty)
         try site.change { try $0.create(PortalEntry(address: "10.0.0.2:3260"), of: "a") }
-        #expect(process.targets == [name] && process.gateway.tag == 2)
+        #expect(process.targets == [targetName] && process.gateway.tag == 2)
         try site.change { try $0.deletePortal("10.0.0.2:3260", of: "a") }
         #expect(process.targets.isEmpty && process.gateway.portals.isEmpty)
     }
 
-    @Test("a configuration that makes no sense changes nothing, and neither does another tag")
-    func nonsense() throws {
+    @Test(
+        "a configuration that makes no sense changes nothing, and neither does another tag",
+        arguments: [1, 3])
+    func nonsense(loops: Int) throws {
         let site = try Site()
         try site.change { all in
             try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "a")
-            try all.create(TargetEntry(name: name))
+            try all.create(TargetEntry(name: targetName))
         }
-        let process = site.gateway("a")
+        let process = site.gateway("a", loops: loops)
         site.put(Array("{".utf8))
-        #expect(process.targets == [name])
+        #expect(process.targets == [targetName])
         #expect(try site.report(1).items.first?.problem?.contains("cannot be read") == true)
         try site.change { all in
             all.gateways[0].groupTag = 5
-            try all.deleteTarget(name, force: true)
+            try all.deleteTarget(targetName, force: true)
         }
-        #expect(process.targets == [name] && process.gateway.tag == 1)
+        #expect(process.targets == [targetName] && process.gateway.tag == 1)
         #expect(try site.report(1).items.first?.problem?.contains("start it again") == true)
         try site.change { $0.gateways[0].groupTag = 1 }
         #expect(process.targets.isEmpty)
         #expect(try site.report(1).items.allSatisfy { $0.problem == nil })
     }
 
-    @Test("of two processes of one name the older one ends, and says which is the newer one")
-    func twice() throws {
+    @Test(
+        "of two processes of one name the older one ends, and says which is the newer one", arguments: [1, 3])
+    func twice(loops: Int) throws {
         let site = try Site()
         try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
-        let first = site.gateway("a", process: "first")
-        let second = site.gateway("a", process: "second")
+        let first = site.gateway("a", process: "first", loops: loops)
+        let second = site.gateway("a", process: "second", loops: loops)
         site.world.run(for: .seconds(5))
         #expect(first.failure?.contains("another process, second, serves as gateway a now") == true)
         #expect(second.failure == nil)
@@ -169,14 +184,14 @@ private final class Gateway {
         #expect(try site.report(1).items.allSatisfy { $0.problem == nil })
     }
 
-    @Test("orders that were there before are not for it; later ones are answered")
-    func orders() throws {
+    @Test("orders that were there before are not for it; later ones are answered", arguments: [1, 3])
+    func orders(loops: Int) throws {
         let site = try Site()
         try site.change { try $0.create(PortalEntry(address: "10.0.0.1:3260"), of: "a") }
         var orders = GatewayOrders()
         _ = orders.add(session: 1, start: 1)
         try site.order(1, orders, expected: 0)
-        let process = site.gateway("a")
+        let process = site.gateway("a", loops: loops)
         #expect(try site.report(1).ordersDone == 1)
         let number = orders.add(session: 7, start: process.gateway.start)
         try site.order(1, orders, expected: 1)
@@ -185,17 +200,19 @@ private final class Gateway {
             report.ordersDone == number && report.sessions.isEmpty && report.start == process.gateway.start)
     }
 
-    @Test("while the metadata server is away everything goes on, and what changed is heard of afterwards")
-    func away() throws {
+    @Test(
+        "while the metadata server is away everything goes on, and what changed is heard of afterwards",
+        arguments: [1, 3])
+    func away(loops: Int) throws {
         let site = try Site()
         try site.change { all in
             try all.create(PortalEntry(address: "10.0.0.1:3260"), of: "a")
-            try all.create(TargetEntry(name: name))
+            try all.create(TargetEntry(name: targetName))
         }
-        let process = site.gateway("a")
+        let process = site.gateway("a", loops: loops)
         site.server.stop()
         site.world.run(for: .seconds(60))
-        #expect(process.targets == [name] && process.failure == nil)
+        #expect(process.targets == [targetName] && process.failure == nil)
         let store = MemoryMetadataStore()
         let other = try MetadataServer(environment: site.world.environment("mds"), store: store)
         try other.start(listen: Site.mds)

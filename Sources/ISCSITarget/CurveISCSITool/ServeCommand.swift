@@ -19,7 +19,8 @@ struct ServeCommand: ParsableCommand {
             programs with the same --group, --target and --lun serve the volumes together, as paths to the
             same disks: reservations and COMPARE AND WRITE hold across them.
             Initiators need no password unless --user is given; the target then lets nobody in without.
-            With --gateway the cluster's configuration says what is served; see 'curve-iscsi --help'.
+            With --gateway the cluster's configuration says what is served; see 'curve-iscsi --help'. Its
+            targets are spread over threads; all of one target happens on one of them.
             Examples:
               curve-iscsi serve --gateway a
               curve-iscsi serve --target iqn.2026-11.example.com:db --lun 0=db
@@ -34,6 +35,12 @@ struct ServeCommand: ParsableCommand {
             "Serve what the cluster's configuration says for the gateway of this name, and go by its changes."
     )
     var gateway: String?
+    @Option(
+        help: """
+            Threads over which --gateway spreads its targets, 1 to \(Self.threadsMax) (default: one for each \
+            core, at most \(Self.threadsUsualMax)).
+            """)
+    var threads: Int?
     @Option(help: "Name of the target: iqn.YYYY-MM.DOMAIN:WORD.") var target: String?
     @Option(help: "NUMBER=VOLUME: a volume's path under the number that initiators use; once for each.")
     var lun: [String] = []
@@ -65,7 +72,19 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var metadata: MetadataOptions
     @OptionGroup var daemon: DaemonOptions
 
+    static let threadsMax = 64
+    /// Each costs a ring and its staging memory, and more than there are busy targets do nothing.
+    static let threadsUsualMax = 8
+
     func run() throws {
+        if let threads, !(1...Self.threadsMax).contains(threads) {
+            throw ToolError.failed("--threads is a number from 1 to \(Self.threadsMax)")
+        }
+        guard gateway != nil || threads == nil else {
+            throw ToolError.failed(
+                "--threads goes with --gateway: one target is served by one thread; for more targets start "
+                    + "more programs, or give them to a gateway")
+        }
         if let gateway { return try serve(gateway) }
         guard let target, !lun.isEmpty else {
             throw ToolError.failed(
@@ -102,7 +121,7 @@ struct ServeCommand: ParsableCommand {
         guard !isMixed else {
             throw ToolError.failed(
                 "--gateway serves what the configuration says; of the other options only --error-after, "
-                    + "--allow-md5 and --mds go with it")
+                    + "--threads, --allow-md5 and --mds go with it")
         }
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
@@ -113,19 +132,42 @@ struct ServeCommand: ParsableCommand {
             metadataServers: try metadata.servers().addresses)
         if let errorAfter { options.policy = .errorAfter(.seconds(errorAfter)) }
         let reactor = try daemon.reactor(name: "curve-iscsi")
-        let gateway = ConfiguredGateway(environment: reactor, options: options, chap: access.digests)
+        var gateway: ConfiguredGateway?
         var failure: ToolError?
-        gateway.ready = { announceReady($0) }
-        gateway.failed = { text in
+        try onTermination(of: reactor) {
+            if let gateway { gateway.stop { reactor.stop() } } else { reactor.stop() }
+        }
+        // After that: threads take over which signals are theirs.
+        let others = try moreLoops()
+        let serving = ConfiguredGateway(
+            environment: reactor, home: GatewayLoop(reactor.handle),
+            others: others.map { GatewayLoop($0.handle) }, options: options, chap: access.digests)
+        gateway = serving
+        serving.ready = { announceReady($0) }
+        serving.failed = { text in
             failure = .failed(text)
             reactor.stop()
         }
-        try onTermination(of: reactor) { gateway.stop { reactor.stop() } }
-        gateway.begin()
+        serving.begin()
         reactor.run()
+        for loop in others { loop.stop() }
+        for loop in others { loop.join() }
         if let failure { throw failure }
     }
 
+    /// Loops beside the main thread's.
+    private func moreLoops() throws -> [ReactorThread] {
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        let count = threads ?? min(cores, Self.threadsUsualMax)
+        let level = daemon.logLevel.level
+        do {
+            return try (1..<max(count, 1)).map { number in
+                try ReactorThread(name: "curve-iscsi-\(number)") { reactor in
+                    (reactor.programName, reactor.logLevel) = ("curve-iscsi", level)
+                }
+            }
+        } catch { throw ToolError.failed("\(error)") }
+    }
     private func portals() throws -> [SocketAddress] {
         try (portal.isEmpty ? ["127.0.0.1:3260"] : portal).map { text in
             switch SocketAddress(text) {
@@ -253,5 +295,14 @@ enum SecretFile {
                 "the secret in \(place) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
         }
         return bytes
+    }
+}
+
+extension GatewayLoop {
+    fileprivate init(_ handle: ReactorHandle) {
+        self.init { action in
+            // A loop that has ended, or is stuck with tens of thousands of actions, does nothing more.
+            _ = handle.post { action($0) }
+        }
     }
 }

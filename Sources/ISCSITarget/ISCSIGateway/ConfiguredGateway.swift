@@ -169,14 +169,15 @@ public final class ConfiguredGateway {
         tellReady()
         report()
     }
-    /// A target stays where it is; a new one goes where the fewest units are.
+    /// A target stays where it is; a new one goes where the fewest units are, rather not to the loop that has
+    /// the portals.
     private func place(of target: GatewayPlan.Target, _ plans: [LanePlan]) -> Int {
         if let place = places[target.name] { return place }
         let loads = plans.indices.map { index in
             let there = plan?.targets.filter { places[$0.name] == index } ?? []
             return there.reduce(0) { $0 + 1 + $1.units.count }
         }
-        let place = loads.indices.min { loads[$0] < loads[$1] } ?? 0
+        let place = loads.indices.reversed().min { loads[$0] < loads[$1] } ?? 0
         places[target.name] = place
         return place
     }

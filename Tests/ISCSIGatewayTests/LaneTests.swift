@@ -1,0 +1,148 @@
+import Environment
+import ISCSIConfiguration
+import ISCSIInitiator
+import MemoryEnvironment
+import Testing
+
+@testable import ISCSIGateway
+
+/// An initiator that logs in and listens.
+private final class Guest: ConnectionHandler {
+    private var link: (any Connection)?
+    private var listener = PDUListener()
+    private(set) var heard: [Heard] = []
+    private(set) var closed: NetworkError?
+    private let site: Site
+
+    init(_ site: Site, _ target: String?, by portal: SocketAddress, isid: UInt64 = 1) {
+        self.site = site
+        site.world.environment("10.0.0.9:1").connect(to: portal, timeout: .seconds(1)) { [self] result in
+            guard case .success(let connection) = result else { return }
+            link = connection
+            connection.handler = self
+        }
+        site.world.settle()
+        let what = target.map { "TargetName=\($0)" } ?? "SessionType=Discovery"
+        say(Wire.login(["InitiatorName=iqn.2000-01.com.example:guest", what], stage: 1, next: 3, isid: isid))
+    }
+    func say(_ bytes: [UInt8]) {
+        link?.send([.bytes(bytes)])
+        site.world.settle()
+    }
+    var isLoggedIn: Bool { heard.first?.half(36) == 0 && closed == nil }
+    func leave() { link?.close() }
+
+    func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? { nil }
+    func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
+        listener.hear(Array(bytes))
+        while let pdu = listener.next() { heard.append(pdu) }
+    }
+    func connectionDrained() {}
+    func connectionClosed(_ reason: NetworkError) { closed = reason }
+}
+
+@Suite struct LaneTests {
+    static let names = (0..<4).map { "iqn.2026-11.example.com:t\($0)" }
+    static let portals = [3260, 3261].map { SocketAddress.tcp(host: "10.0.0.1", port: $0) }
+
+    private static func site(loops: Int) throws -> (Site, Gateway) {
+        let site = try Site()
+        try site.change { all in
+            for portal in portals { try all.create(PortalEntry(address: "\(portal)"), of: "a") }
+            for name in names {
+                try all.create(TargetEntry(name: name))
+                try all.create(InitiatorEntry(initiator: "*"), of: name)
+            }
+        }
+        return (site, site.gateway("a", loops: loops))
+    }
+    private static func report(_ site: Site, _ expected: UInt64) throws -> GatewayReport {
+        var orders = GatewayOrders()
+        for _ in 0...expected { _ = orders.add() }
+        try site.order(1, orders, expected: expected)
+        return try site.report(1)
+    }
+
+    @Test("targets are spread over the loops, the one with the portals last, and stay where they are")
+    func spread() throws {
+        let (site, process) = try Self.site(loops: 3)
+        let places = process.gateway.lanes.map { $0.facts.offered.map(\.name) }
+        #expect(places.map(\.count) == [1, 1, 2])
+        try site.change { try $0.deleteTarget(places[2][0], force: true) }
+        try site.change { all in
+            try all.create(TargetEntry(name: "iqn.2026-11.example.com:new"))
+            try all.change(target: Self.names[3]) { $0.alias = "other" }
+        }
+        let later = process.gateway.lanes.map { $0.facts.offered.map(\.name) }
+        #expect(later.map(\.count).sorted() == [1, 1, 2])
+        for (before, after) in zip(places, later) {
+            for name in before where name != places[2][0] { #expect(after.contains(name)) }
+        }
+    }
+    @Test("initiators find and reach every target by every portal", arguments: [1, 3])
+    func reached(loops: Int) throws {
+        let (site, process) = try Self.site(loops: loops)
+        let looker = Guest(site, nil, by: Self.portals[0])
+        looker.say(Wire().text(["SendTargets=All"], tag: 3, cmdSN: 100))
+        let told = looker.heard.last?.text.filter { $0.hasPrefix("TargetName=") } ?? []
+        #expect(told.sorted() == Self.names.map { "TargetName=\($0)" })
+        looker.leave()
+        var guests: [Guest] = []
+        for (index, name) in Self.names.enumerated() {
+            guests.append(Guest(site, name, by: Self.portals[index % 2], isid: UInt64(index)))
+        }
+        #expect(guests.allSatisfy { $0.isLoggedIn })
+        let stranger = Guest(site, "iqn.2026-11.example.com:none", by: Self.portals[0])
+        #expect(!stranger.isLoggedIn && stranger.heard.last?.half(36) == 0x0203)
+        // All are in the report, each by a number of its own; one that is ended goes alone.
+        let report = try Self.report(site, 0)
+        #expect(report.sessionCount == 4 && Set(report.sessions.map(\.number)).count == 4)
+        #expect(Set(report.sessions.map(\.target)) == Set(Self.names))
+        let ended = try #require(report.sessions.first { $0.target == Self.names[1] })
+        var orders = GatewayOrders()
+        _ = orders.add()
+        _ = orders.add(session: ended.number, start: report.start)
+        try site.order(1, orders, expected: 1)
+        #expect(guests.map { $0.closed != nil } == [false, true, false, false])
+        #expect(try site.report(1).sessionCount == 3)
+        #expect(process.failure == nil)
+    }
+    @Test("a portal that is closed ends what came by it, whatever loop that went to", arguments: [1, 3])
+    func portalCloses(loops: Int) throws {
+        let (site, process) = try Self.site(loops: loops)
+        let guests = Self.names.enumerated().map { index, name in
+            Guest(site, name, by: Self.portals[index % 2], isid: UInt64(index))
+        }
+        #expect(guests.allSatisfy { $0.isLoggedIn })
+        try site.change { try $0.deletePortal("\(Self.portals[1])", of: "a") }
+        site.world.run(for: .seconds(5))
+        #expect(guests.map { $0.closed != nil } == [false, true, false, true])
+        // Each was asked to log out before.
+        #expect([1, 3].allSatisfy { guests[$0].heard.contains { $0.opcode == 0x32 } })
+        #expect(process.failure == nil)
+    }
+    @Test("who loses the right is dropped on every loop; a target that goes takes its sessions along")
+    func rights() throws {
+        let (site, process) = try Self.site(loops: 3)
+        let guests = Self.names.enumerated().map { index, name in
+            Guest(site, name, by: Self.portals[0], isid: UInt64(index))
+        }
+        try site.change { all in
+            for name in Self.names.prefix(2) { try all.deleteRule("*", of: name) }
+            try all.deleteTarget(Self.names[2], force: true)
+        }
+        #expect(guests.map { $0.closed != nil } == [true, true, true, false])
+        #expect(Set(process.targets) == Set([0, 1, 3].map { Self.names[$0] }))
+    }
+    @Test("the end reaches all loops", arguments: [1, 3])
+    func ends(loops: Int) throws {
+        let (site, process) = try Self.site(loops: loops)
+        let guests = Self.names.enumerated().map { index, name in
+            Guest(site, name, by: Self.portals[0], isid: UInt64(index))
+        }
+        process.gateway.stop { process.hasStopped = true }
+        site.world.run(for: .seconds(15))
+        #expect(process.hasStopped && guests.allSatisfy { $0.closed != nil })
+        #expect(try site.report(1).hasEnded)
+    }
+}
