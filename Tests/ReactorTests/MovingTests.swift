@@ -95,6 +95,58 @@ import Testing
         #expect(first.bytes + second.bytes == message && first.reasons.isEmpty)
     }
 
+    /// Bytes for two connections come in one turn; whoever hears first releases the other one, whose receive
+    /// is over by then.
+    @Test(
+        "bytes that a release comes too late for go along, out of a window, staging and a receive that goes on",
+        arguments: ["window", "staging", "stream"])
+    func raced(how: String) throws {
+        let message = noise(5000, seed: 4)
+        let memory = [0, 1].map { _ in UnsafeMutableRawBufferPointer.allocate(byteCount: 9000, alignment: 16)
+        }
+        defer { for window in memory { window.deallocate() } }
+        let (handlers, next) = ([Recorder(), Recorder()], Recorder())
+        try onLoop { reactor in
+            var (links, peers, receives, isReady): ([any Connection], [BlockingPeer], Int, Bool) = (
+                [], [], 0, false
+            )
+            reactor.faults = CallFaults { call in
+                if call == .receive { receives += 1 }
+                return nil
+            }
+            func wait() {
+                let streaming = links.count { ($0 as? SocketConnection)?.isStreaming == true }
+                isReady = links.count == 2 && (how != "stream" || streaming == 2)
+                for peer in peers { try? peer.write(isReady ? message : [0]) }
+                if !isReady { reactor.after(.microseconds(200)) { wait() } }
+            }
+            next.received = { new in
+                #expect(receives == 0, "it had come before the move")
+                next.bytes.append(contentsOf: new)
+                reactor.stop()
+            }
+            let listener = try reactor.listen(on: anyPort) { accepted in
+                let mine = links.count
+                links.append(accepted)
+                if how == "window" { handlers[mine].window = { memory[mine] } }
+                handlers[mine].received = { new in
+                    guard isReady else { return }
+                    handlers[mine].bytes.append(contentsOf: new)
+                    links[mine].pauseReceiving()
+                    release(links[1 - mine]) { moved in
+                        receives = 0
+                        if let moved { reactor.adopt(moved)?.handler = next }
+                    }
+                }
+                accepted.handler = handlers[mine]
+            }
+            peers = try (0..<2).map { _ in try BlockingPeer(listener.address) }
+            if how == "stream" { wait() } else { reactor.after(.milliseconds(20)) { wait() } }
+        }
+        #expect(handlers.map(\.bytes.count).sorted() == [0, 5000], "only one heard")
+        #expect(next.bytes == message)
+    }
+
     @Test("only the first adopts, only what a loop has released; the connection stays with the first")
     func adoptedTwice() throws {
         final class Foreign: MovedConnection { let peer = "elsewhere" }

@@ -469,9 +469,9 @@ import Glibc
             unsafe kept.append(contentsOf: UnsafeRawBufferPointer(rebasing: bytes[..<Int(result)]))
         }
     }
-    /// Gives the socket away once nothing is in flight and everything queued has left.
+    /// Gives the socket away once nothing is in flight, which is when everything queued has left.
     private func handOutIfDone() {
-        guard !isReceiving, !isSending, !hasUnsent, let completed = released else { return }
+        guard !isReceiving, !isSending, let completed = released else { return }
         var unread: [UInt8] = []
         if let window = unsafe window {
             unsafe unread.append(contentsOf: UnsafeRawBufferPointer(rebasing: window[..<keptInWindow]))
