@@ -38,7 +38,7 @@ struct LoginExchange {
     private(set) var moving: (targetName: String, text: [UInt8])?
     private var stage: LoginStage?
     private var taskTag: UInt32 = 0
-    private var requestCount = 0
+    private(set) var requestCount = 0
     private var isIdentified = false
     private var isAuthenticated = false
     private var methodAnswered = false
@@ -67,6 +67,8 @@ struct LoginExchange {
             session: SessionParameters())
     }
 
+    /// So many requests were taken elsewhere.
+    mutating func begin(afterRequests count: Int) { requestCount = count }
     /// Takes one login request, whole.
     /// - Parameter existing: parameters of the session with this handle, if it belongs to this initiator
     /// port.

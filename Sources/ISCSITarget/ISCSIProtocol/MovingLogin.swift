@@ -9,4 +9,6 @@ public struct MovingLogin: Sendable {
     let rest: [UInt8]
     /// The next status: pieces of a text that came before were answered.
     let statusNumber: UInt32
+    /// Requests so far, this one included.
+    let requestCount: Int
 }

@@ -52,7 +52,7 @@ extension PortalGroup {
         else { return nil }
         let login = MovingLogin(
             targetName: moving.targetName, request: request, text: moving.text, rest: connection.held,
-            statusNumber: connection.statusNumber)
+            statusNumber: connection.statusNumber, requestCount: connection.login.requestCount)
         connection.phase = .closed
         connections[id] = nil
         return login
@@ -67,6 +67,7 @@ extension PortalGroup {
         guard let connection = connections[id] else { return }
         connection.statusNumber = login.statusNumber
         connection.loginRequest = login.request
+        connection.login.begin(afterRequests: login.requestCount - 1)
         stepLogin(connection, login.request, login.text, effects: &effects)
         connection.held = login.rest
         goOn(connection, effects: &effects)

@@ -10,10 +10,21 @@ private let connection = ConnectionID(rawValue: 1), second = ConnectionID(rawVal
 /// Targets that serve all inputs, each of which ends what it began: without secrets, and with.
 // One thread fuzzes.
 private nonisolated(unsafe) let gates = [Gate(withSecrets: false), Gate(withSecrets: true)]
+/// The same, behind a group that serves nothing and passes connections on.
+private nonisolated(unsafe) let fronted = [
+    Gate(withSecrets: false, isFronted: true), Gate(withSecrets: true, isFronted: true),
+]
 
 /// Two connections to a target whose logical units answer at once, or later, or only when asked back.
 private final class Gate {
     let group: PortalGroup
+    /// Where connections begin, if that is elsewhere.
+    private let front: PortalGroup?
+    private var isMoved = [false, false]
+    /// What the first connection was told, while that is to be compared.
+    private(set) var told: [UInt8] = []
+    private(set) var ending: ISCSIEndReason?
+    var collects = false
     var waiting: [TaskID] = []
     var isClosed = [false, false]
     var functions: [ManagementID] = []
@@ -24,22 +35,41 @@ private final class Gate {
     /// Few, so that a short input comes to the end of a window.
     private static let commandsMax = 8, immediateCommandsMax = 2
 
-    init(withSecrets: Bool) {
+    init(withSecrets: Bool, isFronted: Bool = false) {
         var limits = ISCSILimits()
         (limits.commandsMax, limits.immediateCommandsMax) = (Self.commandsMax, Self.immediateCommandsMax)
-        group = PortalGroup(
-            configuration: portalGroup(withSecrets: withSecrets), limits: limits, pool: pool)
+        var configuration = portalGroup(withSecrets: withSecrets)
+        group = PortalGroup(configuration: configuration, limits: limits, pool: pool)
+        (configuration.targetsElsewhere, configuration.targets) = (configuration.targets, [])
+        front = isFronted ? PortalGroup(configuration: configuration, limits: limits, pool: pool) : nil
         effects.reserveCapacity(64)
     }
     /// Nothing has happened yet, and all numbers begin anew: an input does the same whatever came before it.
     func begin(answersLate: Bool) {
         self.answersLate = answersLate
-        isClosed = [false, false]
-        (group.taskGeneration, group.nexusCount, group.managementCount, group.lastHandle) = (0, 0, 0, 0)
-        group.taskSlots.removeAll(keepingCapacity: true)
-        group.freeTaskSlots.removeAll(keepingCapacity: true)
+        (isClosed, isMoved, ending) = ([false, false], [false, false], nil)
+        told.removeAll(keepingCapacity: true)
+        for group in [group, front].compactMap({ $0 }) {
+            (group.taskGeneration, group.nexusCount, group.managementCount, group.lastHandle) = (0, 0, 0, 0)
+            group.taskSlots.removeAll(keepingCapacity: true)
+            group.freeTaskSlots.removeAll(keepingCapacity: true)
+        }
         for id in [connection, second] {
-            act { group.opened(id, from: initiatorAddress, randomness: randomness, effects: &$0) }
+            act { home(id).opened(id, from: initiatorAddress, randomness: randomness, effects: &$0) }
+        }
+    }
+    private func home(_ id: ConnectionID) -> PortalGroup {
+        guard let front, !isMoved[Int(id.rawValue) - 1] else { return group }
+        return front
+    }
+    private func move(_ id: ConnectionID) {
+        guard let login = front?.moved(id) else {
+            return require(false, "a login moved, though nothing is elsewhere")
+        }
+        isMoved[Int(id.rawValue) - 1] = true
+        act {
+            group.opened(
+                id, from: initiatorAddress, randomness: randomness, movedWith: login, effects: &$0)
         }
     }
     /// In pieces of at least `pieceBytes`, and not too many: a few cuts do most of what cuts can do wrong.
@@ -52,7 +82,7 @@ private final class Gate {
             while start < all.count, !isClosed(id) {
                 let end = min(all.count, start + pieceBytes)
                 let piece = UnsafeRawBufferPointer(rebasing: all[start..<end])
-                act { group.received(piece, on: id, queuedSendBytes: 0, effects: &$0) }
+                act { home(id).received(piece, on: id, queuedSendBytes: 0, effects: &$0) }
                 if !answersLate { answerAll() }
                 start = end
             }
@@ -65,10 +95,14 @@ private final class Gate {
         body(&effects)
         for effect in effects {
             switch effect {
-            case .send(let id, _), .sendPayload(let id, _): require(!isClosed(id), "bytes behind a close")
-            case .close(let id, _):
+            case .send(let id, let bytes):
+                require(!isClosed(id), "bytes behind a close")
+                if collects, id == connection { told += bytes }
+            case .sendPayload(let id, _): require(!isClosed(id), "bytes behind a close")
+            case .close(let id, let reason):
                 require(!isClosed(id), "closed twice")
                 isClosed[Int(id.rawValue) - 1] = true
+                if id == connection { ending = reason }
             case .execute(let id, let command):
                 require(command.dataOut.reduce(0) { $0 + $1.byteCount } <= 255 * 512, "more data than wanted")
                 waiting.append(id)
@@ -79,7 +113,7 @@ private final class Gate {
                 // It is found among those that wait, and answered with them.
                 require(waiting.contains(id), "an abort of what was not given out")
             case .manage(let id, _, _, _): functions.append(id)
-            case .move: require(false, "a login moved, though nothing is elsewhere")
+            case .move(let id, _): move(id)
             case .nexusLeaves(let id): leavers.append(id)
             case .tasksEnded: require(false, "tasks ended that nobody wanted ended")
             case .pauseReceiving, .resumeReceiving, .nexusBegan, .nexusEnded, .commandsCleared: break
@@ -98,10 +132,13 @@ private final class Gate {
     /// Everything ends; connections, sessions and commands refer to each other until then.
     func end() {
         answerAll()
-        for id in [connection, second] { act { group.lost(id, effects: &$0) } }
+        for id in [connection, second] { act { home(id).lost(id, effects: &$0) } }
         answerAll()
-        require(group.sessions.isEmpty && group.endingSessions.isEmpty, "a session is left")
-        require(group.connections.isEmpty && group.taskSlots.allSatisfy { $0 == nil }, "something is left")
+        for group in [group, front].compactMap({ $0 }) {
+            require(group.sessions.isEmpty && group.endingSessions.isEmpty, "a session is left")
+            require(
+                group.connections.isEmpty && group.taskSlots.allSatisfy { $0 == nil }, "something is left")
+        }
     }
 }
 
@@ -128,7 +165,20 @@ func feedLogin(_ input: [UInt8]) {
         for _ in 0..<(-length & 3) { stream.append(0) }
         start += length
     }
+    // A login that moves to another loop is answered as one that began there.
+    let isCompared = steering & 0x80 != 0
+    gate.collects = isCompared
     gate.feed(stream[...], pieceBytes: pieceBytes(steering >> 1))
+    if isCompared {
+        let other = fronted[steering & 1]
+        other.begin(answersLate: false)
+        other.collects = true
+        other.feed(stream[...], pieceBytes: pieceBytes(steering >> 1))
+        require(
+            other.told == gate.told && other.ending == gate.ending, "a login that moved is answered otherwise"
+        )
+        other.end()
+    }
     gate.end()
 }
 
