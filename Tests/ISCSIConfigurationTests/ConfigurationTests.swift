@@ -72,6 +72,17 @@ private let name = "iqn.2026-11.example.com:db"
             ("the last portal of gateway a", false, { try $0.deletePortal("10.0.0.1:3260", of: "a") }),
             ("gateway a has no portal 1.1.1.1:1", true, { try $0.deletePortal("1.1.1.1:1", of: "a") }),
             ("there is no gateway x", true, { try $0.deletePortal("1.1.1.1:1", of: "x") }),
+            ("gateway set", false, { try $0.createGateway("a", tag: nil, portals: []) }),
+            ("there is no gateway x", true, { try $0.deleteGateway("x", force: true) }),
+            ("gateway a is named by \(name)", false, { try $0.deleteGateway("a", force: true) }),
+            (
+                "gateway c has 1 portals; delete them first, or add --force", false,
+                { all in
+                    try all.createGateway("c", tag: nil, portals: [PortalEntry(address: "h:1")])
+                    try all.deleteGateway("c", force: false)
+                }
+            ),
+            ("there is no gateway x", true, { try $0.change(gateway: "x") { $0.groupTag = 3 } }),
         ]
         for (words, isNotFound, change) in cases {
             let error = try refusal(change)
@@ -108,12 +119,20 @@ private let name = "iqn.2026-11.example.com:db"
             ("is no iSCSI name", target { $0.name = "iqn.2026-13.example.com:db" }),
             ("is no iSCSI name", target { $0.name = "iqn.2026-11.Example.com:db" }),
             ("is no iSCSI name", target { $0.name = "iqn." + String(repeating: "a", count: 300) }),
+            ("is no iSCSI name", target { $0.name = "iqn.2026-11.:db" }),
+            ("is no iSCSI name", target { $0.name = "iqn.2026-11.example..com" }),
+            ("is no iSCSI name", target { $0.name = "eui.x" }),
+            ("is no iSCSI name", target { $0.name = "naa.0123456789abcdef0" }),
             ("an alias has at most", target { $0.alias = "two\nlines" }),
             ("there is no gateway 'x'", target { $0.gateways = ["x"] }),
             ("there is no user 'x'", target { $0.login.users = ["x"] }),
             ("needs users that log in", target { $0.login.users = [] }),
             ("there twice", target { $0.login.users = ["vm", "vm"] }),
             ("is no path of a volume", target { $0.luns[0].volume = "db" }),
+            ("is no path of a volume", target { $0.luns[0].volume = "//db" }),
+            ("is no path of a volume", target { $0.luns[0].volume = "/db/" }),
+            ("is no path of a volume", target { $0.luns[0].volume = "/./db" }),
+            ("an alias has at most", target { $0.alias = "next\u{85}line" }),
             ("write 512 or 4096", target { $0.luns[0].blockBytes = 520 }),
             ("write 1 to 99 percent, or 0 for none", target { $0.luns[0].thresholdPercent = 100 }),
             ("numbers go from 0 to 16383", target { $0.luns[0].number = 0x4000 }),
@@ -159,7 +178,11 @@ private let name = "iqn.2026-11.example.com:db"
         let cases: [(String, (inout ISCSIConfiguration) throws -> Void)] = [
             ("is no address; write HOST:PORT", { $0.gateways[0].portals[0].address = "10.0.0.1" }),
             ("is no address; write HOST:PORT", { $0.gateways[0].portals[0].announced = "10.0.0.1:0" }),
+            ("is no address; write HOST:PORT", { $0.gateways[0].portals[0].address = "10.0.0.1:+3260" }),
+            ("is no address; write HOST:PORT", { $0.gateways[0].portals[0].address = "10.0.0.1:03260" }),
+            ("is no address; write HOST:PORT", { $0.gateways[0].portals[0].address = "999.0.0.1:3260" }),
             ("a gateway's name", { try $0.create(PortalEntry(address: "h:1"), of: "a b") }),
+            ("a gateway's name", { try $0.createGateway("", tag: nil, portals: []) }),
             ("the group-tag 1 both", { $0.gateways[1].groupTag = 1 }),
             ("group-tag 17 is not possible", { $0.gateways[1].groupTag = 17 }),
             (
@@ -208,6 +231,26 @@ private let name = "iqn.2026-11.example.com:db"
         try all.check()
     }
 
+    @Test("a gateway comes and goes by its name, with or without portals")
+    func gateways() throws {
+        var all = try sample()
+        try all.createGateway("c", tag: nil, portals: [])
+        try all.createGateway("d", tag: 9, portals: [PortalEntry(address: "h:1")])
+        #expect(all.gateway("c")?.groupTag == 3 && all.gateway("d")?.groupTag == 9)
+        try all.deleteGateway("c", force: false)
+        try all.deleteGateway("d", force: true)
+        #expect(all == (try sample()))
+    }
+
+    @Test(
+        "the three forms of an iSCSI name",
+        arguments: [
+            "iqn.2001-04.com.example", "iqn.2001-04.com.example:storage:diskarrays-sn-a8675309",
+            "iqn.1993-08.org.debian:01:abc", "iqn.2026-11.example.com:", "eui.02004567a425678d",
+            "naa.52004567ba64678d", "naa.62004567ba64678d0123456789abcdef",
+        ])
+    func names(_ name: String) { #expect(ConfigurationRules.isISCSIName(name)) }
+
     @Test("secrets are printed by nobody, and stored whole")
     func secrets() throws {
         let all = try sample()
@@ -233,7 +276,10 @@ private let name = "iqn.2026-11.example.com:db"
         #expect(NetworkPrefix("::1")?.bitCount == 128)
         #expect(NetworkPrefix("::ffff:192.0.2.0/120") == NetworkPrefix("192.0.2.0/24"))
         #expect(NetworkPrefix("::ffff:0.0.0.0/80")?.bytes.count == 16)
-        for text in ["", "10.0.0", "10.0.0.0/", "10.0.0.0/33", "::/129", "1::2::3", "host", "10.0.0.0/8/8"] {
+        for text in [
+            "", "10.0.0", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/33", "::/129", "1::2::3", "host",
+            "10.0.0.0/8/8",
+        ] {
             #expect(NetworkPrefix(text) == nil, "\(text)")
         }
     }

@@ -18,9 +18,10 @@ private func entry(_ pairs: KeyValuePairs<String, DeclaredNode>) -> DeclaredNode
         throw ConfigurationError("no file")
     }
 
-    @Test("an empty file declares nothing, and gateways keep or get their tags")
+    @Test("what is to be nothing says so, and gateways keep or get their tags")
     func tags() throws {
-        #expect(try DeclaredConfiguration(word(nil)).configuration == ISCSIConfiguration())
+        #expect(
+            try DeclaredConfiguration(keys(["version": word("1")])).configuration == ISCSIConfiguration())
         let file = keys(["gateways": list(["x", "b"].map { keys(["name": word($0)]) })])
         let next = try DeclaredConfiguration(file).completed(from: try sample(), secret: Self.none)
         #expect(next.gateways.map(\.name) == ["b", "x"] && next.gateways.map(\.groupTag) == [2, 1])
@@ -49,6 +50,7 @@ private func entry(_ pairs: KeyValuePairs<String, DeclaredNode>) -> DeclaredNode
         let target = "iqn.2026-11.example.com:db"
         let cases: [(String, DeclaredNode)] = [
             ("the file is written as keys", word("x")),
+            ("it is empty; write 'version: 1'", word(nil)),
             ("the file has no 'target'; it may have version, discovery", keys(["target": list([])])),
             ("version 2 is not known", keys(["version": word("2")])),
             ("'users' in the file is a list", keys(["users": word("x")])),
@@ -63,7 +65,7 @@ private func entry(_ pairs: KeyValuePairs<String, DeclaredNode>) -> DeclaredNode
                 keys(["targets": entry(["name": word(target), "luns": entry(["volume": word("/v")])])])
             ),
             (
-                "'many' for 'number' in a LUN is not possible",
+                "line 3: 'many' for 'number' in a LUN is not possible; write a number from 0 to 16383",
                 keys([
                     "targets": entry([
                         "name": word(target), "luns": entry(["number": word("many"), "volume": word("v")]),
@@ -103,6 +105,31 @@ private func entry(_ pairs: KeyValuePairs<String, DeclaredNode>) -> DeclaredNode
             (
                 "'alias' in a target is one word",
                 keys(["targets": entry(["name": word(target), "alias": list([])])])
+            ),
+        ]
+        for (words, node) in cases {
+            #expect(performing: { _ = try DeclaredConfiguration(node) }, throws: { "\($0)".contains(words) })
+        }
+    }
+
+    @Test("numbers have digits alone, and bounds that are told")
+    func numbers() throws {
+        let target = "iqn.2026-11.example.com:db"
+        let cases: [(String, DeclaredNode)] = [
+            (
+                "'0' for 'group-tag' in a gateway is not possible; write a number from 1 to 16",
+                keys(["gateways": entry(["name": word("a"), "group-tag": word("0")])])
+            ),
+            (
+                "'+512' for 'block-size' in a LUN is not possible",
+                keys([
+                    "targets": entry([
+                        "name": word(target),
+                        "luns": entry([
+                            "number": word("0"), "volume": word("v"), "block-size": word("+512"),
+                        ]),
+                    ])
+                ])
             ),
         ]
         for (words, node) in cases {

@@ -30,6 +30,48 @@ import Testing
         }
     }
 
+    @Test("a sentence stays on its line, and does nothing to the terminal")
+    func lines() {
+        #expect(Text.line("no volume /größe 👍") == "no volume /größe 👍")
+        #expect(Text.line("'a\nb\u{1b}[31m\0\u{2028}'") == "'a\\nb\\u{1B}[31m\\0\\u{2028}'")
+    }
+
+    @Test("columns are as wide as what they show, and cut nothing off")
+    func tables() {
+        #expect(
+            Text.table([["USER", "N"], ["👍👍👍👍👍", "1"], ["ü", ""]]) == "USER   N\n👍👍👍👍👍  1\nü")
+    }
+
+    @Test("a command line that is not understood gets one line that names the help")
+    func usage() {
+        let full = "Error: Unknown option '--x'\nUsage: t v\n  See 't v --help' for more information."
+        #expect(Text.usage("Unknown option '--x'", in: full) == "Unknown option '--x'; see 't v --help'")
+        #expect(
+            Text.usage("'--x'. Did you mean '--y'?", in: full)
+                == "'--x'. Did you mean '--y'? See 't v --help'")
+        #expect(Text.usage("One of:\n  a\n  b.", in: "Error: One of:") == "One of: a b")
+    }
+
+    @Test("a file that is read to a bound: a folder, one that is missing, one that is long")
+    func namedFiles() throws {
+        let path = NSTemporaryDirectory() + "tool-support-\(UUID().uuidString)"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try Data("four".utf8).write(to: URL(fileURLWithPath: path))
+        #expect(try NamedFile.read(path, bytesMax: 4) == Data("four".utf8))
+        #expect(try NamedFile.read("/dev/null", bytesMax: 4) == Data())
+        let cases: [(String, Int, Int32, String)] = [
+            (path, 3, 2, "has more than 3 bytes"), ("/dev/zero", 4, 2, "has more than 4 bytes"),
+            (path + "/x", 4, 2, "Not a directory; correct the path"),
+            (path + "-x", 4, 1, "No such file or directory; correct the path"),
+            (NSTemporaryDirectory(), 4, 2, "Is a directory; name a file"),
+        ]
+        for (path, bytesMax, status, words) in cases {
+            let error = #expect(throws: ToolError.self) { try NamedFile.read(path, bytesMax: bytesMax) }
+            #expect(error?.description.contains(words) == true, "\(error?.description ?? "")")
+            #expect(error?.status == status)
+        }
+    }
+
     @Test("a folder is made with what is missing above it, or the reason is named")
     func folders() throws {
         let root = NSTemporaryDirectory() + "tool-support-\(UUID().uuidString)"

@@ -17,8 +17,8 @@ extension MetadataCore {
         }
         throw MetadataRefusal(
             .notFound,
-            "there is no volume \(path.text)"
-                + (recycled ? "; it is in the recycle bin, restore it first" : ""))
+            "there is no volume \(path.text); "
+                + (recycled ? "it is in the recycle bin, restore it first" : "see 'curve volume list'"))
     }
     /// The directory that would hold `path`, and the name there; refuses the root and what exists already.
     func freePlace(at path: MetadataPath) throws(MetadataRefusal) -> (parent: DirectoryID, name: String) {

@@ -5,7 +5,7 @@ public enum IPAddressText {
     ///   else.
     public static func bytes(of text: Substring) -> [UInt8]? {
         // What the standard library takes for a number may have a sign.
-        guard !text.contains("+") else { return nil }
+        guard !text.contains(where: { "+-".contains($0) }) else { return nil }
         return text.contains(":") ? sixteen(text) : four(text)
     }
     /// Whether these are the 16 bytes of an IPv4 address, its own four last (RFC 4291, section 2.5.5.2).

@@ -63,10 +63,11 @@ package enum LogLevelName: String, ExpressibleByArgument, CaseIterable {
     }
 }
 
-/// Tells whoever started the daemon that it serves: one line on standard output.
+/// Tells whoever started the daemon that it serves: one line on standard output. That nobody can read it is
+/// no reason to end.
 package func announceReady(_ addresses: [SocketAddress]) {
     let text = addresses.map(\.description).joined(separator: " ")
-    FileHandle.standardOutput.write(Data("ready \(text)\n".utf8))
+    try? FileHandle.standardOutput.write(contentsOf: Data("ready \(text)\n".utf8))
 }
 
 /// Runs `action` at the first SIGINT or SIGTERM; a second one ends the process at once.

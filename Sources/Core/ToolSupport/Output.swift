@@ -70,11 +70,35 @@ package enum Text {
         guard let head = rows.first else { return "" }
         let widths = head.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
         return rows.map { row in
-            var line = row.indices.map { row[$0].padding(toLength: widths[$0], withPad: " ", startingAt: 0) }
+            var line = row.indices.map { row[$0] + String(repeating: " ", count: widths[$0] - row[$0].count) }
                 .joined(separator: "  ")
             while line.last == " " { line.removeLast() }
             return line
         }.joined(separator: "\n")
+    }
+    /// The same on one line that does nothing to a terminal: what was typed may hold anything.
+    package static func line(_ text: String) -> String {
+        var line = ""
+        for scalar in text.unicodeScalars {
+            switch scalar.properties.generalCategory {
+            case .control, .lineSeparator, .paragraphSeparator:
+                line += scalar.escaped(asASCII: true)
+            default: line.unicodeScalars.append(scalar)
+            }
+        }
+        return line
+    }
+    /// The sentence about a command line that cannot be understood.
+    /// - Parameters:
+    ///   - message: what is wrong.
+    ///   - full: the same with its help, of which the last line names the command that has more.
+    static func usage(_ message: String, in full: String) -> String {
+        var words = message.split(whereSeparator: \.isNewline)
+            .map { $0.trimmingCharacters(in: .whitespaces) }.joined(separator: " ")
+        while words.last == "." { words.removeLast() }
+        let parts = (full.split(whereSeparator: \.isNewline).last ?? "").split(separator: "'")
+        guard parts.count == 3, parts[0].hasSuffix("See ") else { return words }
+        return words + (words.last == "?" ? " See" : "; see") + " '\(parts[1])'"
     }
     /// One JSON object or array, keys sorted, so that the same state prints the same text.
     package static func json(_ value: some Encodable) throws -> String {

@@ -27,9 +27,11 @@ package struct ToolError: Error, CustomStringConvertible {
 package enum ToolExit {
     /// Parses the command line, runs the command, and ends the process if either fails.
     package static func run<Command: ParsableCommand>(_ type: Command.Type) {
+        StandardStreams.hold()
         do {
             var command = try Command.parseAsRoot()
             try command.run()
+            checkOutput()
         } catch { leave(with: error, of: type) }
     }
 
@@ -40,17 +42,29 @@ package enum ToolExit {
             say(failure.description)
             exit(failure.status)
         }
-        if let code = error as? ExitCode { exit(code.rawValue) }
-        let isUsage = command.exitCode(for: error) != .success
-        var text = command.fullMessage(for: error)
-        if isUsage, text.hasPrefix("Error: ") { text = programName + ": " + text.dropFirst("Error: ".count) }
-        (isUsage ? FileHandle.standardError : FileHandle.standardOutput).write(Data((text + "\n").utf8))
-        exit(isUsage ? 2 : 0)
+        if let code = error as? ExitCode {
+            checkOutput()
+            exit(code.rawValue)
+        }
+        guard command.exitCode(for: error) != .success else {
+            print(command.fullMessage(for: error))
+            checkOutput()
+            exit(0)
+        }
+        say(Text.usage(command.message(for: error), in: command.fullMessage(for: error)))
+        exit(2)
+    }
+    /// What nobody can read was not told: a full disk must not pass for a file that was written.
+    private static func checkOutput() {
+        guard let why = StandardStreams.flushOutput() else { return }
+        say("standard output cannot be written (\(why)), so what it has is not complete; try again elsewhere")
+        exit(2)
     }
 
     /// One line on standard error, with the program's name.
     package static func say(_ text: String) {
-        FileHandle.standardError.write(Data("\(programName): \(text)\n".utf8))
+        // Somebody who does not listen is told nothing.
+        try? FileHandle.standardError.write(contentsOf: Data("\(programName): \(Text.line(text))\n".utf8))
     }
     private static var programName: String { (CommandLine.arguments[0] as NSString).lastPathComponent }
 }

@@ -19,6 +19,7 @@ struct ApplyCommand: ParsableCommand {
     @Option(name: [.short, .long], help: "The file, YAML; - for standard input.") var file: String
     @Flag(help: "Only say what would change.") var dryRun = false
     @Flag(help: "Exit with status 1 if something changed.") var exitCode = false
+    @OptionGroup var check: VolumeCheck
     @OptionGroup var options: ChangeOptions
 
     func run() throws {
@@ -37,6 +38,7 @@ struct ApplyCommand: ParsableCommand {
             }
         }
         let hasChanged = try options.change(dryRun: dryRun) { configuration in
+            let before = configuration
             do {
                 configuration = try declared.completed(from: configuration) {
                     user throws(ConfigurationError) in
@@ -49,6 +51,7 @@ struct ApplyCommand: ParsableCommand {
                 let text = "\(name): \(error)"
                 throw error.isNotFound ? ToolError.notFound(text) : ToolError.failed(text)
             }
+            try check.check(configuration, instead: before, options.metadata)
         }
         if hasChanged, dryRun || exitCode { throw ExitCode(1) }
     }
@@ -92,35 +95,31 @@ enum YAMLFile {
     private static let depthMax = 16
 
     static func read(_ path: String, _ name: String) throws -> DeclaredNode {
-        let data: Data
-        if path == "-" {
-            data = FileHandle.standardInput.readDataToEndOfFile()
-        } else {
-            guard let handle = FileHandle(forReadingAtPath: path) else {
-                throw ToolError.notFound("\(path) cannot be read; correct the path")
-            }
-            data = handle.readData(ofLength: bytesMax + 1)
-        }
-        guard data.count <= bytesMax else {
-            throw ToolError.failed("\(name) is longer than \(bytesMax) bytes; that is no configuration")
-        }
+        let data = try NamedFile.read(path == "-" ? nil : path, bytesMax: bytesMax)
         guard let text = String(data: data, encoding: .utf8) else {
-            throw ToolError.failed("\(name) is no text in UTF-8")
+            throw ToolError.failed("\(name) is no text in UTF-8; write it so")
         }
         let parser: Parser
         let root: Node?
         do {
             parser = try Parser(yaml: text)
             root = try parser.singleRoot()
-        } catch {
-            let words = "\(error)".split(whereSeparator: \.isNewline).map {
-                $0.trimmingCharacters(in: .whitespaces)
-            }
-            throw ToolError.failed("\(name) is no YAML: \(words.joined(separator: " "))")
-        }
+        } catch { throw ToolError.failed("\(name) is no YAML: \(words(error))") }
         guard let root else { return DeclaredNode(line: 1, .scalar(nil)) }
         // Nodes know their anchors as long as the parser is there.
         return try withExtendedLifetime(parser) { try declared(root, depth: 1) }
+    }
+    /// What the parser found, and where: without the text around it, which may be long.
+    private static func words(_ error: any Error) -> String {
+        switch error as? YamlError {
+        case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),
+            .composer(_, let problem, let mark, _):
+            "line \(mark.line): \(problem)"
+        case .duplicatedKeysInMapping(let keys, let context):
+            "line \(context.mark.line): '\(keys.joined(separator: "', '"))' is there twice; leave one out"
+        case .reader(let problem, _, _, _): problem
+        default: "\(error)"
+        }
     }
     private static func declared(_ node: Node, depth: Int) throws -> DeclaredNode {
         let line = node.mark?.line ?? 1

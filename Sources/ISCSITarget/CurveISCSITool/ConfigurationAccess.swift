@@ -101,8 +101,23 @@ struct ConfigurationAccess {
     }
     /// Waits until a gateway has carried out an order.
     /// - Returns: what it says then; `nil`: it does not answer.
-    func answer(of gateway: GatewayEntry, to number: UInt64, seconds: Double) throws -> GatewayReport? {
+    func answer(
+        of gateway: GatewayEntry, to number: UInt64, seconds: Double = answerSeconds
+    ) throws -> GatewayReport? {
+        try answer(of: gateway, to: number, until: ContinuousClock.now + .seconds(seconds))
+    }
+    /// What gateways say now; `nil`: one does not answer. They are asked at the same time, so many that are
+    /// down take as long as one.
+    func reports(
+        of gateways: [GatewayEntry], seconds: Double = answerSeconds
+    ) throws -> [(gateway: GatewayEntry, report: GatewayReport?)] {
+        let asked = try gateways.map { ($0, try order($0)) }
         let end = ContinuousClock.now + .seconds(seconds)
+        return try asked.map { ($0.0, try answer(of: $0.0, to: $0.1, until: end)) }
+    }
+    private func answer(
+        of gateway: GatewayEntry, to number: UInt64, until end: ContinuousClock.Instant
+    ) throws -> GatewayReport? {
         while true {
             if let report = try report(of: gateway), report.ordersDone >= number, !report.hasEnded {
                 return report
@@ -191,10 +206,8 @@ extension ConfigurationAccess {
     ) throws -> [String] {
         let end = ContinuousClock.now + .seconds(seconds)
         var problems: [String] = []
-        for gateway in configuration.gateways {
-            let number = try order(gateway)
-            let patience = min(seconds, Self.answerSeconds)
-            guard try answer(of: gateway, to: number, seconds: patience) != nil else { continue }
+        let found = try reports(of: configuration.gateways, seconds: min(seconds, Self.answerSeconds))
+        for (gateway, first) in found where first != nil {
             while true {
                 if let report = try report(of: gateway), report.version >= version {
                     problems += report.items.compactMap { item in

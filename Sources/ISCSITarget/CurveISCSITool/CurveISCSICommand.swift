@@ -11,7 +11,7 @@ import ToolSupport
             start 'curve-iscsi serve --gateway NAME' where a gateway is to run. Gateways go by every change
             while they run; one that is down goes by it when it starts.
             Examples:
-              curve-iscsi portal create 10.0.0.5:3260 --gateway a
+              curve-iscsi gateway create a --portal 10.0.0.5:3260
               curve-iscsi target create iqn.2026-11.example.com:db --allow iqn.1994-05.com.example:host7
               curve-iscsi lun create iqn.2026-11.example.com:db db
               curve-iscsi serve --gateway a
@@ -25,7 +25,7 @@ import ToolSupport
         subcommands: [
             ServeCommand.self, TargetCommand.self, LUNCommand.self, PortalCommand.self, ACLCommand.self,
             UserCommand.self, DiscoveryCommand.self, SessionCommand.self, ApplyCommand.self,
-            ExportCommand.self, GatewayCommand.self,
+            ExportCommand.self, GatewayCommand.self, GatewayDrain.self,
         ])
 
     static func main() { ToolExit.run(Self.self) }

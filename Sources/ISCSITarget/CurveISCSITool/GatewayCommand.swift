@@ -4,6 +4,7 @@ import ControlMessages
 import CurveClient
 import Environment
 import Foundation
+import ISCSIConfiguration
 import ISCSICoordination
 import Reactor
 import SCSICommands
@@ -11,73 +12,89 @@ import ToolSupport
 
 struct GatewayCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "gateway", abstract: "Gateways that serve volumes together (serve --group).",
+        commandName: "gateway", abstract: "Gateways: programs that serve targets, by several at once.",
         discussion: """
-            They are found by the volume that is the lowest LUN of their target. A gateway is called by its \
-            name (serve --holder-key) or by its target port group tag.
+            A gateway of the configuration is called by its name alone; it runs as 'curve-iscsi serve \
+            --gateway NAME'. One that was started with serve --group is found by the volume that is the \
+            lowest LUN of its target, and called by its name (serve --holder-key) or its target port group \
+            tag.
             Examples:
+              curve-iscsi gateway create a --portal 10.0.0.5:3260
+              curve-iscsi gateway status a
+              curve-iscsi gateway drain a
               curve-iscsi gateway list db
               curve-iscsi gateway drain db 2
             """,
         subcommands: [
-            GatewayListing.self, GatewayShow.self, GatewayDrain.self, GatewayRemove.self, GatewayStatus.self,
+            GatewayCreate.self, GatewayDelete.self, GatewayListing.self, GatewayShow.self, GatewaySet.self,
+            GatewayStatus.self, GatewayDrain.self, GatewayRemove.self,
         ])
 }
 
 private struct GatewayListing: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "list", abstract: "List the gateways.")
-    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
-    @Option(help: "table or json.") var format = OutputFormat.table
-    @OptionGroup var metadata: MetadataOptions
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "Show the gateways of the configuration, or those of a volume's target.")
+    @Argument(help: "Path of the volume that is the target's lowest LUN (default: the configuration).")
+    var volume: String?
+    @OptionGroup var options: LookOptions
 
     func run() throws {
-        let roll = try GatewayRoll(volume, try metadata.servers())
-        switch format {
-        case .json: print(try Text.json(roll.rows))
-        case .table:
-            print(
-                Text.table(
-                    [["TAG", "NAME", "STATE", "INITIATORS", "LEASE", "PORTALS"]]
-                        + roll.rows.map { row in
-                            [
-                                "\(row.tag)", row.name, row.state, row.initiators, row.lease,
-                                row.portals.isEmpty ? "-" : row.portals.joined(separator: " "),
-                            ]
-                        }))
-        }
+        guard let volume else { return try options.showGateways() }
+        let roll = try GatewayRoll(volume, try options.metadata.servers())
+        try options.print(
+            roll.rows,
+            table: [["TAG", "NAME", "STATE", "INITIATORS", "LEASE", "PORTALS"]]
+                + roll.rows.map { row in
+                    [
+                        "\(row.tag)", row.name, row.state, row.initiators, row.lease,
+                        row.portals.isEmpty ? "-" : row.portals.joined(separator: " "),
+                    ]
+                })
     }
 }
 
 private struct GatewayShow: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "show", abstract: "Show one gateway.")
-    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
-    @Argument(help: "The gateway's name or tag.") var gateway: String
-    @Option(help: "table or json.") var format = OutputFormat.table
-    @OptionGroup var metadata: MetadataOptions
+    static let configuration = CommandConfiguration(
+        commandName: "show", abstract: "Show one gateway.", usage: GatewayNaming.usage("show"))
+    @OptionGroup var naming: GatewayNaming
+    @OptionGroup var options: LookOptions
 
     func run() throws {
-        let roll = try GatewayRoll(volume, try metadata.servers())
-        let row = roll.row(try roll.gateway(gateway))
-        switch format {
-        case .json: print(try Text.json(row))
-        case .table:
-            print("target      \(roll.list.target)")
-            print("gateway     \(row.name)")
-            print("tag         \(row.tag)")
-            print("state       \(row.state)")
-            print("initiators  \(row.initiators)")
-            print("lease       \(row.lease)")
-            for portal in row.portals { print("portal      \(portal)") }
-            for attachment in row.attachments {
-                print("holds       volume \(attachment.volume), attachment \(attachment.epoch)")
-            }
-        }
+        guard let volume = naming.volume else { return try options.showGateway(naming.gateway) }
+        let roll = try GatewayRoll(volume, try options.metadata.servers())
+        let row = roll.row(try roll.gateway(naming.gateway))
+        try options.print(
+            row,
+            properties: [
+                ("target", roll.list.target), ("gateway", row.name), ("tag", "\(row.tag)"),
+                ("state", row.state), ("initiators", row.initiators), ("lease", row.lease),
+            ] + row.portals.map { ("portal", $0) }
+                + row.attachments.map { ("holds", "volume \($0.volume), attachment \($0.epoch)") })
     }
 }
 
-private struct GatewayDrain: ParsableCommand {
+/// Which gateway is meant: one of the configuration, or one of a volume's target.
+struct GatewayNaming: ParsableArguments {
+    @Argument(help: "The gateway's name; before it, where serve --group runs, the path of the volume.")
+    var words: [String]
+
+    func validate() throws {
+        guard (1...2).contains(words.count) else {
+            throw ValidationError("\(words.count) names of a gateway; write GATEWAY, or VOLUME GATEWAY")
+        }
+    }
+    var volume: String? { words.count == 2 ? words[0] : nil }
+    var gateway: String { words.last ?? "" }
+    static func usage(_ verb: String) -> String {
+        "curve-iscsi gateway \(verb) [<volume>] <gateway> [<options>]"
+    }
+}
+
+struct GatewayDrain: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "drain", abstract: "Send a gateway's initiators to the others.",
+        usage: GatewayNaming.usage("drain"),
         discussion: """
             Its ports become standby, initiators are told so and asked to log out, and no more are let in. \
             Returns when no session is left; then the gateway can be stopped without anybody noticing. \
@@ -85,27 +102,29 @@ private struct GatewayDrain: ParsableCommand {
             temporarily), for those that know one address only; without it they are told to come back later, \
             and use their other paths.
             Examples:
-              curve-iscsi gateway drain db host7
+              curve-iscsi gateway drain a
+              curve-iscsi gateway drain a --undo
               curve-iscsi gateway drain db host7 --redirect
-              curve-iscsi gateway drain db host7 --undo
             """)
-    @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
-    @Argument(help: "The gateway's name or tag.") var gateway: String
+    @OptionGroup var naming: GatewayNaming
     @Flag(help: "Let initiators come again.") var undo = false
     @Flag(help: "Send those that come to another gateway.") var redirect = false
     @Flag(help: "Also if no other gateway takes initiators.") var force = false
     @Option(help: "Seconds to wait for the last session; 0: do not wait.") var wait = 60
-    @OptionGroup var metadata: MetadataOptions
+    @OptionGroup var options: LookOptions
 
+    private struct Outcome: Encodable { let gateway: String, tag: UInt16, initiators: String }
     func run() throws {
-        guard wait >= 0 else { throw ToolError.failed("--wait is a number of seconds from 0") }
+        guard (0...Self.waitMax).contains(wait) else {
+            throw ToolError.failed("--wait is a number of seconds from 0 to \(Self.waitMax)")
+        }
         guard !undo || !redirect else {
             throw ToolError.failed(
                 "--undo lets initiators come again, --redirect sends them away; leave one out")
         }
-        let servers = try metadata.servers()
-        let roll = try GatewayRoll(volume, servers)
-        let found = try roll.gateway(gateway)
+        let servers = try options.metadata.servers()
+        let roll = try naming.roll(options.metadata)
+        let found = try roll.gateway(naming, options.metadata)
         let tag = found.group.tag
         let others = roll.list.gateways.contains { $0.group.tag != tag && $0.drain == .none }
         guard
@@ -126,14 +145,14 @@ private struct GatewayDrain: ParsableCommand {
             let isDone = $0.gateway(called: "\(tag)")?.drain == .done
             return $0.setDrain(undo ? .none : isDone ? .done : .asked, of: tag, redirecting: redirect)
         }
-        if undo { return print("\(roll.words(found)): initiators may log in again") }
+        if undo { return try say(roll, found, .none, "initiators may log in again") }
         let end = ContinuousClock.now + .seconds(wait)
         while wait > 0 {
-            let now = try GatewayRoll(volume, servers)
+            let now = try GatewayRoll(roll.volume.path, servers)
             guard let gateway = now.list.gateways.first(where: { $0.sessions == found.sessions }) else {
                 throw ToolError.notFound("\(roll.words(found)) is gone")
             }
-            if gateway.drain == .done { return print("\(roll.words(found)): no session is left") }
+            if gateway.drain == .done { return try say(roll, found, .done, "no session is left") }
             guard ContinuousClock.now < end else {
                 throw ToolError.failed(
                     "\(roll.words(found)) still has sessions after \(wait) s; log them out at their "
@@ -141,14 +160,54 @@ private struct GatewayDrain: ParsableCommand {
             }
             Thread.sleep(forTimeInterval: Self.pollSeconds)
         }
-        print("\(roll.words(found)): initiators are asked to log out")
+        try say(roll, found, .asked, "initiators are asked to log out")
+    }
+    private func say(
+        _ roll: GatewayRoll, _ gateway: Gateway, _ drain: Gateway.Drain, _ text: String
+    ) throws {
+        guard options.json else { return print("\(roll.words(gateway)): \(text)") }
+        let (name, tag) = (gateway.name, gateway.group.tag)
+        print(try Text.json(Outcome(gateway: name, tag: tag, initiators: GatewayRoll.words(drain))))
     }
     private static let pollSeconds = 0.3
+    /// A day.
+    private static let waitMax = 86400
+}
+
+extension GatewayNaming {
+    /// The list in which the gateway stands: that of the volume, or of one that a gateway of the
+    /// configuration serves. Whoever is drained by one of its volumes is drained altogether.
+    fileprivate func roll(_ metadata: MetadataOptions) throws -> GatewayRoll {
+        let servers = try metadata.servers()
+        if let volume { return try GatewayRoll(volume, servers) }
+        let (configuration, entry) = try metadata.entry(gateway)
+        let targets = configuration.targets.filter {
+            configuration.gatewayNames(of: $0).contains(entry.name)
+        }
+        for lun in targets.flatMap(\.luns) {
+            // A volume that is missing, or that nobody serves, is no reason to look no further.
+            if let roll = try? GatewayRoll(lun.volume, servers),
+                roll.list.gateway(called: "\(entry.groupTag)") != nil
+            {
+                return roll
+            }
+        }
+        throw ToolError.notFound(
+            "gateway \(gateway) serves no LUN; if it should, see 'curve-iscsi gateway status \(gateway)'")
+    }
+}
+
+extension MetadataOptions {
+    fileprivate func entry(_ name: String) throws -> (ISCSIConfiguration, GatewayEntry) {
+        let configuration = try ConfigurationAccess(self).read().configuration
+        guard let entry = configuration.gateway(name) else { throw configuration.noGateway(name).toolError }
+        return (configuration, entry)
+    }
 }
 
 private struct GatewayRemove: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "remove", abstract: "End a gateway for good, wherever it runs.",
+        commandName: "remove", abstract: "End a gateway of a volume's target for good, wherever it runs.",
         discussion: """
             When this returns, nothing that the gateway has sent takes effect any more, and another may have \
             its place. Drain it first if it lives.
@@ -158,10 +217,11 @@ private struct GatewayRemove: ParsableCommand {
     @Argument(help: "Path of the volume that is the target's lowest LUN.") var volume: String
     @Argument(help: "The gateway's name or tag.") var gateway: String
     @Flag(help: "Also if its lease still runs.") var force = false
-    @OptionGroup var metadata: MetadataOptions
+    @OptionGroup var options: LookOptions
 
+    private struct Outcome: Encodable { let gateway: String, tag: UInt16, isListed: Bool }
     func run() throws {
-        let servers = try metadata.servers()
+        let servers = try options.metadata.servers()
         let roll = try GatewayRoll(volume, servers)
         let found = try roll.gateway(gateway)
         guard roll.row(found).lease != "runs" || force else {
@@ -175,12 +235,18 @@ private struct GatewayRemove: ParsableCommand {
                 try GatewayRoll(volume, servers).list.gateways.contains(where: {
                     $0.sessions == found.sessions
                 })
-            else { return print("\(roll.words(found)) is removed") }
+            else { return try say(found, isListed: false, "\(roll.words(found)) is removed") }
             Thread.sleep(forTimeInterval: Self.pollSeconds)
         }
-        print(
+        try say(
+            found, isListed: true,
             "\(roll.words(found)) can write to \(roll.volume.path) no more; no other gateway took it off the "
                 + "list, the next that starts does")
+    }
+    private func say(_ gateway: Gateway, isListed: Bool, _ text: String) throws {
+        guard options.json else { return print(text) }
+        let (name, tag) = (gateway.name, gateway.group.tag)
+        print(try Text.json(Outcome(gateway: name, tag: tag, isListed: isListed)))
     }
     private static let patience = Duration.seconds(20)
     private static let pollSeconds = 0.3
@@ -231,6 +297,11 @@ private struct GatewayRoll {
                 ? "\(count) gateways are called '\(word)'; write a tag: \(known)"
                 : "\(list.target) has no gateway '\(word)'; there are \(known)")
     }
+    /// A gateway of the configuration has its tag for good; another's name may be a number, too.
+    func gateway(_ naming: GatewayNaming, _ metadata: MetadataOptions) throws -> Gateway {
+        guard naming.volume == nil else { return try gateway(naming.gateway) }
+        return try gateway("\(metadata.entry(naming.gateway).1.groupTag)")
+    }
     func words(_ gateway: Gateway) -> String {
         "gateway \(gateway.group.tag) of \(list.target)\(gateway.name.isEmpty ? "" : ", \(gateway.name)")"
     }
@@ -253,7 +324,7 @@ private struct GatewayRoll {
         case .transitioning: "in transition"
         }
     }
-    private static func words(_ drain: Gateway.Drain) -> String {
+    static func words(_ drain: Gateway.Drain) -> String {
         switch drain {
         case .none: "welcome"
         case .asked: "asked to leave"

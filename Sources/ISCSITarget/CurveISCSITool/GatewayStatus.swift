@@ -37,13 +37,7 @@ struct GatewayStatus: ParsableCommand {
         let (configuration, version) = try access.read()
         if let name, configuration.gateway(name) == nil { throw configuration.noGateway(name).toolError }
         let entries = configuration.gateways.filter { name == nil || $0.name == name }
-        let orders = try entries.map { ($0, try access.order($0)) }
-        let found = try orders.map { entry, order in
-            Status(
-                entry,
-                try access.answer(of: entry, to: order, seconds: ConfigurationAccess.answerSeconds),
-                newest: version)
-        }
+        let found = try access.reports(of: entries).map { Status($0.gateway, $0.report, newest: version) }
         if options.json {
             print(try Text.json(found))
         } else {

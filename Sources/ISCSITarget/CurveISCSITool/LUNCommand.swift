@@ -12,8 +12,19 @@ struct LUNCommand: ParsableCommand {
 
 /// Whether gateways could have a volume.
 struct VolumeCheck: ParsableArguments {
-    @Flag(help: "Also if the volume is missing, or attached by somebody else now.") var force = false
+    @Flag(help: "Also if a volume is missing, or attached by somebody else now.") var force = false
 
+    /// The volumes that come with a configuration.
+    func check(
+        _ next: ISCSIConfiguration, instead before: ISCSIConfiguration, _ metadata: MetadataOptions
+    ) throws {
+        for target in next.targets {
+            let known = before.target(target.name)?.luns.map(\.volume) ?? []
+            for lun in target.luns where !known.contains(lun.volume) {
+                try check(lun.volume, for: target.name, metadata)
+            }
+        }
+    }
     func check(_ path: String, for target: String, _ metadata: MetadataOptions) throws {
         guard !force else { return }
         var question = ControlGetVolumeRequest()

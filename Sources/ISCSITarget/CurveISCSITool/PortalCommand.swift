@@ -67,10 +67,10 @@ struct PortalSet: ParsableCommand {
 }
 
 /// A portal as scripts read it.
-private struct PortalJSON: Encodable {
+struct PortalJSON: Encodable {
     let gateway: String, groupTag: UInt16, address: String, announce: String?
-    init(_ gateway: GatewayEntry, _ portal: PortalEntry) {
-        (self.gateway, groupTag) = (gateway.name, gateway.groupTag)
+    init(_ gateway: String, _ groupTag: UInt16, _ portal: PortalEntry) {
+        (self.gateway, self.groupTag) = (gateway, groupTag)
         (address, announce) = (portal.address, portal.announced)
     }
 }
@@ -91,7 +91,7 @@ struct PortalList: ParsableCommand {
             entry.portals.map { (entry, $0) }
         }
         try options.print(
-            portals.map { PortalJSON($0.0, $0.1) },
+            portals.map { PortalJSON($0.0.name, $0.0.groupTag, $0.1) },
             table: [["GATEWAY", "GROUP", "ADDRESS", "ANNOUNCED"]]
                 + portals.map { entry, portal in
                     [entry.name, "\(entry.groupTag)", portal.address, portal.announced ?? "-"]
@@ -114,7 +114,7 @@ struct PortalShow: ParsableCommand {
             throw entry.noPortal(address).toolError
         }
         try options.print(
-            PortalJSON(entry, portal),
+            PortalJSON(entry.name, entry.groupTag, portal),
             properties: [
                 ("gateway", entry.name), ("group tag", "\(entry.groupTag)"), ("address", portal.address),
                 ("announced", portal.announced ?? "-"),

@@ -85,6 +85,7 @@ struct ServeCommand: ParsableCommand {
                 "--threads goes with --gateway: one target is served by one thread; for more targets start "
                     + "more programs, or give them to a gateway")
         }
+        guard holderKey != "" else { throw ToolError.failed("--holder-key needs a name") }
         if let gateway { return try serve(gateway) }
         guard let target, !lun.isEmpty else {
             throw ToolError.failed(
@@ -92,6 +93,10 @@ struct ServeCommand: ParsableCommand {
                     + "--lun")
         }
         let addresses = try portals()
+        for address in announce where !ConfigurationRules.isAddress(address) {
+            throw ToolError.failed(
+                "--advertise '\(address)' is no address; write HOST:PORT or [IPv6]:PORT")
+        }
         let description = try access.describe(target: target)
         guard blockSize == 512 || blockSize == 4096 else {
             throw ToolError.failed("--block-size \(blockSize) is not possible; write 512 or 4096")
@@ -125,6 +130,9 @@ struct ServeCommand: ParsableCommand {
         }
         if let errorAfter, errorAfter <= 0 {
             throw ToolError.failed("--error-after is a number of seconds from 1")
+        }
+        guard ConfigurationRules.isGatewayName(name) else {
+            throw ConfigurationError.badGatewayName(name).toolError
         }
         let here = ProcessInfo.processInfo
         var options = ConfiguredGateway.Options(
@@ -228,12 +236,12 @@ struct AccessOptions: ParsableArguments {
     var digests: CHAPDigests { .openSSL(allowsMD5: allowMd5) }
 
     func describe(target: String) throws -> TargetDescription {
-        guard ISCSIServer.isTargetName(target) else {
+        guard ConfigurationRules.isISCSIName(target) else {
             throw ToolError.failed("--target: \(ISCSIServerError.badName(target))")
         }
         var description = TargetDescription(name: target)
         if !allow.isEmpty {
-            for name in allow where !ISCSIServer.isTargetName(name) {
+            for name in allow where !ConfigurationRules.isISCSIName(name) {
                 throw ToolError.failed("--allow: \(ISCSIServerError.badName(name))")
             }
             description.initiators = allow.map { InitiatorRule(initiatorName: $0) }
@@ -272,27 +280,22 @@ enum SecretFile {
     static let bytesMin = 12
     static let bytesMax = 255
 
-    /// The file's bytes, without the end of its line.
-    static func read(_ path: String) throws -> [UInt8] {
-        var status = stat()
-        guard stat(path, &status) == 0 else {
-            throw ToolError.failed("the secret file \(path): \(systemWords(errno)); correct the path")
+    /// No file that holds one is longer.
+    private static let fileBytesMax = 4096
+
+    /// The file's bytes, or those of standard input, without the end of the line.
+    static func read(_ path: String?) throws -> [UInt8] {
+        let data = try NamedFile.read(path, bytesMax: fileBytesMax, what: "secret file") { file in
+            guard path == nil || file.st_mode & 0o077 == 0 else {
+                throw ToolError.failed("the secret file '\(path ?? "")' can be read by others; chmod 600 it")
+            }
         }
-        guard status.st_mode & 0o077 == 0 else {
-            throw ToolError.failed("the secret file \(path) can be read by others; chmod 600 it")
-        }
-        guard let data = FileManager.default.contents(atPath: path) else {
-            throw ToolError.failed("the secret file \(path) cannot be read; check its owner")
-        }
-        return try secret(data, in: path)
-    }
-    /// The bytes of `data`, without the end of its line.
-    static func secret(_ data: Data, in place: String) throws -> [UInt8] {
-        var bytes = [UInt8](data.prefix(bytesMax + 3))
+        var bytes = [UInt8](data)
         while let last = bytes.last, last == 0x0a || last == 0x0d { bytes.removeLast() }
         guard (bytesMin...bytesMax).contains(bytes.count) else {
             throw ToolError.failed(
-                "the secret in \(place) has \(bytes.count) bytes; it needs \(bytesMin) to \(bytesMax)")
+                "the secret in \(path ?? "standard input") has \(bytes.count) bytes; it needs \(bytesMin) to "
+                    + "\(bytesMax)")
         }
         return bytes
     }

@@ -26,7 +26,7 @@ extension ConfigurationAccess {
     fileprivate func fresh(_ name: String) throws -> (entry: GatewayEntry, report: GatewayReport) {
         let configuration = try read().configuration
         guard let entry = configuration.gateway(name) else { throw configuration.noGateway(name).toolError }
-        let report = try answer(of: entry, to: order(entry), seconds: Self.answerSeconds)
+        let report = try answer(of: entry, to: order(entry))
         guard let report else {
             throw ToolError.notFound(
                 "gateway \(name) does not answer; start it with 'curve-iscsi serve --gateway \(name)'")
@@ -61,13 +61,8 @@ struct SessionList: ParsableCommand {
             sessions = report.sessions.map { SessionJSON(gateway, $0) }
             if report.sessionCount > report.sessions.count { cut.append(gateway) }
         } else {
-            let entries = try access.read().configuration.gateways
-            let orders = try entries.map { ($0, try access.order($0)) }
-            for (entry, order) in orders {
-                guard
-                    let report = try access.answer(
-                        of: entry, to: order, seconds: ConfigurationAccess.answerSeconds)
-                else {
+            for (entry, report) in try access.reports(of: access.read().configuration.gateways) {
+                guard let report else {
                     silent.append(entry.name)
                     continue
                 }
@@ -120,8 +115,7 @@ struct SessionDelete: ParsableCommand {
         let access = try ConfigurationAccess(metadata)
         let (entry, report, session) = try access.session(number, of: gateway)
         let order = try access.order(entry, session: number, start: report.start)
-        guard try access.answer(of: entry, to: order, seconds: ConfigurationAccess.answerSeconds) != nil
-        else {
+        guard try access.answer(of: entry, to: order) != nil else {
             throw ToolError.notFound("gateway \(gateway) does not answer any more; see 'session list'")
         }
         if json { return print(try Text.json(Outcome(gateway: gateway, ended: number))) }

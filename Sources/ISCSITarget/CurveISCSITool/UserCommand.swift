@@ -25,8 +25,7 @@ struct SecretOptions: ParsableArguments {
                 "the secret comes from a file or a pipe: add --secret-file PATH, or '< PATH', so that nobody "
                     + "sees it typed")
         }
-        return Secret(
-            try SecretFile.secret(FileHandle.standardInput.readData(ofLength: 4096), in: "standard input"))
+        return Secret(try SecretFile.read(nil))
     }
 }
 

@@ -58,7 +58,10 @@ public struct DeclaredConfiguration: Hashable, Sendable {
 
     /// Reads what a file says.
     public init(_ root: DeclaredNode) throws(ConfigurationError) {
-        if case .scalar(nil) = root.content { return }
+        // What the file does not name goes away: one that was not written whole must not take all of it.
+        if case .scalar(nil) = root.content {
+            throw ConfigurationError("it is empty; write 'version: 1' where nothing is to be served")
+        }
         var reader = try MappingReader(root, "the file")
         if let version = try reader.text("version"), version != "1" {
             throw ConfigurationError("line \(root.line): version \(version) is not known; write version: 1")
@@ -109,7 +112,8 @@ public struct DeclaredConfiguration: Hashable, Sendable {
     private static func gateway(_ node: DeclaredNode) throws(ConfigurationError) -> GatewayEntry {
         var reader = try MappingReader(node, "a gateway")
         var gateway = GatewayEntry(name: try reader.needed("name"), groupTag: 0)
-        if let tag = try reader.number("group-tag", UInt16.self) { gateway.groupTag = tag }
+        let tags = 1...UInt16(ConfigurationRules.gatewaysMax)
+        if let tag = try reader.number("group-tag", tags) { gateway.groupTag = tag }
         gateway.portals = try reader.list("portals") { node throws(ConfigurationError) in
             var inner = try MappingReader(node, "a portal")
             let portal = PortalEntry(
@@ -144,15 +148,15 @@ public struct DeclaredConfiguration: Hashable, Sendable {
     }
     private static func lun(_ node: DeclaredNode) throws(ConfigurationError) -> LUNEntry {
         var reader = try MappingReader(node, "a LUN")
-        guard let number = try reader.number("number", UInt16.self) else {
-            throw ConfigurationError("line \(node.line): a LUN needs a number")
+        guard let number = try reader.number("number", 0...ConfigurationRules.lunMax) else {
+            throw ConfigurationError("line \(node.line): a LUN needs a number; write number: 0")
         }
         let path = try reader.needed("volume")
         var lun = LUNEntry(number: number, volume: path.hasPrefix("/") ? path : "/" + path)
-        lun.blockBytes = try reader.number("block-size", Int.self) ?? lun.blockBytes
+        lun.blockBytes = try reader.number("block-size", 512...4096) ?? lun.blockBytes
         lun.isReadOnly = try reader.flag("read-only")
         lun.isRemovable = try reader.flag("removable")
-        lun.thresholdPercent = try reader.number("threshold", Int.self)
+        lun.thresholdPercent = try reader.number("threshold", 0...99)
         try reader.finish()
         return lun
     }
@@ -163,8 +167,9 @@ public struct DeclaredConfiguration: Hashable, Sendable {
         if let words = try reader.words("luns") {
             var numbers: [UInt16] = []
             for word in words {
-                guard let number = UInt16(word) else {
-                    throw ConfigurationError("line \(node.line): '\(word)' in luns is no number of a LUN")
+                guard let number = ConfigurationRules.decimal(word[...], UInt16.self) else {
+                    throw ConfigurationError(
+                        "line \(node.line): '\(word)' in luns is no number of a LUN; write [0, 1]")
                 }
                 numbers.append(number)
             }
@@ -186,7 +191,7 @@ private struct MappingReader {
     init(_ node: DeclaredNode, _ what: String) throws(ConfigurationError) {
         (self.what, line) = (what, node.line)
         guard case .mapping(let pairs) = node.content else {
-            throw ConfigurationError("line \(node.line): \(what) is written as keys with values")
+            throw ConfigurationError("line \(node.line): \(what) is written as keys with values, KEY: VALUE")
         }
         for pair in pairs {
             guard case .scalar(let key?) = pair.key.content else {
@@ -217,15 +222,20 @@ private struct MappingReader {
         return text
     }
     mutating func number<Number: FixedWidthInteger>(
-        _ key: String, _ type: Number.Type
+        _ key: String, _ range: ClosedRange<Number>
     ) throws(ConfigurationError) -> Number? {
+        let line = self.line(of: key)
         guard let text = try text(key) else { return nil }
-        guard let number = Number(text) else {
-            throw ConfigurationError("line \(line): '\(text)' for '\(key)' in \(what) is not possible")
+        guard let number = ConfigurationRules.decimal(text[...], Number.self), range.contains(number) else {
+            throw ConfigurationError(
+                "line \(line): '\(text)' for '\(key)' in \(what) is not possible; write a number from "
+                    + "\(range.lowerBound) to \(range.upperBound)")
         }
         return number
     }
+    private func line(of key: String) -> Int { left.first { $0.key == key }?.line ?? line }
     mutating func flag(_ key: String) throws(ConfigurationError) -> Bool {
+        let line = self.line(of: key)
         switch try text(key) {
         case nil, "false": return false
         case "true": return true
@@ -258,7 +268,9 @@ private struct MappingReader {
             var entries: [Entry] = []
             for node in nodes { entries.append(try read(node)) }
             return entries
-        default: throw ConfigurationError("line \(node.line): '\(key)' in \(what) is a list")
+        default:
+            throw ConfigurationError(
+                "line \(node.line): '\(key)' in \(what) is a list; write '- ' before each of its entries")
         }
     }
     mutating func login() throws(ConfigurationError) -> LoginRule {

@@ -148,13 +148,7 @@ extension ISCSIConfiguration {
 
     /// Adds a portal, and with the first one its gateway.
     public mutating func create(_ portal: PortalEntry, of name: String) throws(ConfigurationError) {
-        if gateway(name) == nil {
-            guard let tag = freeTag else {
-                throw ConfigurationError(
-                    "\(gateways.count) gateways, the most there may be; delete one's portals")
-            }
-            gateways.append(GatewayEntry(name: name, groupTag: tag))
-        }
+        if gateway(name) == nil { try createGateway(name, tag: nil, portals: []) }
         try change(gateway: name) { gateway throws(ConfigurationError) in
             guard !gateway.portals.contains(where: { $0.address == portal.address }) else {
                 throw ConfigurationError(
@@ -190,7 +184,41 @@ extension ISCSIConfiguration {
         }
         gateways.removeAll { $0.name == name }
     }
-    private mutating func change(
+
+    // MARK: Gateways
+
+    /// Adds a gateway. A tag of `nil`: the lowest that is free.
+    public mutating func createGateway(
+        _ name: String, tag: UInt16?, portals: [PortalEntry]
+    ) throws(ConfigurationError) {
+        guard gateway(name) == nil else {
+            throw ConfigurationError(
+                "gateway \(name) is there already; change it with 'gateway set', or choose another name")
+        }
+        guard let tag = tag ?? freeTag else {
+            throw ConfigurationError(
+                "\(gateways.count) gateways, the most there may be; delete one first (gateway delete)")
+        }
+        var gateway = GatewayEntry(name: name, groupTag: tag)
+        gateway.portals = portals
+        gateways.append(gateway)
+    }
+    /// Removes a gateway that no target names.
+    /// - Parameter force: with its portals.
+    public mutating func deleteGateway(_ name: String, force: Bool) throws(ConfigurationError) {
+        guard let gateway = gateway(name) else { throw noGateway(name) }
+        if let target = targets.first(where: { $0.gateways.contains(name) }) {
+            throw ConfigurationError(
+                "gateway \(name) is named by \(target.name); take it out there first (target set --gateway)")
+        }
+        guard gateway.portals.isEmpty || force else {
+            throw ConfigurationError(
+                "gateway \(name) has \(gateway.portals.count) portals; delete them first, or add --force")
+        }
+        gateways.removeAll { $0.name == name }
+    }
+    /// Changes a gateway.
+    public mutating func change(
         gateway name: String, _ body: (inout GatewayEntry) throws(ConfigurationError) -> Void
     ) throws(ConfigurationError) {
         guard let index = gateways.firstIndex(where: { $0.name == name }) else { throw noGateway(name) }
@@ -198,7 +226,7 @@ extension ISCSIConfiguration {
     }
     /// There is none of this name.
     public func noGateway(_ name: String) -> ConfigurationError {
-        .notFound("there is no gateway \(name); 'curve-iscsi portal list' has those that are there")
+        .notFound("there is no gateway \(name); 'curve-iscsi gateway list' has those that are there")
     }
     /// The lowest tag that no gateway has.
     public var freeTag: UInt16? {

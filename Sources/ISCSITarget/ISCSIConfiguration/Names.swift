@@ -33,26 +33,43 @@ public enum ConfigurationRules {
     /// Attachments of all gateways in all: each waits for news at the metadata server three times.
     public static let attachmentsMax = 1024
 
-    /// The three forms of RFC 7143, section 4.2.7: letters, digits, dots, colons and hyphens.
+    /// The three forms of RFC 7143, sections 4.2.7.4 to 4.2.7.6: `iqn.` with a date and a domain, `eui.` with
+    /// 16 hexadecimal digits, `naa.` with 16 or 32.
     public static func isISCSIName(_ name: String) -> Bool {
-        guard ["iqn.", "eui.", "naa."].contains(where: { name.hasPrefix($0) && name != $0 }),
-            name.utf8.count <= iscsiNameBytesMax
-        else { return false }
-        let isSpelled = name.utf8.allSatisfy { byte in
+        guard name.utf8.count <= iscsiNameBytesMax else { return false }
+        let digits = name.utf8.dropFirst(4)
+        let isNumber = digits.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
+        if name.hasPrefix("eui.") { return isNumber && digits.count == 16 }
+        if name.hasPrefix("naa.") { return isNumber && (digits.count == 16 || digits.count == 32) }
+        return name.hasPrefix("iqn.") && hasDateAndDomain(name.dropFirst(4))
+    }
+    /// `2026-11.com.example`, and `:` with more of letters, digits, dots, colons and hyphens, or nothing.
+    private static func hasDateAndDomain(_ text: Substring) -> Bool {
+        let isSpelled = text.utf8.allSatisfy { byte in
             switch byte {
             case 0x30...0x3a, 0x61...0x7a, 0x2d, 0x2e: true
             default: false
             }
         }
-        return isSpelled && (!name.hasPrefix("iqn.") || hasDate(name.dropFirst(4)))
-    }
-    /// `2026-11.`, and something behind it.
-    private static func hasDate(_ text: Substring) -> Bool {
         let bytes = Array(text.utf8)
-        guard bytes.count > 8, bytes[4] == 0x2d, bytes[7] == 0x2e else { return false }
-        guard let month = UInt8(text.dropFirst(5).prefix(2)), (1...12).contains(month) else { return false }
+        guard isSpelled, bytes.count > 8, bytes[4] == 0x2d, bytes[7] == 0x2e else { return false }
+        let domain = text.dropFirst(8).prefix { $0 != ":" }
         return bytes.prefix(4).allSatisfy { (0x30...0x39).contains($0) }
+            && decimal(text.dropFirst(5).prefix(2), UInt8.self).map { (1...12).contains($0) } ?? false
+            && domain.split(separator: ".", omittingEmptySubsequences: false).allSatisfy { !$0.isEmpty }
     }
+    /// Digits alone: what the standard library takes for a number may have a sign.
+    static func decimal<Number: FixedWidthInteger>(_ text: Substring, _ type: Number.Type) -> Number? {
+        text.utf8.allSatisfy { (0x30...0x39).contains($0) } ? Number(text) : nil
+    }
+    /// Names with slashes before them, as the metadata server takes them: a path has one spelling.
+    static func isPath(_ text: String) -> Bool {
+        guard text.hasPrefix("/"), isText(text, bytesMax: pathBytesMax) else { return false }
+        return text.dropFirst().split(separator: "/", omittingEmptySubsequences: false)
+            .allSatisfy { !["", ".", ".."].contains($0) }
+    }
+    /// Whether a gateway can have this name: one that needs no quotes anywhere.
+    public static func isGatewayName(_ name: String) -> Bool { isWord(name, bytesMax: gatewayNameBytesMax) }
     /// Letters, digits, dots, hyphens and underscores: a name that needs no quotes anywhere.
     static func isWord(_ name: String, bytesMax: Int) -> Bool {
         guard !name.isEmpty, name.utf8.count <= bytesMax else { return false }
@@ -65,17 +82,27 @@ public enum ConfigurationRules {
     }
     /// Printable, on one line.
     static func isText(_ text: String, bytesMax: Int) -> Bool {
-        text.utf8.count <= bytesMax && text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f }
+        text.utf8.count <= bytesMax
+            && text.unicodeScalars.allSatisfy { scalar in
+                switch scalar.properties.generalCategory {
+                case .control, .lineSeparator, .paragraphSeparator: false
+                default: true
+                }
+            }
     }
     /// `HOST:PORT` or `[IPv6]:PORT`.
-    static func isAddress(_ text: String) -> Bool {
+    public static func isAddress(_ text: String) -> Bool {
         guard let colon = text.lastIndex(of: ":"), text.utf8.count <= 264 else { return false }
-        guard let port = UInt16(text[text.index(after: colon)...]), port > 0 else { return false }
+        let digits = text[text.index(after: colon)...]
+        // An address has one spelling: a portal is found by it.
+        guard let port = decimal(digits, UInt16.self), port > 0, !digits.hasPrefix("0") else { return false }
         let host = text[..<colon]
         if host.hasPrefix("["), host.hasSuffix("]") {
             return IPAddressText.bytes(of: host.dropFirst().dropLast())?.count == 16
         }
-        return isWord(String(host), bytesMax: 255)
+        // A name that looks like an IPv4 address is one that was mistyped.
+        let isNumeric = host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e }
+        return isNumeric ? IPAddressText.bytes(of: host) != nil : isWord(String(host), bytesMax: 255)
     }
 }
 
@@ -94,7 +121,9 @@ public struct NetworkPrefix: Hashable, Sendable {
         guard let address = parts.first, let bytes = IPAddressText.bytes(of: address) else { return nil }
         var bits = 8 * bytes.count
         if parts.count == 2 {
-            guard let said = UInt8(parts[1]), Int(said) <= bits else { return nil }
+            guard let said = ConfigurationRules.decimal(parts[1], UInt8.self), Int(said) <= bits else {
+                return nil
+            }
             bits = Int(said)
         }
         let isMapped = bits >= 96 && IPAddressText.isMapped(bytes)
@@ -153,4 +182,10 @@ public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvert
     private init(missing description: String) { (isNotFound, self.description) = (true, description) }
     /// It names what is not there.
     public static func notFound(_ description: String) -> Self { Self(missing: description) }
+    /// No gateway can be called so.
+    public static func badGatewayName(_ name: String) -> Self {
+        Self(
+            "gateway '\(name)': a gateway's name has 1 to \(ConfigurationRules.gatewayNameBytesMax) letters, "
+                + "digits, dots, hyphens or underscores")
+    }
 }

@@ -51,13 +51,7 @@ extension ISCSIConfiguration {
         try unlike(gateways.map(\.name), "gateway")
         var tags: [UInt16: String] = [:]
         for gateway in gateways {
-            guard ConfigurationRules.isWord(gateway.name, bytesMax: ConfigurationRules.gatewayNameBytesMax)
-            else {
-                throw ConfigurationError(
-                    "gateway '\(gateway.name)': a gateway's name has 1 to "
-                        + "\(ConfigurationRules.gatewayNameBytesMax) letters, digits, dots, hyphens or underscores"
-                )
-            }
+            guard ConfigurationRules.isGatewayName(gateway.name) else { throw .badGatewayName(gateway.name) }
             guard (1...UInt16(ConfigurationRules.gatewaysMax)).contains(gateway.groupTag) else {
                 throw ConfigurationError(
                     "gateway \(gateway.name): group-tag \(gateway.groupTag) is not possible; write 1 to "
@@ -148,9 +142,11 @@ extension ISCSIConfiguration {
         guard lun.number <= ConfigurationRules.lunMax else {
             throw ConfigurationError("\(place): numbers go from 0 to \(ConfigurationRules.lunMax)")
         }
-        guard lun.volume.hasPrefix("/"), lun.volume != "/",
-            ConfigurationRules.isText(lun.volume, bytesMax: ConfigurationRules.pathBytesMax)
-        else { throw ConfigurationError("\(place): '\(lun.volume)' is no path of a volume") }
+        guard ConfigurationRules.isPath(lun.volume) else {
+            throw ConfigurationError(
+                "\(place): '\(lun.volume)' is no path of a volume; write /NAME/NAME, as 'curve volume list' does"
+            )
+        }
         guard lun.blockBytes == 512 || lun.blockBytes == 4096 else {
             throw ConfigurationError(
                 "\(place): blocks of \(lun.blockBytes) bytes are not possible; write 512 or 4096")
