@@ -92,6 +92,25 @@ import Testing
         }
     }
 
+    /// What WRITE ATOMIC counts on: blocks inside an aligned run are one piece, whatever the shape.
+    @Test(arguments: 1...5) func aWriteInsideAnAtomicRunIsOnePiece(_ count: Int) throws {
+        for shift in 0...12 {
+            let map = try #require(StripeMap(stripeUnitBytes: 4096 << shift, stripeCount: count))
+            #expect(map.atomicBytes == (count == 1 ? 256 << 10 : min(4096 << shift, 256 << 10)))
+            let blocks = map.atomicBytes / 4096
+            for (first, last) in [(0, blocks), (0, 1), (blocks - 1, blocks), (blocks / 2, blocks)] {
+                for run in [0, 1, UInt64(count), 2 * map.groupBytes / UInt64(map.atomicBytes) + 3] {
+                    let base = run * UInt64(map.atomicBytes)
+                    let range = base + UInt64(first) * 4096..<base + UInt64(last) * 4096
+                    var splitter = Splitter(map: map, range: range, style: .write)
+                    let piece = splitter.next()
+                    #expect(piece?.blockCount == last - first && piece?.edge.isEmpty == true)
+                    #expect(splitter.next() == nil)
+                }
+            }
+        }
+    }
+
     @Test func aMebibyteOnFourStripesIsFourSubRequests() throws {
         let map = try #require(StripeMap(stripeUnitBytes: 64 << 10, stripeCount: 4))
         var splitter = Splitter(map: map, range: (3 << 20)..<(4 << 20), style: .write)

@@ -18,6 +18,8 @@ public final class RemoteVolume: BlockVolume {
     public var resized: ((ByteCount) -> Void)?
     /// See ``BlockVolume``.
     public var compareUnitBytes: Int { attachment.stripes.stripeUnitBytes }
+    /// See ``StripeMap/atomicBytes``.
+    public var atomicBytes: Int { attachment.stripes.atomicBytes }
     /// Called with each renewal of the lease that says how full the fullest store of the volume's pool is, in
     /// percent.
     public var poolUsed: ((_ percent: Int) -> Void)?

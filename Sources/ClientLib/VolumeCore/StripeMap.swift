@@ -31,6 +31,11 @@ public struct StripeMap: Hashable, Sendable {
     }
     private init(unit: Int, count: Int) { (stripeUnitBytes, stripeCount) = (unit, count) }
 
+    /// A write of whole blocks inside an aligned run of so many bytes is one entry of one copyset's log:
+    /// stored as a whole or not at all, whatever fails.
+    public var atomicBytes: Int {
+        min(stripeUnitBytes, Splitter.blocksPerTransferMax * Geometry.blockBytes)
+    }
     /// Bytes of one group of chunks.
     public var groupBytes: UInt64 { UInt64(Geometry.chunkBytes * stripeCount) }
     /// Bytes of one round of units through a group.

@@ -234,6 +234,7 @@ final class TargetGateway {
         unit.isReadOnly = plan.attach.isReadOnly
         unit.poolThreshold = PoolThreshold(
             usedPercent: plan.thresholdPercent, slackPercent: SoftThreshold.slackPercent)
+        unit.atomicBytes = volume.atomicBytes
         // Alone its own locks do, wherever the blocks lie.
         if group != nil { unit.compareUnitBytes = volume.compareUnitBytes }
         return unit
