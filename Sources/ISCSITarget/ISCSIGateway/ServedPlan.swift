@@ -116,7 +116,7 @@ extension GatewayPlan.Unit {
             lun: lun.number, blockBytes: lun.blockBytes, identifier: identity.identifier,
             serial: identity.serial)
         (unit.isReadOnly, unit.isRemovable) = (lun.isReadOnly, lun.isRemovable)
-        unit.compareUnitBytes = volume.compareUnitBytes
+        (unit.compareUnitBytes, unit.atomicBytes) = (volume.compareUnitBytes, volume.atomicBytes)
         (unit.access, unit.poolThreshold) = (access, lun.poolThreshold)
         return unit
     }
