@@ -9,7 +9,8 @@ public protocol MovedConnection: AnyObject, Sendable {
 public protocol MovableConnection: Connection {
     /// Gives the connection up: takes nothing more to send, sends what is queued, reads nothing more, then
     /// hands it out with what had arrived and the handler has not been given. The handler hears nothing
-    /// more; its receive window stays valid until `completed`. Called once.
+    /// more; its receive window stays valid until `completed`. Called once; from inside `connectionReceived`
+    /// the bytes of that call count as given.
     ///
     /// A peer that takes nothing holds this up for as long as it holds up a send; `close` ends the wait.
     /// - Parameter completed: runs once, never from inside this call; `nil`: the connection broke, or was
