@@ -95,14 +95,15 @@ import Testing
         }
         #expect(lane.nexusLog.count == 1)
     }
-    @Test("a connection that breaks on its way is gone; its login's time ends on the other side only")
+    @Test("a connection that breaks on its way is gone, and so is one that takes too long")
     func lost() {
         let (front, lane) = Self.pair()
         front.logIn(1, target: Self.elsewhere)
-        front.act { front.group.loginTimeReached(ConnectionID(rawValue: 1), effects: &$0) }
-        #expect(front.closed.isEmpty)
         front.lose(1)
-        #expect(front.moved() == nil && front.moved() == nil && lane.nexusLog.isEmpty)
+        #expect(front.moved() == nil && front.moved() == nil && front.closed.isEmpty)
+        front.logIn(2, target: Self.elsewhere)
+        front.act { front.group.loginTimeReached(ConnectionID(rawValue: 2), effects: &$0) }
+        #expect(front.closed == [2: .loginTooLong] && front.moved(2) == nil && lane.nexusLog.isEmpty)
     }
     @Test("discovery names the targets of all loops; a session there hears of its own")
     func discovery() throws {

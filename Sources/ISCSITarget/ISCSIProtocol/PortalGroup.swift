@@ -145,7 +145,8 @@ public final class PortalGroup {
     }
     /// Too much time has passed since the connection was opened. Says nothing to one that has logged in.
     public func loginTimeReached(_ id: ConnectionID, effects: inout [Effect]) {
-        guard let connection = connection(id), connection.phase == .login else { return }
+        guard let connection = connection(id), connection.phase == .login || connection.phase == .moving
+        else { return }
         close(connection, .loginTooLong, effects: &effects)
     }
     /// Time to see whether the initiator is still there; to be called again and again. Closes the connection
