@@ -178,6 +178,10 @@ struct ChangeOptions: ParsableArguments {
         }
         let access = try ConfigurationAccess(metadata)
         let (changes, version, configuration) = try access.change(dryRun: dryRun, body)
+        // Who gives up waiting knows what is done.
+        if !json {
+            print(changes.isEmpty ? "nothing to do" : changes.map(\.description).joined(separator: "\n"))
+        }
         var problems: [String]?
         if let wait, !dryRun {
             problems = try access.problems(of: configuration, version: version, seconds: Double(wait))
@@ -187,9 +191,6 @@ struct ChangeOptions: ParsableArguments {
             print(
                 try Text.json(
                     Outcome(changed: !changes.isEmpty, version: version, changes: lines, problems: problems)))
-        } else {
-            for change in changes { print(change) }
-            if changes.isEmpty { print("nothing to do") }
         }
         if let problems, let first = problems.first {
             let more = problems.count > 1 ? "; and \(problems.count - 1) more, see --json" : ""
