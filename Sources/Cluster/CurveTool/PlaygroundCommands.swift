@@ -146,6 +146,7 @@ final class PlaygroundSession: @unchecked Sendable {
     // SAFETY: used only on the main queue.
     private var playground: Playground?
     private var command: Process?
+    private var isCommandOver = false
     private var isEnding = false
     var onReady: (PlaygroundState) -> Void = { _ in }
     var onEnding: () -> Void = {}
@@ -157,7 +158,7 @@ final class PlaygroundSession: @unchecked Sendable {
         SignalThread.start { [self] signal in DispatchQueue.main.async { [self] in take(signal) } }
     }
     private func take(_ signal: SignalThread.Signal) {
-        guard let command, command.isRunning else {
+        guard let command, !isCommandOver else {
             return end(status: signal.number == SIGINT ? 0 : 128 + signal.number)
         }
         if !signal.isFromTerminal { kill(command.processIdentifier, signal.number) }
@@ -198,13 +199,9 @@ final class PlaygroundSession: @unchecked Sendable {
         environment["CURVE_PLAYGROUND"] = playground.folder.path
         process.environment = environment
         process.terminationHandler = { [self] process in
-            let pid = process.processIdentifier
             let signalled = process.terminationReason == .uncaughtSignal
             let status = signalled ? 128 + process.terminationStatus : process.terminationStatus
-            DispatchQueue.main.async { [self] in
-                playground.supervisor.processEnded(pid)
-                end(status: status)
-            }
+            DispatchQueue.main.async { [self] in commandEnded(process.processIdentifier, status) }
         }
         do {
             // The command gets signals as if nobody stood between it and its caller.
@@ -213,12 +210,30 @@ final class PlaygroundSession: @unchecked Sendable {
             try process.run()
             command = process
             playground.supervisor.processBegan(process.processIdentifier)
+            watch(process.processIdentifier)
         } catch {
             ToolExit.say("cannot run \(words[0]): \(error.localizedDescription)")
             end(status: 127)
         }
     }
 
+    /// `Process` takes a command for ended only when all that it left in the background has ended, too.
+    private func watch(_ pid: pid_t) {
+        Thread.detachNewThread { [self] in
+            var info = siginfo_t()
+            // It stays for `Process` to collect, which may have done so already, and then tells by itself.
+            guard waitid(P_PID, id_t(pid), &info, WEXITED | WNOWAIT) == 0 else { return }
+            let code = info._sifields._sigchld.si_status
+            let status = info.si_code == CLD_EXITED ? code : 128 + code
+            DispatchQueue.main.async { [self] in commandEnded(pid, status) }
+        }
+    }
+    private func commandEnded(_ pid: pid_t, _ status: Int32) {
+        guard !isCommandOver else { return }
+        isCommandOver = true
+        playground?.supervisor.processEnded(pid)
+        end(status: status)
+    }
     private func end(status: Int32) {
         guard !isEnding else { return }
         isEnding = true
