@@ -363,47 +363,47 @@ final class Bench {
 enum Make {
     static func ten(_ opcode: UInt8, _ block: Int, _ count: Int, flags: UInt8 = 0) -> [UInt8] {
         var cdb: [UInt8] = [opcode, flags]
-        cdb.append(big: UInt32(truncatingIfNeeded: block))
+        cdb.append(bigEndian: UInt32(truncatingIfNeeded: block))
         cdb.append(0)
-        cdb.append(big: UInt16(truncatingIfNeeded: count))
+        cdb.append(bigEndian: UInt16(truncatingIfNeeded: count))
         return cdb + [0]
     }
     static func twelve(_ opcode: UInt8, _ block: Int, _ count: Int, flags: UInt8 = 0) -> [UInt8] {
         var cdb: [UInt8] = [opcode, flags]
-        cdb.append(big: UInt32(truncatingIfNeeded: block))
-        cdb.append(big: UInt32(truncatingIfNeeded: count))
+        cdb.append(bigEndian: UInt32(truncatingIfNeeded: block))
+        cdb.append(bigEndian: UInt32(truncatingIfNeeded: count))
         return cdb + [0, 0]
     }
     static func sixteen(_ opcode: UInt8, _ block: Int, _ count: Int, flags: UInt8 = 0) -> [UInt8] {
         var cdb: [UInt8] = [opcode, flags]
-        cdb.append(big: UInt64(bitPattern: Int64(block)))
-        cdb.append(big: UInt32(truncatingIfNeeded: count))
+        cdb.append(bigEndian: UInt64(bitPattern: Int64(block)))
+        cdb.append(bigEndian: UInt32(truncatingIfNeeded: count))
         return cdb + [0, 0]
     }
     static func compare(_ block: Int, _ count: Int, flags: UInt8 = 0) -> [UInt8] {
         var cdb: [UInt8] = [0x89, flags]
-        cdb.append(big: UInt64(block))
+        cdb.append(bigEndian: UInt64(block))
         return cdb + [0, 0, 0, UInt8(count), 0, 0]
     }
     static func atomic(_ block: Int, _ count: Int, boundary: Int = 0) -> [UInt8] {
         var cdb: [UInt8] = [0x9c, 0]
-        cdb.append(big: UInt64(block))
-        cdb.append(big: UInt16(boundary))
-        cdb.append(big: UInt16(count))
+        cdb.append(bigEndian: UInt64(block))
+        cdb.append(bigEndian: UInt16(boundary))
+        cdb.append(bigEndian: UInt16(count))
         return cdb + [0, 0]
     }
     static func unmap(_ runs: [(Int, Int)], flags: UInt8 = 0) -> (cdb: [UInt8], list: [UInt8]) {
         var list: [UInt8] = []
-        list.append(big: UInt16(truncatingIfNeeded: 6 + 16 * runs.count))
-        list.append(big: UInt16(truncatingIfNeeded: 16 * runs.count))
+        list.append(bigEndian: UInt16(truncatingIfNeeded: 6 + 16 * runs.count))
+        list.append(bigEndian: UInt16(truncatingIfNeeded: 16 * runs.count))
         list += [0, 0, 0, 0]
         for (block, count) in runs {
-            list.append(big: UInt64(block))
-            list.append(big: UInt32(count))
+            list.append(bigEndian: UInt64(block))
+            list.append(bigEndian: UInt32(count))
             list += [0, 0, 0, 0]
         }
         var cdb: [UInt8] = [0x42, flags, 0, 0, 0, 0, 0]
-        cdb.append(big: UInt16(list.count))
+        cdb.append(bigEndian: UInt16(list.count))
         return (cdb + [0], list)
     }
     static func inquiry(page: UInt8? = nil, bytes: Int = 255) -> [UInt8] {
@@ -413,8 +413,8 @@ enum Make {
         _ action: UInt8, type: UInt8 = 0, key: UInt64 = 0, actionKey: UInt64 = 0, flags: UInt8 = 0
     ) -> (cdb: [UInt8], list: [UInt8]) {
         var list: [UInt8] = []
-        list.append(big: key)
-        list.append(big: actionKey)
+        list.append(bigEndian: key)
+        list.append(bigEndian: actionKey)
         list += [0, 0, 0, 0, flags, 0, 0, 0]
         return ([0x5f, action, type, 0, 0, 0, 0, 0, 24, 0], list)
     }

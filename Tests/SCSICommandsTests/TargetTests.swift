@@ -111,21 +111,21 @@ import Testing
         -> [UInt8]
     {
         var bytes: [UInt8] = [code, 0, 0, 24, 0, UInt8(from), 0, UInt8(to), 0, 0]
-        bytes.append(big: UInt16(count))
-        bytes.append(big: UInt64(source))
-        bytes.append(big: UInt64(start))
+        bytes.append(bigEndian: UInt16(count))
+        bytes.append(bigEndian: UInt64(source))
+        bytes.append(bigEndian: UInt64(start))
         return bytes
     }
     static func copy(_ targets: [[UInt8]], _ segments: [[UInt8]], id: UInt8 = 1, usage: UInt8 = 0) -> (
         cdb: [UInt8], list: [UInt8]
     ) {
         var list: [UInt8] = [id, usage << 3]
-        list.append(big: UInt16(targets.joined().count))
+        list.append(bigEndian: UInt16(targets.joined().count))
         list += [0, 0, 0, 0]
-        list.append(big: UInt32(segments.joined().count))
+        list.append(bigEndian: UInt32(segments.joined().count))
         list += [0, 0, 0, 0] + targets.joined() + segments.joined()
         var cdb: [UInt8] = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        cdb.append(big: UInt32(list.count))
+        cdb.append(bigEndian: UInt32(list.count))
         return (cdb + [0, 0], list)
     }
     static func results(_ action: UInt8, id: UInt8) -> [UInt8] {

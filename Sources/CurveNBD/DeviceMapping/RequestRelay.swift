@@ -108,20 +108,21 @@ struct RequestRelay {
         }
     }
     private func payloadBytes() throws(Violation) -> Int {
-        let (command, length) = (Self.number(incoming, 6, 2), Int(Self.number(incoming, 24, 4)))
+        let (command, length) = (incoming.number(at: 6, bytes: 2), Int(incoming.number(at: 24, bytes: 4)))
         // Others, a discard say, may be about any length: nothing is held for it.
         let isTooLong =
             length > Self.lengthMax && (command == Self.readCommand || command == Self.writeCommand)
-        guard Self.number(incoming, 0, 4) == Self.requestMagic, !isTooLong else {
+        guard incoming.number(at: 0, bytes: 4) == Self.requestMagic, !isTooLong else {
             throw .kernel("a request without its magic number, or of \(length) bytes")
         }
         return command == Self.writeCommand ? length : 0
     }
     private mutating func keep() {
-        let command = Self.number(incoming, 6, 2)
+        let command = incoming.number(at: 6, bytes: 2)
         let request = Request(
-            handle: Self.number(incoming, 8, 8),
-            dataBytes: command == Self.readCommand ? Int(Self.number(incoming, 24, 4)) : 0, bytes: incoming)
+            handle: incoming.number(at: 8, bytes: 8),
+            dataBytes: command == Self.readCommand ? Int(incoming.number(at: 24, bytes: 4)) : 0,
+            bytes: incoming)
         (incoming, incomingWanted) = ([], Self.requestBytes)
         if hasServer { toServer.push(request.bytes) }
         // It has no answer.
@@ -153,11 +154,11 @@ struct RequestRelay {
             answer += taken
             rest = rest.dropFirst(taken.count)
             guard answer.count == answerWanted else { return }
-            let handle = Self.number(answer, 8, 8)
-            guard Self.number(answer, 0, 4) == Self.replyMagic,
+            let handle = answer.number(at: 8, bytes: 8)
+            guard answer.number(at: 0, bytes: 4) == Self.replyMagic,
                 let place = unanswered.firstIndex(where: { $0.handle == handle })
             else { throw .server("an answer to a request that was not made") }
-            let data = Self.number(answer, 4, 4) == 0 ? unanswered[place].dataBytes : 0
+            let data = answer.number(at: 4, bytes: 4) == 0 ? unanswered[place].dataBytes : 0
             guard answer.count == Self.replyBytes + data else {
                 answerWanted = Self.replyBytes + data
                 answer.reserveCapacity(answerWanted)
@@ -179,9 +180,5 @@ struct RequestRelay {
         serverLost()
         (hasServer, failsRequests) = (true, false)
         for request in unanswered { toServer.push(request.bytes) }
-    }
-
-    private static func number(_ bytes: [UInt8], _ offset: Int, _ count: Int) -> UInt64 {
-        bytes[offset..<(offset + count)].reduce(0) { $0 << 8 | UInt64($1) }
     }
 }

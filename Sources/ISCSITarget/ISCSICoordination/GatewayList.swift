@@ -104,20 +104,20 @@ public struct GatewayList: Hashable, Sendable {
     public var encoded: [UInt8] {
         var bytes: [UInt8] = [Self.format]
         bytes.put(target)
-        bytes.put(power)
-        bytes.put(author)
-        bytes.put(UInt16(clamping: gateways.count))
+        bytes.append(bigEndian: power)
+        bytes.append(bigEndian: author)
+        bytes.append(bigEndian: UInt16(clamping: gateways.count))
         for gateway in gateways {
             bytes.put(gateway.name)
             bytes += [gateway.drain.rawValue, gateway.redirects ? 1 : 0]
-            bytes.put(UInt16(clamping: gateway.sessions.count))
+            bytes.append(bigEndian: UInt16(clamping: gateway.sessions.count))
             for session in gateway.sessions {
-                bytes.put(session.volume)
-                bytes.put(session.epoch)
+                bytes.append(bigEndian: session.volume)
+                bytes.append(bigEndian: session.epoch)
             }
-            bytes.put(gateway.group.tag)
+            bytes.append(bigEndian: gateway.group.tag)
             bytes += [gateway.group.state.rawValue, gateway.group.isPreferred ? 1 : 0]
-            bytes.put(UInt16(clamping: gateway.portals.count))
+            bytes.append(bigEndian: UInt16(clamping: gateway.portals.count))
             for portal in gateway.portals { bytes.put(portal) }
         }
         return bytes

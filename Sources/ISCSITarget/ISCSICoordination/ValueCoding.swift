@@ -1,3 +1,4 @@
+import BlockTypes
 import SCSICommands
 
 /// Bytes in a value that are not what belongs there.
@@ -8,20 +9,14 @@ public struct ValueError: Error, Hashable, CustomStringConvertible {
 }
 
 extension [UInt8] {
-    /// Appends a number, most significant byte first.
-    mutating func put<T: FixedWidthInteger & UnsignedInteger>(_ number: T) {
-        for shift in stride(from: T.bitWidth - 8, through: 0, by: -8) {
-            append(UInt8(truncatingIfNeeded: number >> T(shift)))
-        }
-    }
     /// Appends a text behind its length.
     mutating func put(_ text: String) {
-        put(UInt16(clamping: text.utf8.count))
+        append(bigEndian: UInt16(clamping: text.utf8.count))
         self += text.utf8.prefix(Int(UInt16.max))
     }
 }
 
-/// Reads what ``Swift/Array/put(_:)`` wrote; never traps on foreign bytes.
+/// Reads what was written so; never traps on foreign bytes.
 struct ValueReader {
     private let bytes: [UInt8]
     private var position = 0
@@ -64,9 +59,9 @@ struct ReservationRecord: Hashable {
     }
     var encoded: [UInt8] {
         var bytes: [UInt8] = [Self.format]
-        bytes.put(power)
-        bytes.put(author)
-        bytes.put(number)
+        bytes.append(bigEndian: power)
+        bytes.append(bigEndian: author)
+        bytes.append(bigEndian: number)
         return bytes + table.encoded
     }
     /// The record in version `version` of the value.
@@ -118,12 +113,12 @@ struct SeenVersions: Hashable {
     var isSanitizing: Bool { entries.contains { $0.note.sanitized > 0 } }
     var encoded: [UInt8] {
         var bytes: [UInt8] = [isSanitizing ? Self.format : Self.plainFormat]
-        bytes.put(UInt16(clamping: entries.count))
+        bytes.append(bigEndian: UInt16(clamping: entries.count))
         for entry in entries {
-            bytes.put(entry.session)
-            bytes.put(entry.note.told)
-            bytes.put(entry.note.settled)
-            if isSanitizing { bytes.put(entry.note.sanitized) }
+            bytes.append(bigEndian: entry.session)
+            bytes.append(bigEndian: entry.note.told)
+            bytes.append(bigEndian: entry.note.settled)
+            if isSanitizing { bytes.append(bigEndian: entry.note.sanitized) }
         }
         return bytes
     }

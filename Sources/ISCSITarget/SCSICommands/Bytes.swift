@@ -15,29 +15,10 @@ struct CDB: Hashable, Sendable {
 }
 
 extension [UInt8] {
-    /// The big-endian number of `count` bytes; what lies beyond the end counts as zero.
-    func number(at start: Int, bytes count: Int) -> UInt64 {
-        var value: UInt64 = 0
-        for index in start..<(start + count) {
-            value = value << 8 | (index < self.count ? UInt64(self[index]) : 0)
-        }
-        return value
-    }
     func half(at start: Int) -> Int { Int(number(at: start, bytes: 2)) }
     func word(at start: Int) -> UInt32 { UInt32(truncatingIfNeeded: number(at: start, bytes: 4)) }
     func long(at start: Int) -> UInt64 { number(at: start, bytes: 8) }
 
-    mutating func append<T: FixedWidthInteger>(big value: T) {
-        for shift in stride(from: T.bitWidth - 8, through: 0, by: -8) {
-            append(UInt8(truncatingIfNeeded: value >> T(shift)))
-        }
-    }
-    mutating func put<T: FixedWidthInteger>(_ value: T, at start: Int) {
-        let width = T.bitWidth / 8
-        for index in 0..<width {
-            self[start + index] = UInt8(truncatingIfNeeded: value >> T(8 * (width - 1 - index)))
-        }
-    }
     /// Appends `text`, cut or filled with spaces to `width` bytes of printable ASCII.
     mutating func append(_ text: String, width: Int) {
         let bytes = text.utf8.prefix(width).map { $0 >= 0x20 && $0 < 0x7f ? $0 : 0x20 }

@@ -249,11 +249,11 @@ extension LogicalUnit {
     }
     private func encoded(_ status: BlockStatusWork) -> [ReadSegment] {
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(4 + 16 * status.descriptors.count))
+        bytes.append(bigEndian: UInt32(4 + 16 * status.descriptors.count))
         bytes += [0, 0, 0, 0]
         for descriptor in status.descriptors {
-            bytes.append(big: descriptor.start)
-            bytes.append(big: UInt32(truncatingIfNeeded: descriptor.blocks))
+            bytes.append(bigEndian: descriptor.start)
+            bytes.append(bigEndian: UInt32(truncatingIfNeeded: descriptor.blocks))
             bytes += [descriptor.isStored ? 0 : 1, 0, 0, 0]
         }
         let data = bytes.prefix(status.allocationBytes)

@@ -24,7 +24,7 @@ extension LogicalUnit {
         let page = request.cdb[2]
         guard let contents = contents(of: page, for: request.party) else { throw .invalidField(2) }
         var bytes: [UInt8] = [0, page]
-        bytes.append(big: UInt16(contents.count))
+        bytes.append(bigEndian: UInt16(contents.count))
         return bytes + contents
     }
 
@@ -44,7 +44,7 @@ extension LogicalUnit {
         bytes.append(configuration?.revision ?? "", width: 4)
         bytes += [UInt8](repeating: 0, count: 22)
         // SAM-5, SPC-4, SBC-3, iSCSI.
-        for version in [UInt16(0x00a0), 0x0460, 0x04c0, 0x0960] { bytes.append(big: version) }
+        for version in [UInt16(0x00a0), 0x0460, 0x04c0, 0x0960] { bytes.append(bigEndian: version) }
         return bytes + [UInt8](repeating: 0, count: 96 - bytes.count)
     }
 
@@ -75,7 +75,7 @@ extension LogicalUnit {
         let tag = party.names.portalGroupTag
         for type in [UInt8(0x04), 0x05] {
             bytes += [0x51, 0x90 | type, 0, 4, 0, 0]
-            bytes.append(big: tag)
+            bytes.append(bigEndian: tag)
         }
         let digits = String(tag, radix: 16)
         let padding = String(repeating: "0", count: 4 - digits.utf8.count)
@@ -106,20 +106,20 @@ extension LogicalUnit {
         var bytes = [UInt8](repeating: 0, count: 60)
         bytes[0] = 0x01  // WSNZ.
         bytes[1] = UInt8(clamping: compareBlocksMax)
-        bytes.put(UInt16(blocksPerStored), at: 2)
-        bytes.put(UInt32(transferBlocksMax), at: 4)
-        bytes.put(UInt32(limits.transferBytesBest / blockBytes), at: 8)
+        bytes.put(bigEndian: UInt16(blocksPerStored), at: 2)
+        bytes.put(bigEndian: UInt32(transferBlocksMax), at: 4)
+        bytes.put(bigEndian: UInt32(limits.transferBytesBest / blockBytes), at: 8)
         if configuration.isThin {
-            bytes.put(UInt32(limits.unmapBlocksMax), at: 16)
-            bytes.put(UInt32(limits.unmapDescriptorsMax), at: 20)
-            bytes.put(UInt32(blocksPerStored), at: 24)
-            bytes.put(UInt32(0x8000_0000), at: 28)  // UGAVALID, alignment 0.
+            bytes.put(bigEndian: UInt32(limits.unmapBlocksMax), at: 16)
+            bytes.put(bigEndian: UInt32(limits.unmapDescriptorsMax), at: 20)
+            bytes.put(bigEndian: UInt32(blocksPerStored), at: 24)
+            bytes.put(bigEndian: UInt32(0x8000_0000), at: 28)  // UGAVALID, alignment 0.
         }
-        bytes.put(UInt64(limits.sameBytesMax / blockBytes), at: 32)
-        bytes.put(UInt32(configuration.atomicBytes / blockBytes), at: 40)
+        bytes.put(bigEndian: UInt64(limits.sameBytesMax / blockBytes), at: 32)
+        bytes.put(bigEndian: UInt32(configuration.atomicBytes / blockBytes), at: 40)
         if configuration.atomicBytes > 0, blocksPerStored > 1 {
-            bytes.put(UInt32(blocksPerStored), at: 44)
-            bytes.put(UInt32(blocksPerStored), at: 48)
+            bytes.put(bigEndian: UInt32(blocksPerStored), at: 44)
+            bytes.put(bigEndian: UInt32(blocksPerStored), at: 48)
         }
         return bytes
     }
@@ -136,10 +136,10 @@ extension LogicalUnit {
         var commands: [UInt8] = [0x83, 1, 0x00, 0x84, 3, 0x00, 0x03, 0x04]
         commands.insert(UInt8(commands.count), at: 0)
         var parameters: [UInt8] = [0, 0, 0, 0]
-        parameters.append(big: UInt16(limits.copyTargetsMax))
-        parameters.append(big: UInt16(limits.copySegmentsMax))
-        parameters.append(big: UInt32(limits.copyListBytesMax))
-        parameters.append(big: UInt32(0))  // Inline data.
+        parameters.append(bigEndian: UInt16(limits.copyTargetsMax))
+        parameters.append(bigEndian: UInt16(limits.copySegmentsMax))
+        parameters.append(bigEndian: UInt32(limits.copyListBytesMax))
+        parameters.append(bigEndian: UInt32(0))  // Inline data.
         parameters += [UInt8](repeating: 0, count: 12)
         let general = Self.copyBounds(limits, blockBytes)
         var bytes: [UInt8] = []
@@ -148,8 +148,8 @@ extension LogicalUnit {
             (0x000c, [0, 2, 0xff, 0xff]), (0x8001, general),
         ] {
             let filled = contents + [UInt8](repeating: 0, count: (4 - contents.count % 4) % 4)
-            bytes.append(big: type)
-            bytes.append(big: UInt16(filled.count))
+            bytes.append(bigEndian: type)
+            bytes.append(bigEndian: UInt16(filled.count))
             bytes += filled
         }
         return bytes
@@ -157,9 +157,9 @@ extension LogicalUnit {
     /// General copy operations: how many at a time, and how much.
     private static func copyBounds(_ limits: SCSILimits, _ blockBytes: Int) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(limits.copiesMax))
-        bytes.append(big: UInt32(limits.copiesMax))
-        bytes.append(big: UInt32(limits.copySegmentBytesMax))
+        bytes.append(bigEndian: UInt32(limits.copiesMax))
+        bytes.append(bigEndian: UInt32(limits.copiesMax))
+        bytes.append(bigEndian: UInt32(limits.copySegmentBytesMax))
         bytes += [UInt8(blockBytes.trailingZeroBitCount), 0]
         return bytes + [UInt8](repeating: 0, count: 18)
     }

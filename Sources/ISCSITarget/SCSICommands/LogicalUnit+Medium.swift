@@ -20,15 +20,15 @@ extension LogicalUnit {
         // PMI is obsolete; without it an address has no meaning.
         if !request.has(0x01, at: 8), request.cdb.bytes.word(at: 2) != 0 { throw .invalidField(2) }
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(clamping: blockCount - min(blockCount, 1)))
-        bytes.append(big: UInt32(blockBytes))
+        bytes.append(bigEndian: UInt32(clamping: blockCount - min(blockCount, 1)))
+        bytes.append(bigEndian: UInt32(blockBytes))
         answer(request, bytes, effects: &effects)
     }
     mutating func readCapacity16(_ request: Request, effects: inout [Effect]) throws(Sense) {
         if !request.has(0x01, at: 14), request.cdb.bytes.long(at: 2) != 0 { throw .invalidField(2) }
         var bytes: [UInt8] = []
-        bytes.append(big: blockCount - min(blockCount, 1))
-        bytes.append(big: UInt32(blockBytes))
+        bytes.append(bigEndian: blockCount - min(blockCount, 1))
+        bytes.append(bigEndian: UInt32(blockBytes))
         let exponent = UInt8(blocksPerStored.trailingZeroBitCount)
         // LBPME, and LBPRZ: what was given up reads as zeroes.
         bytes += [0, exponent, configuration.isThin ? 0xc0 : 0x00, 0]

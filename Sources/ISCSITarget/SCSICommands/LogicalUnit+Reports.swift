@@ -1,3 +1,4 @@
+import BlockTypes
 import SCSIBoundary
 
 /// What a unit tells of its commands (SPC-5, sections 6.34 and 6.35).
@@ -26,26 +27,26 @@ extension LogicalUnit {
         for row in CommandTable.rows where offers(row) {
             list += [row.opcode, 0, 0, row.serviceAction ?? 0, 0]
             list.append((wantsTimeouts ? 0x02 : 0) | (row.serviceAction == nil ? 0 : 0x01))
-            list.append(big: UInt16(row.cdbBytes))
+            list.append(bigEndian: UInt16(row.cdbBytes))
             if wantsTimeouts { list += Self.timeouts(row) }
         }
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(list.count))
+        bytes.append(bigEndian: UInt32(list.count))
         return bytes + list
     }
     private func oneCommand(_ row: CommandRow?, _ wantsTimeouts: Bool) -> [UInt8] {
         // Support 001b: there is no such command; 011b: as the standard has it.
         guard let row else { return [0, 0x01, 0, 0] }
         var bytes: [UInt8] = [0, (wantsTimeouts ? 0x80 : 0) | 0x03]
-        bytes.append(big: UInt16(row.cdbBytes))
+        bytes.append(bigEndian: UInt16(row.cdbBytes))
         var usage = row.usage
         if let action = row.serviceAction { usage[1] = usage[1] & 0xe0 | action }
         return bytes + usage + (wantsTimeouts ? Self.timeouts(row) : [])
     }
     private static func timeouts(_ row: CommandRow) -> [UInt8] {
         var bytes: [UInt8] = [0, 10, 0, 0]
-        bytes.append(big: row.timeouts.nominal)
-        bytes.append(big: row.timeouts.recommended)
+        bytes.append(bigEndian: row.timeouts.nominal)
+        bytes.append(bigEndian: row.timeouts.recommended)
         return bytes
     }
 

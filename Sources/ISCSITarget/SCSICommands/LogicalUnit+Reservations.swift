@@ -362,19 +362,19 @@ extension LogicalUnit {
     }
     private func listed(_ list: [UInt8]) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.append(big: reservations.generation)
-        bytes.append(big: UInt32(list.count))
+        bytes.append(bigEndian: reservations.generation)
+        bytes.append(bigEndian: UInt32(list.count))
         return bytes + list
     }
     private var keys: [UInt8] {
         var list: [UInt8] = []
-        for registration in reservations.registrations { list.append(big: registration.key) }
+        for registration in reservations.registrations { list.append(bigEndian: registration.key) }
         return listed(list)
     }
     private var holding: [UInt8] {
         guard let holding = reservations.holding else { return listed([]) }
         var list: [UInt8] = []
-        list.append(big: reservations.holdingKey)
+        list.append(bigEndian: reservations.holdingKey)
         return listed(list + [0, 0, 0, 0, 0, holding.type.rawValue, 0, 0])
     }
     private var capabilities: [UInt8] {
@@ -385,16 +385,16 @@ extension LogicalUnit {
         var list: [UInt8] = []
         for registration in reservations.registrations {
             let isHolder = reservations.holds(registration.party)
-            list.append(big: registration.key)
+            list.append(bigEndian: registration.key)
             list += [0, 0, 0, 0, isHolder ? 1 : 0]
             list += [isHolder ? reservations.holding?.type.rawValue ?? 0 : 0, 0, 0, 0, 0]
-            list.append(big: registration.party.targetPort)
+            list.append(bigEndian: registration.party.targetPort)
             // TransportID of an iSCSI initiator port (SPC-5, section 7.6.4.6).
             var name = Array(registration.party.initiatorPort.utf8) + [0]
             while name.count < 20 || name.count % 4 != 0 { name.append(0) }
-            list.append(big: UInt32(4 + name.count))
+            list.append(bigEndian: UInt32(4 + name.count))
             list += [0x45, 0]
-            list.append(big: UInt16(name.count))
+            list.append(bigEndian: UInt16(name.count))
             list += name
         }
         return listed(list)

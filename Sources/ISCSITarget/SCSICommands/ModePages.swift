@@ -1,3 +1,5 @@
+import BlockTypes
+
 /// Mode pages (SPC-5, section 7.5; SBC-4, section 6.5). Only what differs from the defaults is state.
 struct ModePages: Hashable, Sendable {
     let hasWriteCache: Bool
@@ -122,7 +124,7 @@ extension LogicalUnit {
                 UInt8(clamping: 3 + descriptor.count + pages.count), 0, specific, UInt8(descriptor.count),
             ]
         } else {
-            bytes.append(big: UInt16(6 + descriptor.count + pages.count))
+            bytes.append(bigEndian: UInt16(6 + descriptor.count + pages.count))
             bytes += [0, specific, isLong && !descriptor.isEmpty ? 1 : 0, 0, 0, UInt8(descriptor.count)]
         }
         return bytes + descriptor + pages
@@ -130,12 +132,12 @@ extension LogicalUnit {
     private func blockDescriptor(isLong: Bool) -> [UInt8] {
         var bytes: [UInt8] = []
         if isLong {
-            bytes.append(big: blockCount)
-            bytes.append(big: UInt32(0))
+            bytes.append(bigEndian: blockCount)
+            bytes.append(bigEndian: UInt32(0))
         } else {
-            bytes.append(big: UInt32(clamping: blockCount))
+            bytes.append(bigEndian: UInt32(clamping: blockCount))
         }
-        bytes.append(big: UInt32(blockBytes))
+        bytes.append(bigEndian: UInt32(blockBytes))
         return bytes
     }
 

@@ -1,3 +1,5 @@
+import BlockTypes
+
 /// The table as bytes, for the keeper: a format number, then big-endian fields.
 extension ReservationTable {
     /// Bytes that are no table.
@@ -12,25 +14,25 @@ extension ReservationTable {
     /// The bytes.
     public var encoded: [UInt8] {
         var bytes: [UInt8] = [Self.format]
-        bytes.append(big: version)
-        bytes.append(big: generation)
+        bytes.append(bigEndian: version)
+        bytes.append(bigEndian: generation)
         bytes.append(persistsThroughPowerLoss ? 1 : 0)
         bytes.append(modes.usesDescriptorSense ? 1 : 0)
         bytes.append(modes.isWriteProtected ? 1 : 0)
         appendMedium(to: &bytes)
-        bytes.append(big: UInt16(registrations.count))
+        bytes.append(bigEndian: UInt16(registrations.count))
         for registration in registrations {
             Self.append(registration.party, to: &bytes)
-            bytes.append(big: registration.key)
+            bytes.append(bigEndian: registration.key)
         }
         bytes.append(holding?.type.rawValue ?? 0)
         bytes.append(holding?.holder == nil ? 0 : 1)
         if let holder = holding?.holder { Self.append(holder, to: &bytes) }
         bytes.append(simpleHolder == nil ? 0 : 1)
         if let simpleHolder { Self.append(simpleHolder, to: &bytes) }
-        bytes.append(big: UInt16(notices.count))
+        bytes.append(bigEndian: UInt16(notices.count))
         for notice in notices {
-            bytes.append(big: notice.version)
+            bytes.append(bigEndian: notice.version)
             Self.append(notice.party, to: &bytes)
             bytes.append(notice.kind.rawValue)
         }
@@ -44,15 +46,15 @@ extension ReservationTable {
             case .failed(let allowsExit): (2, 0, allowsExit)
             }
         bytes.append(kind)
-        bytes.append(big: port)
+        bytes.append(bigEndian: port)
         bytes += [allowsExit ? 1 : 0, isEjected ? 1 : 0]
-        bytes.append(big: UInt16(preventingPorts.count))
-        for port in preventingPorts { bytes.append(big: port) }
+        bytes.append(bigEndian: UInt16(preventingPorts.count))
+        for port in preventingPorts { bytes.append(bigEndian: port) }
     }
     private static func append(_ party: ReservationParty, to bytes: inout [UInt8]) {
-        bytes.append(big: UInt16(party.initiatorPort.utf8.count))
+        bytes.append(bigEndian: UInt16(party.initiatorPort.utf8.count))
         bytes += party.initiatorPort.utf8
-        bytes.append(big: party.targetPort)
+        bytes.append(bigEndian: party.targetPort)
     }
 
     /// The table that `bytes` hold.

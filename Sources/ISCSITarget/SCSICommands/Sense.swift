@@ -1,3 +1,4 @@
+import BlockTypes
 import SCSIBoundary
 
 /// The statuses of SAM-5, section 5.3.
@@ -139,7 +140,7 @@ struct Sense: Error, Hashable, Sendable {
         bytes[0] = 0x70
         if let information, information <= UInt64(UInt32.max) {
             bytes[0] |= 0x80
-            bytes.put(UInt32(information), at: 3)
+            bytes.put(bigEndian: UInt32(information), at: 3)
         }
         bytes[2] = key.rawValue
         bytes[7] = 10
@@ -152,7 +153,7 @@ struct Sense: Error, Hashable, Sendable {
         var bytes: [UInt8] = [0x72, key.rawValue, detail.code, detail.qualifier, 0, 0, 0, 0]
         if let information {
             bytes += [0x00, 0x0a, 0x80, 0x00]
-            bytes.append(big: information)
+            bytes.append(bigEndian: information)
         }
         if let specific { bytes += [0x02, 0x06, 0, 0] + specific + [0] }
         bytes[7] = UInt8(bytes.count - 8)

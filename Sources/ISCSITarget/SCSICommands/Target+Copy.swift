@@ -258,13 +258,13 @@ extension Target {
             var bytes: [UInt8] = [0, 0, 0, 8]
             if let copy = copies.first(where: { $0.initiatorPort == port && $0.listID == listID }) {
                 bytes += [0x00]
-                bytes.append(big: UInt16(clamping: copy.doneSegments))
+                bytes.append(bigEndian: UInt16(clamping: copy.doneSegments))
                 Self.appendAmount(copy.movedBytes, to: &bytes)
             } else if let ended = copyResults.first(where: {
                 $0.initiatorPort == port && $0.listID == listID
             }) {
                 bytes += [ended.isGood ? 0x01 : 0x02]
-                bytes.append(big: UInt16(clamping: ended.segments))
+                bytes.append(bigEndian: UInt16(clamping: ended.segments))
                 Self.appendAmount(ended.bytes, to: &bytes)
                 // Told once (SPC-4, section 6.18.1).
                 copyResults.removeAll { $0.initiatorPort == port && $0.listID == listID }
@@ -280,22 +280,22 @@ extension Target {
     /// In KiB, so that it fits.
     private static func appendAmount(_ amount: UInt64, to bytes: inout [UInt8]) {
         bytes.append(0x01)
-        bytes.append(big: UInt32(clamping: amount >> 10))
+        bytes.append(bigEndian: UInt32(clamping: amount >> 10))
     }
     private func operatingParameters(_ unit: LogicalUnit) -> [UInt8] {
         // SNLID: the list identifier may be left out.
         var body: [UInt8] = [0x01, 0, 0, 0]
-        body.append(big: UInt16(limits.copyTargetsMax))
-        body.append(big: UInt16(limits.copySegmentsMax))
-        body.append(big: UInt32(limits.copyListBytesMax))
-        body.append(big: UInt32(limits.copySegmentBytesMax))
-        for _ in 0..<3 { body.append(big: UInt32(0)) }  // Inline data, held data, streams.
+        body.append(bigEndian: UInt16(limits.copyTargetsMax))
+        body.append(bigEndian: UInt16(limits.copySegmentsMax))
+        body.append(bigEndian: UInt32(limits.copyListBytesMax))
+        body.append(bigEndian: UInt32(limits.copySegmentBytesMax))
+        for _ in 0..<3 { body.append(bigEndian: UInt32(0)) }  // Inline data, held data, streams.
         body += [0, 0]
-        body.append(big: UInt16(limits.copiesMax))
+        body.append(bigEndian: UInt16(limits.copiesMax))
         body += [UInt8(limits.copiesMax), UInt8(unit.blockBytes.trailingZeroBitCount), 0, 0]
         body += [0, 0, 0, 2, 0x02, 0xe4]
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(body.count))
+        bytes.append(bigEndian: UInt32(body.count))
         return bytes + body
     }
 }

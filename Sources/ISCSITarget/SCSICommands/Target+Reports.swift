@@ -11,14 +11,14 @@ extension Target {
             for unit in units where isVisible(unit, to: nexus) {
                 // Peripheral addressing as far as it goes, then flat.
                 let lun = unit.configuration.lun
-                list.append(big: UInt64(lun < 256 ? lun : 0x4000 | lun) << 48)
+                list.append(bigEndian: UInt64(lun < 256 ? lun : 0x4000 | lun) << 48)
             }
         case 0x01, 0x10, 0x11, 0x12: break
         default: throw .invalidField(2)
         }
-        if select == 0x01 || select == 0x02 { list.append(big: UInt64(0xc101) << 48) }
+        if select == 0x01 || select == 0x02 { list.append(bigEndian: UInt64(0xc101) << 48) }
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(list.count))
+        bytes.append(bigEndian: UInt32(list.count))
         return bytes + [0, 0, 0, 0] + list
     }
     mutating func reportLUNs(
@@ -94,10 +94,10 @@ extension Target {
             list.append((group.isPreferred ? 0x80 : 0) | group.state.rawValue)
             // All states but offline and block-dependent ones.
             list += [0x8f]
-            list.append(big: group.tag)
+            list.append(bigEndian: group.tag)
             // Status 02h: an implicit change, or none.
             list += [0, 0x02, 0, 1, 0, 0]
-            list.append(big: group.tag)
+            list.append(bigEndian: group.tag)
         }
         var header: [UInt8]
         switch request.cdb[1] >> 5 {
@@ -108,7 +108,7 @@ extension Target {
         }
         header += list
         var bytes: [UInt8] = []
-        bytes.append(big: UInt32(header.count))
+        bytes.append(bigEndian: UInt32(header.count))
         return bytes + header
     }
     mutating func setGroups(

@@ -1,10 +1,3 @@
-extension [UInt8] {
-    /// Appends `value` in network byte order.
-    mutating func append<Value: FixedWidthInteger>(bigEndian value: Value) {
-        unsafe Swift.withUnsafeBytes(of: value.bigEndian) { unsafe append(contentsOf: $0) }
-    }
-}
-
 /// Reads big-endian numbers and strings from bytes that a peer sent. Never traps on short input.
 struct WireReader {
     private let bytes: ArraySlice<UInt8>
