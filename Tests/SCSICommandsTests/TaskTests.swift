@@ -343,7 +343,7 @@ import Testing
         while !bench.held.isEmpty { bench.completeHeld() }
         for task in sent { #expect(bench.answers[task] != nil || bench.aborted.contains(task)) }
         for unit in bench.target.units {
-            #expect(unit.taskCount == 0 && unit.locks.isEmpty)
+            #expect(unit.tasks.taskCount == 0 && unit.locks.isEmpty)
             #expect(unit.tasks.allSatisfy { $0 == nil } && unit.endedTransfers.isEmpty)
         }
         // Some of it must have been sense.

@@ -102,7 +102,7 @@ extension LogicalUnit {
 
     /// - Returns: a status without sense data, when there is such a reason not to go on.
     private func refusal(_ request: Request) throws(Sense) -> UInt8? {
-        guard taskCount < limits.tasksMax else { return Status.taskSetFull }
+        guard tasks.taskCount < limits.tasksMax else { return Status.taskSetFull }
         guard reservations.allows(reservationClass(request), from: request.party.reservation) else {
             return Status.reservationConflict
         }

@@ -113,7 +113,7 @@ extension LogicalUnit {
     mutating func change(
         _ wish: ReservationRequest, _ request: Request, effects: inout [Effect]
     ) {
-        let number = add(
+        let number = tasks.add(
             RunningTask(
                 origin: .command(request.task), nexus: request.party.nexus, stage: .storing,
                 wantedOutBytes: request.wantedOutBytes, work: .reserve))

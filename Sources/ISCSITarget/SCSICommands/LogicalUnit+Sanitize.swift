@@ -99,7 +99,7 @@ extension LogicalUnit {
             run: ByteRun(start: 0, count: blockCount * UInt64(blockBytes)),
             sizeBytes: blockCount * UInt64(blockBytes))
         sanitizeWork = work
-        let number = add(
+        let number = tasks.add(
             RunningTask(
                 origin: .command(request.task), nexus: request.party.nexus, stage: .storing,
                 wantedOutBytes: request.wantedOutBytes,
@@ -111,11 +111,11 @@ extension LogicalUnit {
     mutating func beginSanitize(_ number: TaskNumber, effects: inout [Effect]) {
         guard let task = tasks[number.rawValue], case .sanitizeStart(let work, let isImmediate) = task.work
         else { return }
-        tasks[number.rawValue]?.work = .reserve
+        tasks[number.rawValue]?.goOn(with: .reserve)
         let isUnwanted = task.isAborting || task.isPreempted
         // It waits for all that is under way here, and all that comes is refused: nothing meets it.
         guard isImmediate || isUnwanted else {
-            tasks[number.rawValue]?.work = .sanitize(work)
+            tasks[number.rawValue]?.goOn(with: .sanitize(work))
             tasks[number.rawValue]?.stage = .queued
             if blockCount == 0 || locks.acquire(number, 0..<blockCount, exclusive: true) {
                 submit(number, effects: &effects)
@@ -146,7 +146,7 @@ extension LogicalUnit {
         }
         var failure: Sense?
         if case .failure(let sense) = result { failure = sense }
-        tasks[number.rawValue]?.work = .sanitizeEnd(failure)
+        tasks[number.rawValue]?.goOn(with: .sanitizeEnd(failure))
         tasks[number.rawValue]?.stage = .storing
         let own = ReservationParty(initiatorPort: "", targetPort: port)
         change(
@@ -161,7 +161,7 @@ extension LogicalUnit {
         var failure: Sense?
         if case .failure(let sense) = result { failure = sense }
         if case .sanitizeEnd(.some(let sense))? = tasks[number.rawValue]?.work { failure = sense }
-        tasks[number.rawValue]?.work = .reserve
+        tasks[number.rawValue]?.goOn(with: .reserve)
         finish(number, failure.map { .failure($0) } ?? .success([]), effects: &effects)
     }
     /// The table says that this gateway sanitizes, and it does not: it was started anew, or could not say how

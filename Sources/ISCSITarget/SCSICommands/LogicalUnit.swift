@@ -48,9 +48,7 @@ struct LogicalUnit: Sendable {
     var partyIndex: [NexusID: Int] = [:]
     private var recentParty = 0
 
-    var tasks: [RunningTask?] = []
-    var freeTasks: [TaskNumber] = []
-    var taskCount = 0
+    var tasks = TaskList()
     var locks = RangeLocks()
 
     var reservations = ReservationTable()

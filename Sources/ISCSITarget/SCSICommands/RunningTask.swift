@@ -29,7 +29,23 @@ struct RunningTask: Sendable {
     var holdsVersion: UInt64?
     /// What its answer says of the data from the initiator.
     var wantedOutBytes = 0
-    var work: Work
+    private(set) var work: Work
+    /// Of the work.
+    private(set) var shape: WorkShape
+
+    init(origin: Origin, nexus: NexusID?, stage: Stage, wantedOutBytes: Int = 0, work: Work) {
+        (self.origin, self.nexus, self.stage) = (origin, nexus, stage)
+        (self.wantedOutBytes, self.work, shape) = (wantedOutBytes, work, work.shape)
+    }
+    mutating func goOn(with work: Work) { (self.work, shape) = (work, work.shape) }
+}
+
+/// What most often has to be known of a task's work.
+enum WorkShape: Hashable, Sendable {
+    /// One request to the volume, and nothing behind it: what most commands are.
+    case oneRead, oneWrite
+    case sanitize
+    case other
 }
 
 /// A run of bytes of the volume.
@@ -69,10 +85,14 @@ enum Work: Sendable {
     /// The target does the copying.
     case copy
 
-    /// One request to the volume, and nothing behind it: what most commands are. Asked without taking the
-    /// work out of its place, which is as dear as the rest of the step.
-    var isOneRead: Bool { if case .read = self { true } else { false } }
-    var isOneWrite: Bool { if case .write(_, _, .nothing) = self { true } else { false } }
+    fileprivate var shape: WorkShape {
+        switch self {
+        case .read: .oneRead
+        case .write(_, _, .nothing): .oneWrite
+        case .sanitize: .sanitize
+        default: .other
+        }
+    }
 }
 
 /// What follows a write.
@@ -99,31 +119,18 @@ extension LogicalUnit {
         _ work: Work, from origin: RunningTask.Origin, nexus: NexusID?, wantedOutBytes: Int = 0,
         locking blocks: Range<UInt64>?, exclusive: Bool, effects: inout [Effect]
     ) {
-        let number = add(
+        let number = tasks.add(
             RunningTask(
                 origin: origin, nexus: nexus, stage: .queued, wantedOutBytes: wantedOutBytes, work: work))
         if let blocks, !blocks.isEmpty, !locks.acquire(number, blocks, exclusive: exclusive) { return }
         submit(number, work, effects: &effects)
     }
-    mutating func add(_ task: RunningTask) -> TaskNumber {
-        taskCount += 1
-        let number: TaskNumber
-        if let free = freeTasks.popLast() {
-            number = free
-            tasks[free.rawValue] = task
-        } else {
-            number = TaskNumber(rawValue: tasks.count)
-            tasks.append(task)
-        }
-        return number
-    }
-
     /// Asks the volume for what the task's work needs next.
     mutating func submit(_ number: TaskNumber, effects: inout [Effect]) {
         if let work = tasks[number.rawValue]?.work { submit(number, work, effects: &effects) }
     }
     private mutating func submit(_ number: TaskNumber, _ work: Work, effects: inout [Effect]) {
-        tasks[number.rawValue]?.stage = .submitted
+        tasks.setStage(.submitted, of: number)
         let request: VolumeRequest
         switch work {
         case .read(let run): request = .read(start: run.offset, byteCount: Int(run.count))
@@ -161,15 +168,14 @@ extension LogicalUnit {
     /// The volume has answered.
     mutating func volumeCompleted(_ number: TaskNumber, _ result: VolumeResult, effects: inout [Effect]) {
         invariant(
-            tasks.indices.contains(number.rawValue) && tasks[number.rawValue]?.stage == .submitted,
-            "an answer of the volume that nothing waits for")
+            tasks.stage(of: number) == .submitted, "an answer of the volume that nothing waits for")
         switch result {
         case .failure(let error):
             guard let work = tasks[number.rawValue]?.work else { return }
             finish(number, .failure(sense(for: error, during: work)), effects: &effects)
-        case .success(let segments) where tasks[number.rawValue]?.work.isOneRead == true:
+        case .success(let segments) where tasks.shape(of: number) == .oneRead:
             finish(number, .success(segments), effects: &effects)
-        case .success where tasks[number.rawValue]?.work.isOneWrite == true:
+        case .success where tasks.shape(of: number) == .oneWrite:
             finish(number, .success([]), effects: &effects)
         case .success(let segments):
             guard let work = tasks[number.rawValue]?.work else { return }
@@ -183,7 +189,7 @@ extension LogicalUnit {
         case .failure(let sense): finish(number, .failure(sense), effects: &effects)
         case .success(.done(let answer)): finish(number, .success(answer), effects: &effects)
         case .success(.next(let work)):
-            tasks[number.rawValue]?.work = work
+            tasks[number.rawValue]?.goOn(with: work)
             if case .sanitize(let sanitize) = work { sanitizeAdvanced(sanitize, effects: &effects) }
             // Between two steps is an occasion to end.
             if let task = tasks[number.rawValue], task.isAborting || task.isPreempted {
@@ -274,7 +280,7 @@ extension LogicalUnit {
     mutating func finish(
         _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
-        if case .sanitize? = tasks[number.rawValue]?.work {
+        if tasks.shape(of: number) == .sanitize {
             return storeSanitizeEnd(number, result, effects: &effects)
         }
         guard let task = forget(number) else { return }
@@ -299,10 +305,8 @@ extension LogicalUnit {
     }
     /// - Returns: `nil` when there is no such task any more.
     private mutating func forget(_ number: TaskNumber) -> RunningTask? {
-        guard let task = tasks[number.rawValue].take() else { return nil }
+        guard let task = tasks.remove(number) else { return nil }
         if case .sanitizeStart = task.work { sanitizeWork = nil }
-        freeTasks.append(number)
-        taskCount -= 1
         return task
     }
     func failed(_ sense: Sense, wantedOutBytes: Int) -> SCSIAnswer {

@@ -74,7 +74,7 @@ extension Target {
             list, from: 16 + targetBytes, bytes: segmentBytes, targets: targets)
         copyCount += 1
         let number = CopyNumber(rawValue: copyCount)
-        let task = units[index].add(
+        let task = units[index].tasks.add(
             RunningTask(
                 origin: .command(request.task), nexus: request.party.nexus, stage: .copying,
                 wantedOutBytes: request.wantedOutBytes, work: .copy))
@@ -327,7 +327,7 @@ extension LogicalUnit {
             configuration.isReadOnly || modes.isWriteProtected || party(nexus)?.right != .writes
         let isWritable = !writes || !isProtected
         guard isAllowed, isWritable, hasMedium, sanitizeSense == nil, run.end <= sizeBytes,
-            taskCount < limits.tasksMax
+            tasks.taskCount < limits.tasksMax
         else {
             endedTransfers.append(
                 EndedTransfer(copy: copy, result: .failure(Sense(.copyAborted, .thirdPartyDeviceFailure))))

@@ -351,7 +351,7 @@ public struct TransferTable: Hashable, Sendable {
 }
 
 extension LogicalUnit {
-    var isIdle: Bool { taskCount == 0 && changes.isIdle }
+    var isIdle: Bool { tasks.taskCount == 0 && changes.isIdle }
     mutating func takeEndedChanges() -> [EndedChange] {
         defer { endedChanges.removeAll() }
         return endedChanges

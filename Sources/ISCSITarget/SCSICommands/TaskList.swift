@@ -1,0 +1,64 @@
+import BlockTypes
+
+/// The tasks of one logical unit, each in its place until it is taken out; places are used again.
+///
+/// Whoever only wants to know a task's stage or the shape of its work asks for that: to take the task out of
+/// its place copies all of it, which is as dear as the rest of a step.
+struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
+    private struct Place {
+        var isTaken: Bool
+        var task: RunningTask
+    }
+    private var places: [Place] = []
+    private var free: [TaskNumber] = []
+    /// Those that are there.
+    private(set) var taskCount = 0
+
+    var startIndex: Int { 0 }
+    var endIndex: Int { places.count }
+    subscript(_ index: Int) -> RunningTask? {
+        get { places[index].isTaken ? places[index].task : nil }
+        set {
+            invariant(places[index].isTaken && newValue != nil, "a task comes by add and goes by remove")
+            if let newValue { places[index].task = newValue }
+        }
+    }
+    func stage(of number: TaskNumber) -> RunningTask.Stage? {
+        let index = number.rawValue
+        guard places.indices.contains(index), places[index].isTaken else { return nil }
+        return places[index].task.stage
+    }
+    func shape(of number: TaskNumber) -> WorkShape? {
+        places[number.rawValue].isTaken ? places[number.rawValue].task.shape : nil
+    }
+    mutating func setStage(_ stage: RunningTask.Stage, of number: TaskNumber) {
+        places[number.rawValue].task.stage = stage
+    }
+    mutating func add(_ task: consuming RunningTask) -> TaskNumber {
+        taskCount += 1
+        guard let number = free.popLast() else {
+            places.append(Place(isTaken: true, task: task))
+            return TaskNumber(rawValue: places.count - 1)
+        }
+        places[number.rawValue].isTaken = true
+        places[number.rawValue].task = task
+        return number
+    }
+    /// - Returns: `nil` when there is no such task any more.
+    mutating func remove(_ number: TaskNumber) -> RunningTask? {
+        guard places[number.rawValue].isTaken else { return nil }
+        var task = RunningTask.none
+        swap(&task, &places[number.rawValue].task)
+        places[number.rawValue].isTaken = false
+        free.append(number)
+        taskCount -= 1
+        return task
+    }
+}
+
+extension RunningTask {
+    /// What stands in a place without a task.
+    fileprivate static var none: RunningTask {
+        RunningTask(origin: .background, nexus: nil, stage: .queued, work: .flush)
+    }
+}
