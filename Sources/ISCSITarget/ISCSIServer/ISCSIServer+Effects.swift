@@ -12,12 +12,12 @@ extension ISCSIServer {
         isPerforming = true
         while !effects.isEmpty || !unflushed.isEmpty {
             // Carrying one out may bring others about, which come behind those that are there.
-            var next = 0
-            while next < effects.count {
-                carryOut(effects[next])
-                next += 1
+            while !effects.isEmpty {
+                swap(&effects, &round)
+                if round.count > 1 { round.reverse() }
+                // Taken out, which spares the copies of what each refers to.
+                while let effect = round.popLast() { carryOut(effect) }
             }
-            effects.empty()
             flush()
         }
         isPerforming = false
@@ -33,8 +33,8 @@ extension ISCSIServer {
         }
         unflushed.empty()
     }
-    private func carryOut(_ effect: PortalGroup.Effect) {
-        switch effect {
+    private func carryOut(_ effect: consuming PortalGroup.Effect) {
+        switch consume effect {
         case .send(let id, let bytes): queue(.bytes(bytes), on: id)
         case .sendPayload(let id, let payload): queue(.payload(payload), on: id)
         case .pauseReceiving(let id): link(id)?.pause()
@@ -133,11 +133,11 @@ extension ISCSIServer {
     func step(_ target: ServedTarget, _ event: Target.Event) {
         target.logic.step(event, effects: &targetEffects)
         // Nothing that a target says is answered from inside.
-        for effect in targetEffects { carryOut(effect, of: target) }
-        targetEffects.empty()
+        if targetEffects.count > 1 { targetEffects.reverse() }
+        while let effect = targetEffects.popLast() { carryOut(effect, of: target) }
     }
-    private func carryOut(_ effect: Target.Effect, of target: ServedTarget) {
-        switch effect {
+    private func carryOut(_ effect: consuming Target.Effect, of target: ServedTarget) {
+        switch consume effect {
         case .submit(let token, let request): submit(token, request, of: target)
         case .answer(let id, let answer):
             ended(id)
@@ -207,7 +207,10 @@ extension ISCSIServer {
         counters.volumeRequests += 1
         unit.volume.submit(request) { [self] result in
             guard !isAbandoned else { return }
-            if case .failure(let error) = result { note(error, unit, target) }
+            // It is there as long as something is asked of its volume.
+            if case .failure(let error) = result, let unit = target.unit(token.unit) {
+                note(error, unit, target)
+            }
             act(target, .volumeCompleted(token, result))
         }
     }

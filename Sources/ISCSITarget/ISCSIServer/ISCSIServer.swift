@@ -43,6 +43,8 @@ public final class ISCSIServer {
 
     // What `ISCSIServer+Effects` works with.
     var effects: [PortalGroup.Effect] = []
+    /// Those being carried out, the last one first.
+    var round: [PortalGroup.Effect] = []
     var isPerforming = false
     var targetEffects: [Target.Effect] = []
     /// Links with something to send.
