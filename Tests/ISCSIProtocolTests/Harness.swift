@@ -77,11 +77,12 @@ final class Harness {
         for id in listeners.keys.sorted() { lose(id) }
         answerAll()
     }
-    func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9]) {
+    func open(_ id: UInt64, from address: [UInt8] = [10, 0, 0, 9], by portal: Int? = nil) {
         listeners[id] = PDUListener()
         let randomness = randomness(id)
         act {
-            group.opened(ConnectionID(rawValue: id), from: address, randomness: randomness, effects: &$0)
+            group.opened(
+                ConnectionID(rawValue: id), from: address, by: portal, randomness: randomness, effects: &$0)
         }
     }
     private func randomness(_ id: UInt64) -> [UInt8] {

@@ -481,11 +481,14 @@ import Testing
     func equality() {
         #expect(CHAPExchange.areEqual([1, 2], [1, 2]) && !CHAPExchange.areEqual([1, 2], [1, 3]))
         #expect(!CHAPExchange.areEqual([1, 2], [1, 2, 0]) && CHAPExchange.areEqual([], []))
-        let harness = LoginTests.harness(
-            .chap(users: [Self.alice], mutual: CHAPCredential(name: "gate", secret: Self.alice.secret)))
-        guard let (identifier, challenge) = Self.challenged(harness) else { return }
-        let proof = Self.response(Self.alice.secret, identifier, challenge)
-        harness.say(Wire.login(["CHAP_N=alice", "CHAP_R=\(proof)", "CHAP_I=1", "CHAP_C=0x0102"], next: 1))
-        #expect(harness.heard().last?.half(36) == 0x0201)
+        // Also where the initiator does not ask back: its answer is what we would have said ourselves.
+        for asks in [["CHAP_I=1", "CHAP_C=0x0102"], []] {
+            let harness = LoginTests.harness(
+                .chap(users: [Self.alice], mutual: CHAPCredential(name: "gate", secret: Self.alice.secret)))
+            guard let (identifier, challenge) = Self.challenged(harness) else { return }
+            let proof = Self.response(Self.alice.secret, identifier, challenge)
+            harness.say(Wire.login(["CHAP_N=alice", "CHAP_R=\(proof)"] + asks, next: 1))
+            #expect(harness.heard().last?.half(36) == 0x0201)
+        }
     }
 }

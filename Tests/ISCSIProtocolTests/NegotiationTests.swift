@@ -35,9 +35,10 @@ import Testing
         ("DataSequenceInOrder", "Maybe", "Reject", "Irrelevant"),
         ("ErrorRecoveryLevel", "0", "0", "0"), ("ErrorRecoveryLevel", "2", "0", "0"),
         ("ErrorRecoveryLevel", "3", "Reject", "Reject"),
-        ("TaskReporting", "RFC3999", "RFC3999", "Irrelevant"),
-        ("TaskReporting", "FastAbort,RFC3999", "RFC3999", "Irrelevant"),
+        ("TaskReporting", "RFC3720", "RFC3720", "Irrelevant"),
+        ("TaskReporting", "FastAbort,RFC3720", "RFC3720", "Irrelevant"),
         ("TaskReporting", "FastAbort", "Reject", "Irrelevant"),
+        ("TaskReporting", "ResponseFence", "Reject", "Irrelevant"),
         ("iSCSIProtocolLevel", "1", "1", "1"), ("iSCSIProtocolLevel", "31", "2", "2"),
         ("iSCSIProtocolLevel", "32", "Reject", "Reject"), ("IFMarker", "No", "No", "No"),
         ("OFMarker", "Yes", "No", "No"),
@@ -96,6 +97,31 @@ import Testing
             _ = try joining.answer(key, value)
         }
         #expect(joining.session == SessionParameters())
+    }
+    @Test("a connection that joins is told the session's values, or is refused what contradicts them")
+    func joiningAnswers() throws {
+        var joining = Self.negotiation(isLeading: false)
+        joining.session.maxConnections = 4
+        (joining.session.initialR2T, joining.session.immediateData) = (false, true)
+        (joining.session.burstBytesMax, joining.session.firstBurstBytesMax) = (8192, 4096)
+        (joining.session.secondsToWait, joining.session.secondsToRetain) = (5, 0)
+        joining.session.outstandingRequestsMax = 3
+        joining.session.protocolLevel = 2
+        let table = [
+            ("MaxConnections", "16", "4"), ("MaxConnections", "3", "Reject"), ("InitialR2T", "No", "No"),
+            ("InitialR2T", "Yes", "Reject"), ("ImmediateData", "Yes", "Yes"),
+            ("ImmediateData", "No", "Reject"), ("MaxBurstLength", "65536", "8192"),
+            ("MaxBurstLength", "8192", "8192"), ("MaxBurstLength", "8191", "Reject"),
+            ("FirstBurstLength", "65536", "4096"), ("FirstBurstLength", "512", "Reject"),
+            ("DefaultTime2Wait", "2", "5"), ("DefaultTime2Wait", "6", "Reject"),
+            ("MaxOutstandingR2T", "8", "3"), ("MaxOutstandingR2T", "1", "Reject"),
+            ("iSCSIProtocolLevel", "2", "2"), ("iSCSIProtocolLevel", "1", "Reject"),
+            ("ErrorRecoveryLevel", "2", "0"), ("DefaultTime2Retain", "20", "0"),
+            ("DataPDUInOrder", "No", "Yes"), ("HeaderDigest", "CRC32C", "CRC32C"),
+        ]
+        for (key, value, answer) in table {
+            #expect(try joining.answer(key, value) == answer, "\(key)=\(value)")
+        }
     }
     @Test("digest policies are kept to")
     func policies() throws {

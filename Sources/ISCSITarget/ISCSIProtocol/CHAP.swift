@@ -95,7 +95,7 @@ struct CHAPExchange {
             let user = try judge(name, response, algorithm)
             var reply: [TextPair] = []
             if value("CHAP_I") != nil || value("CHAP_C") != nil {
-                reply = try proveOurselves(value("CHAP_I"), value("CHAP_C"), algorithm, against: user)
+                reply = try proveOurselves(value("CHAP_I"), value("CHAP_C"), algorithm)
             }
             (phase, userName) = (.done, user.name)
             return reply
@@ -113,21 +113,20 @@ struct CHAPExchange {
             throw .authenticationFailure
         }
         guard Self.areEqual(said, expected), let user else { throw .authenticationFailure }
+        // An answer that could be our own is a wrong one (section 9.2.1): with one secret for both ways
+        // whoever knows none could have it said by us, on another connection.
+        if let mutual, Self.areEqual(mutual.secret, user.secret) { throw .authenticationFailure }
         return user
     }
     private func proveOurselves(
-        _ identifierText: String?, _ challengeText: String?, _ algorithm: CHAPAlgorithm,
-        against user: CHAPCredential
+        _ identifierText: String?, _ challengeText: String?, _ algorithm: CHAPAlgorithm
     ) throws(LoginStatus) -> [TextPair] {
         guard let mutual, let identifierText, let challengeText,
             let number = TextPairs.number(identifierText), let theirIdentifier = UInt8(exactly: number),
             let theirs = TextPairs.binary(challengeText, bytesMax: ISCSILimits.challengeBytesMax)
         else { throw .authenticationFailure }
-        // Who sends our challenge back wants us to answer it; and one secret for both ways would let him use
-        // what we say on another connection (section 9.2.1).
-        guard !Self.areEqual(theirs, challenge), !Self.areEqual(mutual.secret, user.secret) else {
-            throw .authenticationFailure
-        }
+        // Who sends our challenge back wants us to answer it (section 9.2.1).
+        guard !Self.areEqual(theirs, challenge) else { throw .authenticationFailure }
         let response = digests.digest(algorithm, [theirIdentifier] + mutual.secret + theirs)
         return [
             TextPair(key: "CHAP_N", value: mutual.name),

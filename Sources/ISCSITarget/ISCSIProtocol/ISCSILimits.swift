@@ -2,7 +2,8 @@
 public struct ISCSILimits: Hashable, Sendable {
     /// Commands of one session that are under way, and numbers that it may still send: its command window.
     public var commandsMax = 128
-    /// Immediate commands of one session that are under way; they stand outside of the window.
+    /// Immediate commands of one session that are under way; they stand outside of the window. Each
+    /// connection may have one, whatever the others have.
     public var immediateCommandsMax = 16
     /// Data of one session's commands that are given out or gathered at the same time. A single command
     /// may be larger when it is alone.

@@ -3,6 +3,8 @@ struct AgreedLogin {
     var initiatorName = ""
     /// `nil`: a discovery session.
     var targetName: String?
+    /// The target that a discovery session named, if it did.
+    var discoveryTarget: String?
     /// Who the initiator proved to be; `nil`: no proof was wanted.
     var userName: String?
     var sessionIdentifier: UInt64 = 0
@@ -185,6 +187,7 @@ struct LoginExchange {
         case "Discovery":
             // Every discovery session has one connection.
             guard agreed.sessionHandle == 0 else { throw .cannotInclude }
+            agreed.discoveryTarget = namedTarget
             authentication = configuration.discoveryAuthentication
         default: throw .sessionTypeNotSupported
         }

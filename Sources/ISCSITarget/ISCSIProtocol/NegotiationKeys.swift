@@ -97,29 +97,10 @@ struct OperationalNegotiation {
         case "MaxConnections", "InitialR2T", "ImmediateData", "MaxBurstLength", "FirstBurstLength",
             "MaxOutstandingR2T", "DataPDUInOrder", "DataSequenceInOrder", "TaskReporting":
             return isDiscovery ? "Irrelevant" : answerNormal(key, value)
-        case "DefaultTime2Wait":
-            return number(value, 0...3600) {
-                max($0, 0)
-            } _: {
-                $0.secondsToWait = $1
-            }
-        case "DefaultTime2Retain":
-            return number(value, 0...3600) {
-                min($0, 0)
-            } _: {
-                $0.secondsToRetain = $1
-            }
-        case "ErrorRecoveryLevel":
-            return number(value, 0...2) {
-                min($0, 0)
-            } _: { _, _ in
-            }
-        case "iSCSIProtocolLevel":
-            return number(value, 0...31) {
-                min($0, 2)
-            } _: {
-                $0.protocolLevel = $1
-            }
+        case "DefaultTime2Wait": return number(value, 0...3600, \.secondsToWait, by: max, 0)
+        case "DefaultTime2Retain": return number(value, 0...3600, \.secondsToRetain, by: min, 0)
+        case "ErrorRecoveryLevel": return number(value, 0...2, nil, by: min, 0)
+        case "iSCSIProtocolLevel": return number(value, 0...31, \.protocolLevel, by: min, 2)
         case "IFMarker", "OFMarker": return "No"
         case "IFMarkInt", "OFMarkInt": return "Reject"
         default: return "NotUnderstood"
@@ -127,75 +108,59 @@ struct OperationalNegotiation {
     }
     /// Keys that mean nothing in a discovery session.
     private mutating func answerNormal(_ key: String, _ value: String) -> String {
-        let limits = limits
         switch key {
         case "MaxConnections":
-            return number(value, 1...65_535) {
-                min($0, limits.connectionsPerSessionMax)
-            } _: {
-                $0.maxConnections = $1
-            }
-        case "InitialR2T":
-            return boolean(value) {
-                $0
-            } _: {
-                $0.initialR2T = $1
-            }
-        case "ImmediateData":
-            return boolean(value) {
-                $0
-            } _: {
-                $0.immediateData = $1
-            }
+            return number(value, 1...65_535, \.maxConnections, by: min, limits.connectionsPerSessionMax)
+        case "InitialR2T": return boolean(value, \.initialR2T) { $0 || $1 }
+        case "ImmediateData": return boolean(value, \.immediateData) { $0 && $1 }
         case "MaxBurstLength":
-            return number(value, Self.segmentRange) {
-                min($0, limits.burstBytesMax)
-            } _: {
-                $0.burstBytesMax = $1
-            }
+            return number(value, Self.segmentRange, \.burstBytesMax, by: min, limits.burstBytesMax)
         case "FirstBurstLength":
+            // It may not be above MaxBurstLength (section 13.14).
             let ahead = burstBytesMaxAhead ?? session.burstBytesMax
-            return number(value, Self.segmentRange) {
-                // It may not be above MaxBurstLength (section 13.14).
-                min($0, limits.firstBurstBytesMax, ahead)
-            } _: {
-                $0.firstBurstBytesMax = $1
-            }
+            return number(
+                value, Self.segmentRange, \.firstBurstBytesMax, by: min,
+                min(limits.firstBurstBytesMax, ahead))
         case "MaxOutstandingR2T":
-            return number(value, 1...65_535) {
-                min($0, limits.outstandingRequestsMax)
-            } _: {
-                $0.outstandingRequestsMax = $1
-            }
+            return number(
+                value, 1...65_535, \.outstandingRequestsMax, by: min, limits.outstandingRequestsMax)
         case "DataPDUInOrder", "DataSequenceInOrder":
-            return boolean(value) { _ in
-                true
-            } _: { _, _ in
-            }
+            return TextPairs.boolean(value) == nil ? "Reject" : "Yes"
         default:
             // TaskReporting: what aborts do here is the standard's default (section 4.2.3.3).
-            return value.split(separator: ",").contains("RFC3999") ? "RFC3999" : "Reject"
+            return value.split(separator: ",").contains("RFC3720") ? "RFC3720" : "Reject"
         }
     }
     private func digest(_ list: String, _ policy: DigestPolicy) -> String? {
         list.split(separator: ",").map { String($0) }.first { policy.allows($0) }
     }
-    /// Agrees on a number: `choose` makes it of the initiator's.
+    /// Agrees on a number: by `result`, the key's result function, of the initiator's and `own`.
+    ///
+    /// A connection that joins a session cannot change the session's: it is told that, or refused if it is
+    /// not what the function allows.
     private mutating func number(
-        _ value: String, _ range: ClosedRange<UInt64>, choose: (Int) -> Int,
-        _ store: (inout SessionParameters, Int) -> Void
+        _ value: String, _ range: ClosedRange<UInt64>, _ place: WritableKeyPath<SessionParameters, Int>?,
+        by result: (Int, Int) -> Int, _ own: Int
     ) -> String {
         guard let number = TextPairs.number(value), range.contains(number) else { return "Reject" }
-        let chosen = choose(Int(number))
-        if isLeading { store(&session, chosen) }
-        return String(chosen)
+        guard let place else { return String(result(Int(number), own)) }
+        if isLeading {
+            session[keyPath: place] = result(Int(number), own)
+        } else if result(Int(number), session[keyPath: place]) != session[keyPath: place] {
+            return "Reject"
+        }
+        return String(session[keyPath: place])
     }
+    /// The same for yes and no; we take either.
     private mutating func boolean(
-        _ value: String, choose: (Bool) -> Bool, _ store: (inout SessionParameters, Bool) -> Void
+        _ value: String, _ place: WritableKeyPath<SessionParameters, Bool>, by result: (Bool, Bool) -> Bool
     ) -> String {
         guard let said = TextPairs.boolean(value) else { return "Reject" }
-        let chosen = choose(said)
-        if isLeading { store(&session, chosen) }
-        return chosen ? "Yes" : "No"
+        if isLeading {
+            session[keyPath: place] = said
+        } else if result(said, session[keyPath: place]) != session[keyPath: place] {
+            return "Reject"
+        }
+        return session[keyPath: place] ? "Yes" : "No"
     }
 }

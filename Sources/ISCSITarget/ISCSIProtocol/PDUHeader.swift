@@ -51,8 +51,8 @@ public struct PDUHeader: Sendable {
         setByte(index + 1, UInt8(truncatingIfNeeded: value))
     }
 
-    /// The first byte without the immediate bit; the reserved bit stays, so that it makes the opcode unknown.
-    var opcode: UInt8 { byte(0) & ~Flag.immediate }
+    /// The first byte without the immediate bit and the reserved one, which is not looked at.
+    var opcode: UInt8 { byte(0) & 0x3f }
     var isImmediate: Bool { byte(0) & Flag.immediate != 0 }
     var flags: UInt8 {
         get { byte(1) }

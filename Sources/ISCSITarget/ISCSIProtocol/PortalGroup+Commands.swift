@@ -8,7 +8,7 @@ extension PortalGroup {
     ) -> PDUReader.Destination {
         // What is outside of the window, or here already, is ignored in silence.
         guard header.isImmediate || session.isWanted(header.commandNumber) else { return .skip }
-        guard !header.isImmediate || session.immediateTasks < limits.immediateCommandsMax else {
+        guard !header.isImmediate || hasRoomForImmediate(connection, session) else {
             connection.reject(header, .tooManyImmediateCommands, effects: &effects)
             return .skip
         }
@@ -29,6 +29,11 @@ extension PortalGroup {
         session.add(task)
         connection.incoming = .command(task, header)
         return openBursts(task, header, session)
+    }
+    /// Each connection has room for one, whatever the others' take (section 4.2.2.1).
+    private func hasRoomForImmediate(_ connection: TargetConnection, _ session: TargetSession) -> Bool {
+        session.immediateTasks < limits.immediateCommandsMax
+            || !session.tasks.contains { $0.isImmediate && $0.connection === connection }
     }
     private func makeTask(
         _ header: PDUHeader, _ extras: AdditionalSegments, _ attribute: TaskAttribute,
@@ -201,7 +206,7 @@ struct AdditionalSegments {
             let paddedBytes = (3 + length + 3) / 4 * 4
             guard length >= 1, paddedBytes <= rest.count else { return nil }
             let content = rest[(start + 4)..<(start + 3 + length)]
-            switch rest[start + 2] {
+            switch rest[start + 2] & AdditionalHeader.kindMask {
             case AdditionalHeader.extendedCDB:
                 guard commandBytes.isEmpty, !content.isEmpty,
                     content.count + 16 <= ISCSILimits.commandBytesMax

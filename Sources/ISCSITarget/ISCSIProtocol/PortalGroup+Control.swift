@@ -36,9 +36,10 @@ extension PortalGroup {
                 if error == .protocolError { connection.text = nil }
                 return error
             }
-        case Opcode.taskManagementRequest: return managementRefusal(header, session)
+        case Opcode.taskManagementRequest: return managementRefusal(header, connection, session)
         case Opcode.logoutRequest:
-            guard let reason = LogoutReason(rawValue: header.flags & 0x7f) else { return .invalidField }
+            guard header.taskTag != reservedTag, let reason = LogoutReason(rawValue: header.flags & 0x7f)
+            else { return .invalidField }
             // A discovery session has one connection and recovers nothing (section 4.3).
             return session.names == nil && reason != .closeSession ? .protocolError : nil
         default: return nil
@@ -68,7 +69,6 @@ extension PortalGroup {
         }
         guard header.taskTag != reservedTag else { return }
         var reply = PDUHeader(opcode: Opcode.nopIn, flags: Flag.final)
-        reply.lun = header.lun
         reply.taskTag = header.taskTag
         reply.transferTag = reservedTag
         connection.stamp(&reply, usesStatus: true)
@@ -151,7 +151,8 @@ extension PortalGroup {
         let isLast = exchange.outgoing.isEmpty && exchange.isLastRequest
         var reply = PDUHeader(opcode: Opcode.textResponse, flags: isLast ? Flag.final : 0)
         if !exchange.outgoing.isEmpty { reply.flags |= Flag.continues }
-        reply.lun = header.lun
+        // Without a transfer tag the place of the LUN is reserved.
+        if !isLast { reply.lun = header.lun }
         reply.taskTag = header.taskTag
         reply.transferTag = isLast ? reservedTag : exchange.transferTag
         connection.stamp(&reply, usesStatus: true)
@@ -313,9 +314,13 @@ extension PortalGroup {
             }
         }
     }
-    /// Asks an initiator to log a connection out within `seconds`: the portal that it came by is closed.
+    /// Asks an initiator to log a connection out within `seconds`: the portal that it came by is closed. A
+    /// discovery session, to which nothing is said unasked (section 7.4.3), ends at once.
     public func requestLogout(of id: ConnectionID, seconds: UInt16, effects: inout [Effect]) {
         guard let connection = connections[id], connection.phase == .fullFeature else { return }
+        guard connection.session?.isDiscovery == false else {
+            return close(connection, .dropped, effects: &effects)
+        }
         notify(connection, .logoutRequested, numbers: (0, 0, seconds), effects: &effects)
     }
     /// Says that all connections to a target end, and ends them; initiators may come back after `seconds`.

@@ -22,18 +22,24 @@ extension PortalGroup {
         switch kind {
         case .abortTask: abortOne(function, header, effects: &effects)
         case .queryTask:
-            let isThere = session.task(tagged: header.transferTag).map { $0.lun == header.lun } ?? false
+            let isThere =
+                session.task(tagged: header.transferTag).map { $0.lun.isSame(as: header.lun) } ?? false
             answer(function, isThere ? .succeeded : .complete, effects: &effects)
         case .queryTaskSet:
-            let isAny = session.tasks.contains { $0.lun == header.lun }
+            let isAny = session.tasks.contains { $0.lun.isSame(as: header.lun) }
             answer(function, isAny ? .succeeded : .complete, effects: &effects)
         default: startManagements(session, effects: &effects)
         }
     }
-    func managementRefusal(_ header: PDUHeader, _ session: TargetSession) -> RejectReason? {
-        guard session.managements.count < limits.immediateCommandsMax + limits.commandsMax else {
-            return .tooManyImmediateCommands
-        }
+    func managementRefusal(_ header: PDUHeader, _ connection: TargetConnection, _ session: TargetSession)
+        -> RejectReason?
+    {
+        guard header.taskTag != reservedTag else { return .invalidField }
+        // Each connection has room for one, whatever the others' take (section 4.2.2.1).
+        guard
+            session.managements.count < limits.immediateCommandsMax + limits.commandsMax
+                || !session.managements.contains(where: { $0.connection === connection })
+        else { return .tooManyImmediateCommands }
         // No good initiator has sent so many commands: there is nothing to wait for, and nothing to give up.
         return precedes(session.maxCommandNumber &+ 1, header.commandNumber) ? .invalidField : nil
     }
@@ -45,7 +51,7 @@ extension PortalGroup {
     private func abortOne(_ function: TaskManagement, _ header: PDUHeader, effects: inout [Effect]) {
         let session = function.session
         function.stage = .ending
-        if let task = session.task(tagged: header.transferTag), task.lun == header.lun {
+        if let task = session.task(tagged: header.transferTag), task.lun.isSame(as: header.lun) {
             end([task], for: function, effects: &effects)
             return goOn(function, effects: &effects)
         }
@@ -107,8 +113,9 @@ extension PortalGroup {
             $0 !== session && $0.names?.targetName == session.names?.targetName
         }.flatMap { $0.tasks.filter { $0.stage != .arriving } }
         switch function.function {
-        case .abortTaskSet: return own.filter { $0.lun == function.lun }
-        case .clearTaskSet, .logicalUnitReset: return (own + others).filter { $0.lun == function.lun }
+        case .abortTaskSet: return own.filter { $0.lun.isSame(as: function.lun) }
+        case .clearTaskSet, .logicalUnitReset:
+            return (own + others).filter { $0.lun.isSame(as: function.lun) }
         case .targetWarmReset, .targetColdReset: return own + others
         case .nexusReset: return own
         default: return []

@@ -121,6 +121,8 @@ extension PortalGroup {
                     end(older, .reinstated, effects: &effects)
                 }
                 if endingSessions.contains(where: { $0.names == names }) { return wait(connection) }
+            } else if let older = discovery(like: agreed, by: connection.portal) {
+                end(older, .reinstated, effects: &effects)
             }
             guard let handle = freeHandle() else { throw .outOfResources }
             begin(connection, agreed, handle, effects: &effects)
@@ -202,6 +204,17 @@ extension PortalGroup {
     private func session(like agreed: AgreedLogin) -> TargetSession? {
         guard agreed.sessionHandle != 0, let names = nexus(of: agreed) else { return nil }
         return sessions.first { $0.handle == agreed.sessionHandle && $0.names == names }
+    }
+    /// The discovery session whose place another one takes (section 7.4.2): of the same initiator port, for
+    /// the same target, or by the same portal where none is named.
+    private func discovery(like agreed: AgreedLogin, by portal: Int?) -> TargetSession? {
+        sessions.first { session in
+            session.isDiscovery && session.initiatorName == agreed.initiatorName
+                && session.sessionIdentifier == agreed.sessionIdentifier
+                && session.discoveryTarget == agreed.discoveryTarget
+                && (agreed.discoveryTarget != nil
+                    || session.connections.allSatisfy { $0.portal == portal })
+        }
     }
     private func freeHandle() -> UInt16? {
         guard sessions.count < limits.connectionsMax else { return nil }

@@ -89,9 +89,11 @@ public final class PortalGroup {
     /// A connection was accepted.
     /// - Parameters:
     ///   - address: where it comes from, 4 or 16 bytes; empty if that cannot be said.
+    ///   - portal: the number of the portal that it came by, if it came by one.
     ///   - randomness: ``randomBytesPerConnection`` bytes that nobody can guess.
     public func opened(
-        _ id: ConnectionID, from address: [UInt8], randomness: [UInt8], effects: inout [Effect]
+        _ id: ConnectionID, from address: [UInt8], by portal: Int? = nil, randomness: [UInt8],
+        effects: inout [Effect]
     ) {
         invariant(connections[id] == nil, "connection \(id.rawValue) was opened twice")
         invariant(randomness.count == Self.randomBytesPerConnection, "not enough randomness for a challenge")
@@ -101,7 +103,7 @@ public final class PortalGroup {
         }
         let login = LoginExchange(
             configuration: configuration, limits: limits, address: address, randomness: randomness)
-        connections[id] = TargetConnection(id: id, address: address, login: login)
+        connections[id] = TargetConnection(id: id, address: address, portal: portal, login: login)
     }
     /// Bytes arrived, cut anywhere.
     /// - Parameter queuedSendBytes: reply bytes that the socket has not taken yet.
@@ -208,6 +210,7 @@ public final class PortalGroup {
                 if connection.phase == .login {
                     refuse(connection, header, .initiatorError, effects: &effects)
                 } else {
+                    connection.additional = []
                     connection.reject(header, .protocolError, effects: &effects)
                     fail(connection, "a data segment is longer than declared", effects: &effects)
                 }
@@ -242,6 +245,7 @@ public final class PortalGroup {
     private func take(
         _ header: PDUHeader, _ additional: [UInt8], _ connection: TargetConnection, effects: inout [Effect]
     ) {
+        if !additional.isEmpty || !connection.additional.isEmpty { connection.additional = additional }
         let destination: PDUReader.Destination
         if connection.phase == .login {
             destination = takeLogin(header, additional, connection, effects: &effects)

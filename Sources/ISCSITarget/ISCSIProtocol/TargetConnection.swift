@@ -71,6 +71,8 @@ final class TargetConnection {
 
     let id: ConnectionID
     let address: [UInt8]
+    /// The number of the portal that it came by.
+    let portal: Int?
     var phase = Phase.login
     var reader: PDUReader
     var login: LoginExchange
@@ -79,6 +81,8 @@ final class TargetConnection {
     /// The finished login and its last request, while ``Phase/awaitingOthers``.
     var agreed: (login: AgreedLogin, reply: LoginExchange.Reply, request: PDUHeader)?
     var incoming = Incoming.none
+    /// Additional segments of the newest header: a reject gives them back.
+    var additional: [UInt8] = []
     var session: TargetSession?
     var identifier: UInt16 = 0
     var parameters = ConnectionParameters()
@@ -99,8 +103,8 @@ final class TargetConnection {
     /// The ping that was not answered yet.
     var pingTag: UInt32?
 
-    init(id: ConnectionID, address: [UInt8], login: LoginExchange) {
-        (self.id, self.address, self.login) = (id, address, login)
+    init(id: ConnectionID, address: [UInt8], portal: Int?, login: LoginExchange) {
+        (self.id, self.address, self.portal, self.login) = (id, address, portal, login)
         reader = PDUReader(segmentBytesMax: ISCSILimits.loginSegmentBytesMax)
     }
 
@@ -164,12 +168,16 @@ final class TargetConnection {
         unsafe withUnsafeBytes(of: sum.littleEndian) { unsafe bytes.append(contentsOf: $0) }
     }
 
-    /// Refuses a PDU: its header goes back.
+    /// Refuses a PDU: its header goes back, with the additional segments that it came with.
     func reject(_ header: PDUHeader, _ reason: RejectReason, effects: inout [PortalGroup.Effect]) {
         var reply = PDUHeader(opcode: Opcode.reject, flags: Flag.final)
         reply.setByte(2, reason.rawValue)
         reply.taskTag = reservedTag
         stamp(&reply, usesStatus: true)
-        send(reply, data: header.encoded, effects: &effects)
+        var data = header.encoded
+        if header.additionalBytes > 0 {
+            data = Array((data + additional).prefix(parameters.initiatorSegmentBytesMax))
+        }
+        send(reply, data: data, effects: &effects)
     }
 }

@@ -30,6 +30,9 @@ final class TargetSession {
     /// Of what it logged in to; empty in a discovery session.
     let targetName: String
     let initiatorName: String
+    let sessionIdentifier: UInt64
+    /// The target that a discovery session named, if it did.
+    let discoveryTarget: String?
     /// Who the initiator proved to be.
     let userName: String?
     let limits: ISCSILimits
@@ -81,6 +84,7 @@ final class TargetSession {
         (self.handle, self.nexus, self.names, self.limits) = (handle, nexus, names, limits)
         (isDiscovery, targetName) = (names == nil, names?.targetName ?? "")
         (initiatorName, userName, parameters) = (agreed.initiatorName, agreed.userName, agreed.session)
+        (sessionIdentifier, discoveryTarget) = (agreed.sessionIdentifier, agreed.discoveryTarget)
         let isLater = agreed.session.protocolLevel >= 2
         functions = isLater ? Self.basicFunctions.union(Self.laterFunctions) : Self.basicFunctions
         expectedCommandNumber = agreed.firstCommandNumber

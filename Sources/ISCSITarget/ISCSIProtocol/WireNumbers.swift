@@ -120,6 +120,8 @@ enum AsyncCode: UInt8 {
 enum AdditionalHeader {
     static let extendedCDB: UInt8 = 1
     static let bidirectionalReadLength: UInt8 = 2
+    /// The bits of the kind that mean something.
+    static let kindMask: UInt8 = 0x3f
 }
 
 /// `a < b` in the serial numbers of RFC 1982, as all sequence numbers here are compared.

@@ -337,7 +337,8 @@ public final class ISCSIServer {
                 group.opened(
                     link.id, from: address, randomness: randomness, movedWith: login, effects: &effects)
             } else {
-                group.opened(link.id, from: address, randomness: randomness, effects: &effects)
+                group.opened(
+                    link.id, from: address, by: portal, randomness: randomness, effects: &effects)
             }
         }
         if pingTimer == nil { waitForPing() }

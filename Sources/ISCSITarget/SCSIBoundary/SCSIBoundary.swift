@@ -56,6 +56,16 @@ public struct LUN: Hashable, Sendable {
     public let rawValue: UInt64
     /// A number as it is on the wire.
     public init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    /// Whether both name one logical unit: numbers below 256 have a peripheral and a flat form (SAM-5,
+    /// section 4.7).
+    public func isSame(as other: LUN) -> Bool {
+        rawValue == other.rawValue || shortest.rawValue == other.shortest.rawValue
+    }
+    /// The peripheral form, if the number has one.
+    private var shortest: LUN {
+        rawValue >> 56 == 0x40 ? LUN(rawValue: rawValue & 0x00ff_ffff_ffff_ffff) : self
+    }
 }
 
 /// In which order a command wants to be carried out (SAM-5, section 8.6).
