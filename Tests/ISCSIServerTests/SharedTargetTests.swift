@@ -111,6 +111,30 @@ import Testing
         let again = TestInitiator(site.world, at: second, from: "10.0.0.8:2")
         #expect(again.logIn(isid: 2)?.status == 0)
     }
+    @Test(
+        "who looks for targets by one portal does not end who does by another; a closed portal ends its own")
+    func discoveryByPortals() throws {
+        let site = try Site()
+        let second = SocketAddress.tcp(host: "10.0.0.2", port: 3260)
+        try site.server.listen(on: second)
+        func discover(_ address: SocketAddress, from host: String) -> TestInitiator {
+            let initiator = TestInitiator(site.world, at: address, from: host)
+            initiator.say(
+                Wire.login(
+                    ["InitiatorName=\(TestInitiator.name)", "SessionType=Discovery"], stage: 1, next: 3))
+            site.world.settle()
+            #expect(initiator.takeHeard().last?.flags == 0x87)
+            return initiator
+        }
+        let first = discover(portal, from: "10.0.0.8:1")
+        let other = discover(second, from: "10.0.0.8:2")
+        #expect(first.closed == nil && other.closed == nil)
+        let again = discover(portal, from: "10.0.0.8:3")
+        #expect(first.closed != nil && other.closed == nil && again.closed == nil)
+        site.server.stopListening(on: second)
+        site.world.settle()
+        #expect(other.closed != nil && other.takeHeard().isEmpty && again.closed == nil)
+    }
     /// One unit of 4 MiB at a gateway whose keeper can be slow.
     private static func serve() throws -> (MemoryWorld, SlowKeeper, ISCSIServer) {
         let world = MemoryWorld()
