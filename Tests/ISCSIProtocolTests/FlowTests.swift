@@ -445,25 +445,6 @@ import Testing
                     && harness.nexusLog.last == "-1")
         }
     }
-    @Test("nothing passes an ordered command; the head of the queue passes what waits")
-    func ordering() {
-        let harness = Self.ready(["InitialR2T=Yes"])
-        harness.say(Self.wire.command(tag: 1, cdb: write10(0, 1), length: 512, cmdSN: 100, write: true))
-        harness.say(
-            Self.wire.command(tag: 2, cdb: read10(0, 1), length: 512, cmdSN: 101, read: true, attribute: 2))
-        harness.say(Self.wire.command(tag: 3, cdb: read10(0, 1), length: 512, cmdSN: 102, read: true))
-        #expect(harness.executed.isEmpty)
-        harness.say(
-            Self.wire.command(tag: 4, cdb: read10(1, 1), length: 512, cmdSN: 103, read: true, attribute: 3))
-        #expect(harness.executed.map { $0.command.cdb[5] } == [1])
-        let asked = harness.heard()
-        harness.say(
-            Self.wire.dataOut(
-                tag: 1, transfer: asked[0].transfer, number: 0, offset: 0, final: true,
-                data: Self.pattern(512)))
-        #expect(harness.executed.map { $0.command.cdb[0] } == [0x28, 0x2a, 0x28, 0x28])
-        #expect(harness.executed.map { $0.command.attribute } == [.headOfQueue, .simple, .ordered, .simple])
-    }
     @Test(
         "simple commands that wait for room go by their priority, where that was agreed on",
         arguments: [1, 2])

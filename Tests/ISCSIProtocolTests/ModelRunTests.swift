@@ -159,7 +159,7 @@ extension ModelWorld {
             }
             return
                 "session \(session.handle) next \(session.expectedCommandNumber) max \(session.maxCommandNumber)"
-                + " in flight \(session.inFlightBytes) gathering \(session.gatheringTasks) queue \(session.queue.count)"
+                + " in flight \(session.inFlightBytes) ordered \(session.orderedTasks) queue \(session.queue.count)"
                 + " fence \(session.fence.isUp) \(session.fence.functions.count) \(session.fence.held.count) \(fenceView(session.fence)) \(session.connections.map { "\($0.id.rawValue) \($0.queuedSendBytes) \($0.held.count) \($0.statusNumber) \($0.acknowledgedNumber)" })"
                 + " tasks \(tasks) functions \(functions)"
         }.joined(separator: "; ")

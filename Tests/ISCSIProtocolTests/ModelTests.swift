@@ -107,13 +107,14 @@ final class ModelWorld {
         }
         guard !own.isImmediate, own.attribute != 3 else { return }
         for other in initiator.commands.values
-        where other.fate == .pending && !other.isImmediate && !other.isExecuted
+        where other.fate == .pending && !other.isImmediate && other.lun == own.lun
             && !closed.contains(other.connection)
         {
+            let isDone = other.isExecuted && !running.contains { serial($0.command) == other.serial }
             let isBefore = Int32(truncatingIfNeeded: other.number &- own.number) < 0
             // A command that is already aborted at the target is known as pending until its initiator hears
             // it.
-            if isBefore, own.attribute == 2 || other.attribute == 2, other.attribute != 3,
+            if isBefore, !isDone, own.attribute == 2 || other.attribute == 2, other.attribute != 3,
                 initiator.functions.isEmpty,
                 !initiator.mayVanish
             {

@@ -29,7 +29,8 @@ extension PortalGroup {
         if task.session.fence.isUp, !task.connection.isClosed {
             task.session.park(task)
             task.session.fence.held.append((task, answer))
-            return
+            // Those that waited for its end need not wait for the fence too.
+            return admitWaiting(task.session, effects: &effects)
         }
         // Who asked for it back too late is told so (section 11.6.1).
         for waiter in task.waiters where waiter.function == .abortTask { waiter.code = .noSuchTask }

@@ -138,33 +138,49 @@ extension PortalGroup {
         task.stage = .waiting
         if task.failure != nil { return failWhenQuiet(task, effects: &effects) }
         let session = task.session
+        if task.attribute == .ordered { session.beginOrdering(task) }
         // Mostly nobody waits.
-        if session.queue.isEmpty, hasRoom(for: task, session) {
+        if session.queue.isEmpty, session.orderedTasks == 0, hasRoom(for: task, session) {
             admit(task, session, effects: &effects)
         } else {
             session.enqueue(task)
             admitWaiting(session, effects: &effects)
         }
     }
-    /// Gives room to commands in order, as long as there is any.
+    /// Gives room to commands in order, as long as there is any. One whose turn has not come for its unit
+    /// lets those for others pass.
     func admitWaiting(_ session: TargetSession, effects: inout [Effect]) {
-        while let task = session.queue.first, hasRoom(for: task, session) {
-            session.queue.removeFirst()
+        var place = 0
+        while place < session.queue.count {
+            let task = session.queue[place]
+            if session.orderedTasks > 0, isKeptBack(task, by: session.queue[..<place], session) {
+                place += 1
+                continue
+            }
+            guard hasRoom(for: task, session) else { return }
+            session.queue.remove(at: place)
             admit(task, session, effects: &effects)
         }
+    }
+    /// An ordered command waits for the end of all before it for its unit, and all behind it wait for its own
+    /// (SAM-5, section 8.6). The head of the queue passes what waits.
+    private func isKeptBack(_ task: SCSITask, by earlier: ArraySlice<SCSITask>, _ session: TargetSession)
+        -> Bool
+    {
+        guard task.attribute != .headOfQueue else { return false }
+        func keeps(_ other: SCSITask) -> Bool {
+            (task.attribute == .ordered || other.attribute == .ordered) && other.lun.isSame(as: task.lun)
+        }
+        return earlier.contains(where: keeps)
+            || session.tasks.contains { $0.isUnderWay && keeps($0) }
     }
     private func admit(_ task: SCSITask, _ session: TargetSession, effects: inout [Effect]) {
         session.inFlightBytes += task.chargeBytes
         (task.isCharged, task.stage) = (true, .gathering)
-        session.gatheringTasks += 1
-        if task.attribute == .ordered { session.barrier = task }
         goOnGathering(task, effects: &effects)
     }
-    /// An ordered command waits for the data of those before it, and those behind it for its own: so they are
-    /// given out in order. Replies that nobody reads take room too.
+    /// Replies that nobody reads take room too.
     private func hasRoom(for task: SCSITask, _ session: TargetSession) -> Bool {
-        guard session.barrier == nil || task.attribute == .headOfQueue else { return false }
-        if task.attribute == .ordered, session.gatheringTasks > 0 { return false }
         if task.chargeBytes == 0 { return true }
         let queuedBytes = session.connections.reduce(0) { $0 + $1.queuedSendBytes }
         if session.inFlightBytes == 0 { return queuedBytes <= limits.queuedReplyBytesMax }
@@ -173,9 +189,7 @@ extension PortalGroup {
     /// All data is here: the command goes out.
     func execute(_ task: SCSITask, effects: inout [Effect]) {
         let session = task.session
-        session.gatheringTasks -= 1
         task.stage = .executing
-        if session.barrier === task { session.barrier = nil }
         effects.append(
             .execute(
                 task.id,

@@ -8,11 +8,7 @@ extension PortalGroup {
     func goOnGathering(_ task: SCSITask, effects: inout [Effect]) {
         guard task.stage == .gathering else { return }
         if task.failure != nil { return failWhenQuiet(task, effects: &effects) }
-        if task.hasAllData {
-            execute(task, effects: &effects)
-            admitWaiting(task.session, effects: &effects)
-            return
-        }
+        if task.hasAllData { return execute(task, effects: &effects) }
         // Unsolicited data comes first, all of it.
         if let first = task.bursts.first, first.transferTag == reservedTag { return }
         let parameters = task.session.parameters

@@ -60,6 +60,8 @@ final class SCSITask {
 
     var stage = Stage.arriving
     var isCharged = false
+    /// It is one of its session's ``TargetSession/orderedTasks``.
+    var isOrdering = false
     var failure: Failure?
     /// Data that may still come, in the order in which it must.
     var bursts: [Burst] = []
@@ -95,6 +97,13 @@ final class SCSITask {
         chargeBytes = max(out, min(expected.inBytes, wanted.inBytes, limits.transferBytesMax))
     }
 
+    /// It has room, and has not ended.
+    var isUnderWay: Bool {
+        switch stage {
+        case .gathering, .executing, .aborting: true
+        case .arriving, .waiting, .answered, .ended: false
+        }
+    }
     /// Its priority counts: that of simple commands does.
     var hasPriority: Bool { priority > 0 && (attribute == .simple || attribute == .untagged) }
     /// All data that is kept is here, and nothing unsolicited is still to come.

@@ -66,10 +66,8 @@ final class TargetSession {
     /// In order, without room yet.
     var queue: [SCSITask] = []
     var inFlightBytes = 0
-    /// Tasks that have room and whose data is not whole.
-    var gatheringTasks = 0
-    /// An ordered command that was not given out yet: nothing passes it.
-    var barrier: SCSITask?
+    /// Ordered commands whose turn in the window has come, and that have not ended: mostly none.
+    private(set) var orderedTasks = 0
     var managements: [TaskManagement] = []
     var leaving: [Leaving] = []
     /// What ends with the nexus is ended before its last logout is answered.
@@ -198,7 +196,7 @@ final class TargetSession {
 
     /// Forgets what refers to it.
     func forgetAll() {
-        (tasks, taskTags, queue, barrier) = ([], [], [], nil)
+        (tasks, taskTags, queue) = ([], [], [])
         (pending, pendingCount) = ([], 0)
         (connections, managements, leaving, fence) = ([], [], [], ResponseFence())
     }
@@ -224,9 +222,18 @@ final class TargetSession {
     /// The task's answer waits to be sent: it needs no room and no data any more.
     func park(_ task: SCSITask) {
         if let index = queue.firstIndex(where: { $0 === task }) { queue.remove(at: index) }
-        if barrier === task { barrier = nil }
-        if task.stage == .gathering { gatheringTasks -= 1 }
+        endOrdering(task)
         task.stage = .answered
+    }
+    /// An ordered command keeps others back from now on, until it ends.
+    func beginOrdering(_ task: SCSITask) {
+        task.isOrdering = true
+        orderedTasks += 1
+    }
+    private func endOrdering(_ task: SCSITask) {
+        guard task.isOrdering else { return }
+        task.isOrdering = false
+        orderedTasks -= 1
     }
     /// Forgets a task; whatever it held is free again.
     func remove(_ task: SCSITask) {
@@ -239,8 +246,7 @@ final class TargetSession {
         if task.stage == .waiting, let index = queue.firstIndex(where: { $0 === task }) {
             queue.remove(at: index)
         }
-        if barrier === task { barrier = nil }
-        if task.stage == .gathering { gatheringTasks -= 1 }
+        endOrdering(task)
         if task.isCharged { inFlightBytes -= task.chargeBytes }
         if task.isImmediate {
             immediateTasks -= 1
