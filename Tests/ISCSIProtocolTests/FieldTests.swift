@@ -64,6 +64,19 @@ import Testing
             #expect(harness.manages.isEmpty && harness.closed.isEmpty)
         }
     }
+    @Test("data of a function or a logout is passed over, and what comes behind it is found")
+    func needlessData() {
+        for (bytes, opcode): ([UInt8], UInt8) in [
+            (Self.wire.management(1, tag: 5, referenced: 3, cmdSN: 100, refCmdSN: 99), 0x22),
+            (Self.wire.logout(1, tag: 5, cid: 7, cmdSN: 100), 0x26),
+        ] {
+            let harness = RuleTests.ready()
+            var bytes = bytes + [1, 2, 3, 4, 5, 0, 0, 0]
+            bytes[7] = 5
+            harness.say(bytes + Self.wire.nopOut(tag: 6, cmdSN: 100))
+            #expect(harness.heard().map(\.opcode) == [opcode, 0x20])
+        }
+    }
     @Test("the LUN of a ping or a text means nothing without a transfer tag, and is not repeated")
     func reservedLUN() {
         let harness = RuleTests.ready()

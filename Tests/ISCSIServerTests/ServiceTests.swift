@@ -202,6 +202,7 @@ import Testing
                 users: [CHAPCredential(name: "user", secret: secret)], mutual: nil)
         }
         #expect(site.initiator().logIn()?.status == 0x0201)
+        var challenges: Set<String> = []
         for (response, expected) in [(secret, UInt16(0)), (Array("something else".utf8), 0x0201)] {
             let initiator = site.initiator()
             initiator.say(
@@ -214,6 +215,7 @@ import Testing
             let said = try #require(initiator.takeHeard().last).text
             let number = try #require(said.first { $0.hasPrefix("CHAP_I=") }?.dropFirst(7))
             let challenge = try #require(said.first { $0.hasPrefix("CHAP_C=0x") }?.dropFirst(9))
+            #expect(challenge.count == 64 && challenges.insert(String(challenge)).inserted)
             let bytes = stride(from: 0, to: challenge.count, by: 2).compactMap { start in
                 UInt8(challenge.dropFirst(start).prefix(2), radix: 16)
             }
