@@ -54,6 +54,8 @@ import BlockTypes
     /// - Returns: `nil` when too few bytes remain.
     mutating func nextChecksums(_ count: Int) -> [CRC32C]? {
         guard count >= 0, count <= remaining / MemoryLayout<UInt32>.size else { return nil }
+        // The initializer below writes into the one empty array that all threads share.
+        guard count > 0 else { return [] }
         let byteCount = count * MemoryLayout<UInt32>.size
         let source = unsafe UnsafeRawBufferPointer(rebasing: bytes[position..<(position + byteCount)])
         position += byteCount
