@@ -81,6 +81,15 @@ private final class StallingEnvironment: Environment {
         world.run(for: .seconds(1))
         #expect(idle.closed != nil && server.status.sessions == 0)
     }
+    @Test("who comes first afterwards stays; those of before are gone")
+    func newcomer() {
+        let older = served(1)
+        environment.standStill(for: .milliseconds(4100))
+        let newer = TestInitiator(world, at: portal)
+        newer.logIn(isid: 2)
+        world.run(for: .seconds(5))
+        #expect(older.closed != nil && newer.closed == nil && server.status.sessions == 1)
+    }
     @Test("what was read, and waits for another command's answer, does not go on")
     func held() {
         let writer = served()

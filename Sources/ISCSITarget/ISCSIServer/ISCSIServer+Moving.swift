@@ -13,7 +13,7 @@ extension ISCSIServer {
     }
     /// Where other gateways offer a target, `address:port,tag` each.
     public func setOtherAddresses(_ addresses: [String], of target: String) {
-        group.configuration.otherAddresses[target] = addresses
+        group.configuration.otherAddresses[target] = addresses.isEmpty ? nil : addresses
     }
     /// Goes on with a connection that the server with the portals gave up.
     public func serve(_ connection: any Connection, movedWith login: MovingLogin, portal: Int?) {

@@ -113,7 +113,7 @@ public final class ISCSIServer {
             server.act(served, .groupsChanged(groups))
         }
         coordinator.addressesChanged = { [own] target, addresses in
-            own.target?.group.configuration.otherAddresses[target] = addresses
+            own.target?.setOtherAddresses(addresses, of: target)
         }
     }
     deinit { own.target = nil }
@@ -324,6 +324,8 @@ public final class ISCSIServer {
         (pingTimer, beatTimer) = (nil, nil)
     }
     func accept(_ connection: any Connection, by portal: Int? = nil, movedWith login: MovingLogin? = nil) {
+        // Who comes first after a standstill is no part of it.
+        _ = hasStoodStill()
         guard !isStopping, makeRoom(for: connection.peerHost) else { return connection.close() }
         hasComplained = false
         linkCount += 1
