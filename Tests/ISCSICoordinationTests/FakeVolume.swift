@@ -146,6 +146,8 @@ final class FakeGateway {
     /// Where the others are, as initiators are told.
     var addresses: [String] = []
     var drains: [Bool] = []
+    /// How often its own wish has come into the list.
+    var toldDrains = 0
     /// By unit, as a logical unit would have them.
     var tables: [ReservationTable]
     var isExpelled = false
@@ -167,6 +169,7 @@ final class FakeGateway {
         coordinator.groupsChanged = { [unowned self] _, groups in self.groups = groups }
         coordinator.addressesChanged = { [unowned self] _, addresses in self.addresses = addresses }
         coordinator.drainChanged = { [unowned self] in drains.append($0) }
+        coordinator.drainTold = { [unowned self] in toldDrains += 1 }
         coordinator.sanitizeReported = { [unowned self] _, progress in self.progress.append(progress) }
         coordinator.expelled = { [unowned self] in isExpelled = true }
         coordinator.reservationsChanged = { [unowned self] key, table in

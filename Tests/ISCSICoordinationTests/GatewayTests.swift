@@ -123,10 +123,40 @@ import Testing
         site.world.run(for: .milliseconds(100))
         let later = try GatewayList(decoding: site.groups[0].value(GatewayList.valueName).bytes)
         #expect(later.gateways[1].drain == .done && !later.gateways[1].redirects)
-        #expect(gateways[1].drains == [true, false, true, true] && !gateways[1].coordinator.isRedirecting)
+        #expect(gateways[1].drains == [true, false, true] && gateways[1].toldDrains == 1)
+        #expect(!gateways[1].coordinator.isRedirecting)
         Self.change(site) { $0.setDrain(.none, of: 2) }
         site.world.run(for: .milliseconds(100))
         #expect(gateways[1].drains.last == false)
+    }
+
+    @Test(
+        "a drain that is taken back before the list has heard of it is over; an operator's word comes through",
+        arguments: [0, 5])
+    func undone(answersLate: Int) throws {
+        let site = FakeSite()
+        let gateways = [site.gateway(), site.gateway()]
+        let coordinator = gateways[1].coordinator
+        gateways[1].volumes[0].answersLate = .milliseconds(answersLate)
+        func drain() throws -> Gateway.Drain {
+            site.world.run(for: .milliseconds(100))
+            return try GatewayList(decoding: site.groups[0].value(GatewayList.valueName).bytes).gateways[1]
+                .drain
+        }
+        coordinator.drain(true)
+        coordinator.drain(false)
+        #expect(try drain() == .none && !coordinator.isDraining && gateways[1].drains.isEmpty)
+        for wish in [true, false, true] { coordinator.drain(wish, redirecting: wish) }
+        #expect(try drain() == .asked && coordinator.isRedirecting && gateways[1].drains.isEmpty)
+        Self.change(site) { $0.setDrain(.none, of: 2) }
+        #expect(try drain() == .none && gateways[1].drains == [false])
+        // What could not be told is told once somebody answers.
+        gateways[1].cut(true)
+        coordinator.drain(true)
+        site.world.run(for: .seconds(20))
+        gateways[1].cut(false)
+        site.world.run(for: .seconds(20))
+        #expect(try drain() == .asked && gateways[1].drains == [false])
     }
 
     @Test("a metadata server that went back is told of in the log, and nobody goes by what it has")

@@ -14,7 +14,8 @@ private final class Guest: ConnectionHandler {
     private(set) var closed: NetworkError?
     private let site: Site
 
-    init(_ site: Site, _ target: String?, by portal: SocketAddress, isid: UInt64 = 1) {
+    /// - Parameter waits: it says the first word in its own time.
+    init(_ site: Site, _ target: String?, by portal: SocketAddress, isid: UInt64 = 1, waits: Bool = false) {
         self.site = site
         site.world.environment("10.0.0.9:1").connect(to: portal, timeout: .seconds(1)) { [self] result in
             guard case .success(let connection) = result else { return }
@@ -23,7 +24,9 @@ private final class Guest: ConnectionHandler {
         }
         site.world.settle()
         let what = target.map { "TargetName=\($0)" } ?? "SessionType=Discovery"
-        say(Wire.login(["InitiatorName=iqn.2000-01.com.example:guest", what], stage: 1, next: 3, isid: isid))
+        let login = Wire.login(
+            ["InitiatorName=iqn.2000-01.com.example:guest", what], stage: 1, next: 3, isid: isid)
+        if waits { link?.send([.bytes(login)]) } else { say(login) }
     }
     func say(_ bytes: [UInt8]) {
         link?.send([.bytes(bytes)])
@@ -45,7 +48,7 @@ private final class Guest: ConnectionHandler {
     static let names = (0..<4).map { "iqn.2026-11.example.com:t\($0)" }
     static let portals = [3260, 3261].map { SocketAddress.tcp(host: "10.0.0.1", port: $0) }
 
-    private static func site(loops: Int) throws -> (Site, Gateway) {
+    private static func site(loops: Int, stuck: Int? = nil) throws -> (Site, Gateway) {
         let site = try Site()
         try site.change { all in
             for portal in portals { try all.create(PortalEntry(address: "\(portal)"), of: "a") }
@@ -54,7 +57,7 @@ private final class Guest: ConnectionHandler {
                 try all.create(InitiatorEntry(initiator: "*"), of: name)
             }
         }
-        return (site, site.gateway("a", loops: loops))
+        return (site, site.gateway("a", loops: loops, stuck: stuck))
     }
     private static func report(_ site: Site, _ expected: UInt64) throws -> GatewayReport {
         var orders = GatewayOrders()
@@ -133,6 +136,96 @@ private final class Guest: ConnectionHandler {
         }
         #expect(guests.map { $0.closed != nil } == [true, true, true, false])
         #expect(Set(process.targets) == Set([0, 1, 3].map { Self.names[$0] }))
+    }
+    @Test("a login to a target that goes while the connection moves is told so")
+    func goneOnTheWay() throws {
+        let (site, process) = try Self.site(loops: 2)
+        let name = try #require(process.gateway.lanes[1].facts.offered.first?.name)
+        process.loops[0].standsStill = true
+        try site.change { try $0.deleteTarget(name, force: true) }
+        let guest = Guest(site, name, by: Self.portals[0], waits: true)
+        process.loops[0].standsStill = false
+        site.world.settle()
+        #expect(guest.heard.map { $0.half(36) } == [0x0203])
+    }
+    @Test("nobody can come before the targets of all loops are there, or one of them takes too long")
+    func opens() throws {
+        let (site, process) = try Self.site(loops: 2, stuck: 1)
+        #expect(Guest(site, Self.names[0], by: Self.portals[0]).heard.isEmpty && process.ready == nil)
+        process.loops[1].standsStill = false
+        site.world.settle()
+        #expect(process.ready == Self.portals)
+        #expect(Self.names.allSatisfy { Guest(site, $0, by: Self.portals[0]).isLoggedIn })
+        let (other, late) = try Self.site(loops: 2, stuck: 1)
+        other.world.run(for: ConfiguredGateway.openingPatience)
+        #expect(late.ready == nil)
+        let served = try #require(late.gateway.lanes[0].facts.offered.first?.name)
+        #expect(Guest(other, served, by: Self.portals[0]).isLoggedIn)
+        late.loops[1].standsStill = false
+        other.world.settle()
+        #expect(late.ready == Self.portals)
+    }
+    @Test("a connection between two loops when the gateway ends is closed", arguments: [false, true])
+    func endsBetween(givesWay: Bool) throws {
+        let (site, process) = try Self.site(loops: 2)
+        let name = try #require(process.gateway.lanes[1].facts.offered.first?.name)
+        process.loops[1].standsStill = true
+        let guest = Guest(site, name, by: Self.portals[0])
+        if givesWay {
+            _ = site.gateway("a", process: "other", loops: 2)
+        } else {
+            process.gateway.stop { process.hasStopped = true }
+        }
+        site.world.run(for: .seconds(1))
+        #expect(guest.closed == nil)
+        process.loops[1].standsStill = false
+        site.world.run(for: .seconds(15))
+        #expect(guest.closed != nil)
+        #expect(givesWay ? process.failure != nil : process.hasStopped)
+    }
+    @Test("a loop that stands still holds so many connections, and the others serve")
+    func standsStill() throws {
+        let (site, process) = try Self.site(loops: 2)
+        let places = process.gateway.lanes.compactMap { $0.facts.offered.first?.name }
+        process.loops[1].standsStill = true
+        let guests = (0..<LaneLink.passingMax + 3).map {
+            Guest(site, places[1], by: Self.portals[0], isid: UInt64($0))
+        }
+        #expect(Guest(site, places[0], by: Self.portals[0]).isLoggedIn)
+        site.world.run(for: .seconds(1))
+        #expect(guests.allSatisfy { $0.heard.isEmpty } && guests.count { $0.closed != nil } == 3)
+        #expect(site.world.log.count { $0.contains("its loop stands still") } == 1)
+        process.loops[1].standsStill = false
+        site.world.run(for: .seconds(1))
+        #expect(guests.count { $0.isLoggedIn } == LaneLink.passingMax)
+        #expect(Guest(site, places[1], by: Self.portals[0], isid: 999).isLoggedIn)
+    }
+    @Test("an order that comes while lanes are asked for a report counts as done in the next report")
+    func orderAmongReports() throws {
+        let (site, process) = try Self.site(loops: 2)
+        let name = try #require(process.gateway.lanes[1].facts.offered.first?.name)
+        let guest = Guest(site, name, by: Self.portals[0])
+        let session = try #require(try Self.report(site, 0).sessions.first)
+        var reports: [GatewayReport] = []
+        site.values.watch(GatewayReport.valueName(tag: 1)) { _ in
+        } changed: { value in
+            if let report: GatewayReport = try? StoredConfiguration.value(value.bytes, "a report") {
+                reports.append(report)
+            }
+        }
+        // A reason for a report, whose question the loop hears before the order.
+        process.loops[1].standsStill = true
+        try site.change { try $0.create(TargetEntry(name: "iqn.2026-11.example.com:new")) }
+        var orders = GatewayOrders()
+        _ = orders.add()
+        let number = orders.add(session: session.number, start: process.gateway.start)
+        try site.order(1, orders, expected: 1)
+        process.loops[1].standsStill = false
+        site.world.run(for: .seconds(2))
+        #expect(guest.closed != nil)
+        let later = reports.filter { $0.ordersDone >= number }
+        #expect(!later.isEmpty && later.allSatisfy { $0.sessionCount == 0 })
+        #expect(reports.contains { $0.ordersDone < number && $0.sessionCount == 1 })
     }
     @Test("the end reaches all loops", arguments: [1, 3])
     func ends(loops: Int) throws {

@@ -43,7 +43,7 @@ public struct GatewayReport: Hashable, Sendable, Codable {
     public var version: UInt64 = 0
     /// Portals and LUNs.
     public var items: [Item] = []
-    /// At most ``sessionsMax``, the oldest first.
+    /// At most ``sessionsMax``, by number: the oldest of each loop first.
     public var sessions: [Session] = []
     /// How many there are.
     public var sessionCount = 0

@@ -47,6 +47,8 @@ public final class ClusterCoordinator: TargetCoordinator {
     public var addressesChanged: ((_ target: String, [String]) -> Void)?
     /// An operator wants initiators to go elsewhere, or to come again; ``isRedirecting`` says how.
     public var drainChanged: ((_ isDraining: Bool) -> Void)?
+    /// The list says now what ``drain(_:redirecting:)`` asked for.
+    public var drainTold: (() -> Void)?
     /// Another gateway has taken this one out: whatever it does from now on is refused.
     public var expelled: (() -> Void)?
 
@@ -78,9 +80,18 @@ public final class ClusterCoordinator: TargetCoordinator {
     public private(set) var isDraining = false
     /// Those who come meanwhile are told of another gateway.
     public private(set) var isRedirecting = false
+    /// What the list is to say of that, until it does. The newest wish counts, whatever an older one that is
+    /// under way still brings about.
+    private var drainWish: DrainWish?
+    private var isTellingDrain = false
     private var isLeaving = false
     private(set) var isOver = false
     private var writes: UInt64 = 0
+
+    private struct DrainWish: Equatable {
+        let isDraining: Bool
+        let isRedirecting: Bool
+    }
 
     /// A gateway of `target` that has not said so yet.
     /// - Parameters:
@@ -176,16 +187,28 @@ public final class ClusterCoordinator: TargetCoordinator {
         self.portals = portals
         tellOwn {}
     }
-    /// Lets the list say that initiators are to go elsewhere, or may come again: somebody has said so of this
-    /// gateway, by another of its volumes.
+    /// Lets the list say that initiators are to go elsewhere, or may come again, now or as soon as the
+    /// cluster can be told: somebody has said so of this gateway, by another of its volumes.
     public func drain(_ isWanted: Bool, redirecting: Bool = false) {
-        guard let tag, isWanted != isDraining || redirecting != isRedirecting else { return }
+        guard tag != nil else { return }
+        drainWish = DrainWish(isDraining: isWanted, isRedirecting: isWanted && redirecting)
+        tellDrain()
+    }
+    private func tellDrain() {
+        guard let tag, let wish = drainWish, !isTellingDrain else { return }
+        guard wish != DrainWish(isDraining: isDraining, isRedirecting: isRedirecting) else {
+            drainWish = nil
+            return
+        }
+        isTellingDrain = true
         changeList { list in
             // What has been done already stays done.
             let present = list.gateways.first { $0.group.tag == tag }?.drain ?? .none
-            let next: Gateway.Drain = isWanted ? (present == .done ? .done : .asked) : .none
-            return list.setDrain(next, of: tag, redirecting: redirecting)
-        } completed: { _ in
+            let next: Gateway.Drain = wish.isDraining ? (present == .done ? .done : .asked) : .none
+            return list.setDrain(next, of: tag, redirecting: wish.isRedirecting)
+        } completed: { [self] isDone in
+            isTellingDrain = false
+            if drainWish != wish { tellDrain() } else if isDone { drainWish = nil }
         }
     }
     /// No initiator is left of those who were to go elsewhere.
@@ -273,13 +296,22 @@ public final class ClusterCoordinator: TargetCoordinator {
         }
         if isJoined, before.groups != known.groups { groupsChanged?(target, known.groups) }
         if isJoined, addresses(before) != addresses(known) { addressesChanged?(target, addresses(known)) }
-        let wantsDrain = own.map { $0.drain != .none } ?? false
-        let wantsRedirection = own?.redirects ?? false
-        if wantsDrain != isDraining || wantsRedirection != isRedirecting {
-            (isDraining, isRedirecting) = (wantsDrain, wantsRedirection)
-            drainChanged?(wantsDrain)
-        }
+        hearDrain(
+            DrainWish(
+                isDraining: own.map { $0.drain != .none } ?? false, isRedirecting: own?.redirects ?? false))
         for unit in units { check(unit) }
+    }
+    private func hearDrain(_ heard: DrainWish) {
+        guard heard != DrainWish(isDraining: isDraining, isRedirecting: isRedirecting) else { return }
+        (isDraining, isRedirecting) = (heard.isDraining, heard.isRedirecting)
+        if heard == drainWish {
+            drainWish = nil
+            drainTold?()
+        } else if drainWish == nil || !isTellingDrain {
+            // A wish that could not be told gives way to what an operator says now.
+            drainWish = nil
+            drainChanged?(heard.isDraining)
+        }
     }
     /// Where the others are that initiators may come to, as SendTargets tells it.
     private func addresses(_ list: GatewayList) -> [String] {
@@ -301,6 +333,7 @@ public final class ClusterCoordinator: TargetCoordinator {
         environment.after(Self.lookInterval) { [weak self] in
             guard let self, !isOver else { return }
             lookAround { [weak self] in
+                self?.tellDrain()
                 self?.tellOwn { [weak self] in self?.lookLater() }
             }
         }

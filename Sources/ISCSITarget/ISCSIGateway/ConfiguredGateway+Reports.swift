@@ -43,7 +43,9 @@ extension ConfiguredGateway {
             return
         }
         values.value(name) { [self] result in
-            guard case .success(let value) = result, let bytes = encodedReport([]) else { return again() }
+            guard case .success(let value) = result,
+                let bytes = encodedReport([], ordersDone: reporter.ordersDone)
+            else { return again() }
             values.swap(name, expected: value.version, bytes: bytes) { [self] result in
                 guard case .success(let answer) = result, answer.isSwapped else { return again() }
                 reporter.known = answer.value
@@ -93,17 +95,18 @@ extension ConfiguredGateway {
     private func write() {
         guard reporter.isDirty, !reporter.isWriting, !isStopping else { return }
         (reporter.isDirty, reporter.isWriting) = (false, true)
+        // Lanes may answer before they hear of an order that comes now.
         collect { lane, answer in
-            answer(lane.facts)
-        } completed: { [weak self] in
-            self?.write($0)
+            answer(lane.report)
+        } completed: { [weak self, ordersDone = reporter.ordersDone] in
+            self?.write($0, ordersDone: ordersDone)
         }
     }
-    private func write(_ facts: [LaneFacts]) {
+    private func write(_ reports: [LaneReport], ordersDone: UInt64) {
         reporter.isWriting = false
-        guard !isStopping, let tag, let known = reporter.known, let bytes = encodedReport(facts) else {
-            return
-        }
+        guard !isStopping, let tag, let known = reporter.known,
+            let bytes = encodedReport(reports, ordersDone: ordersDone)
+        else { return }
         guard bytes != known.bytes else {
             if reporter.isDirty { report() }
             return
@@ -122,25 +125,29 @@ extension ConfiguredGateway {
             }
         }
     }
-    private func encodedReport(_ facts: [LaneFacts]) -> [UInt8]? {
+    private func encodedReport(_ reports: [LaneReport], ordersDone: UInt64) -> [UInt8]? {
         // Nothing of the newest configuration is under way.
         let isSettled =
-            facts.count == lanes.count && facts.allSatisfy { $0.version == version && $0.isSettled }
-        if isSettled || plan == nil { reporter.settledVersion = version }
+            lanes.count == reports.count
+            && reports.allSatisfy { $0.facts.version == version && $0.facts.isSettled }
+        if isSettled { reporter.settledVersion = version }
         var report = GatewayReport(gateway: options.name, process: options.process, start: start)
-        (report.version, report.ordersDone) = (reporter.settledVersion, reporter.ordersDone)
+        (report.version, report.ordersDone) = (reporter.settledVersion, ordersDone)
         if let problem { report.items.append(GatewayReport.Item(name: "configuration", problem: problem)) }
         report.items += portals.map {
             GatewayReport.Item(name: "portal \($0.address)", problem: $0.problem)
         }
-        report.items += facts.flatMap(\.targetItems) + facts.flatMap(\.unitItems)
-        report.sessionCount = facts.reduce(0) { $0 + $1.sessionCount }
-        for (index, lane) in facts.enumerated() {
-            for var session in lane.sessions where report.sessions.count < GatewayReport.sessionsMax {
+        report.items += reports.flatMap(\.targetItems) + reports.flatMap(\.unitItems)
+        report.sessionCount = reports.reduce(0) { $0 + $1.sessionCount }
+        for (index, lane) in reports.enumerated() {
+            for var session in lane.sessions {
                 session.number = session.number * UInt64(lanes.count) + UInt64(index)
                 report.sessions.append(session)
             }
         }
+        // Of each lane the oldest, where there are more than a report takes.
+        report.sessions.sort { $0.number < $1.number }
+        report.sessions = Array(report.sessions.prefix(GatewayReport.sessionsMax))
         return encoded(report)
     }
     /// With as many sessions as the value has room for.

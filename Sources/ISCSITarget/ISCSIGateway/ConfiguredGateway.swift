@@ -30,6 +30,8 @@ public final class ConfiguredGateway {
     }
     /// What cannot be had is tried again after this long.
     public static let retryAfter = Duration.seconds(3)
+    /// Portals open at the latest this long after there is something to serve.
+    static let openingPatience = Duration.seconds(10)
 
     let environment: any Environment
     let options: Options
@@ -58,6 +60,9 @@ public final class ConfiguredGateway {
     private(set) var tag: UInt16?
     var portals: [GatewayPortal] = []
     var problem: String?
+    /// All that the first plan wants was tried, or took too long. An initiator that comes back after a
+    /// restart takes "no such target", or "no such LUN" for what it was writing, as the last word.
+    private var mayOpen = false
     private var portalRetry: TimerID?
     private var isReady = false
     private(set) var isStopping = false
@@ -65,6 +70,9 @@ public final class ConfiguredGateway {
     private var isDraining = false
     /// Their logins are answered with another gateway's address.
     private var isRedirecting = false
+    /// Counts what was said of that.
+    private var drainCount: UInt64 = 0
+    private var isDrainConfirmed = false
     private var stopped: (() -> Void)?
     var reporter = GatewayReporter()
 
@@ -139,9 +147,9 @@ public final class ConfiguredGateway {
         }
         lanes = [LaneLink(own)]
         own.server.moved = { [weak self] connection, login, portal in
-            guard let self, let lane = places[login.targetName] else { return }
-            lanes[lane].tell { $0.serve(connection, login, portal: portal) }
+            self?.pass(connection, login, portal)
         }
+        environment.after(Self.openingPatience) { [weak self] in self?.openPortals() }
         guard let home else { return }
         let gateway = LoopBound<ConfiguredGateway>()
         gateway.value = self
@@ -155,6 +163,17 @@ public final class ConfiguredGateway {
                 })
         }
     }
+    /// A connection is to go on where its target is. One whose target has gone meanwhile comes back, and
+    /// hears that.
+    private func pass(_ connection: any MovedConnection, _ login: MovingLogin, _ portal: Int?) {
+        let lane = lanes[places[login.targetName] ?? 0]
+        guard !lane.pass(connection, login, portal: portal, home: home), !lane.hasComplained else { return }
+        lane.hasComplained = true
+        log(
+            .error,
+            "\(login.targetName): its loop stands still; \(connection.peer) and those who come meanwhile are "
+                + "dropped")
+    }
     /// The server on this loop, which has the portals.
     var server: ISCSIServer? { lanes.first?.local?.server }
 
@@ -162,7 +181,7 @@ public final class ConfiguredGateway {
     func reconcile() {
         guard !isStopping, let server else { return }
         server.discoveryAuthentication = plan?.discovery.authentication ?? .none
-        reconcilePortals(server)
+        if mayOpen { reconcilePortals(server) }
         var plans = lanes.map { _ in LanePlan(version: version) }
         for target in plan?.targets ?? [] { plans[place(of: target, plans)].targets.append(target) }
         for (lane, plan) in zip(lanes, plans) { lane.tell { $0.go(by: plan) } }
@@ -195,8 +214,10 @@ public final class ConfiguredGateway {
             if index > 0 { tellDiscovery() }
             tellReady()
             report()
-        case .drainAsked(let isWanted, let redirecting): drain(isWanted, redirecting: redirecting, index)
-        case .drained:
+        case .drainAsked(let isWanted, let redirecting): drain(isWanted, redirecting: redirecting)
+        case .drained(let number):
+            // What it says of an earlier drain crossed the news of a later one.
+            guard number == drainCount else { return }
             lanes[index].isDrained = true
             confirmDrained()
         }
@@ -242,6 +263,12 @@ public final class ConfiguredGateway {
             }
         }
     }
+    private func openPortals() {
+        guard !mayOpen, !isStopping, let server else { return }
+        mayOpen = true
+        reconcilePortals(server)
+        report()
+    }
     private func open(_ index: Int, _ server: ISCSIServer) {
         let text = portals[index].address
         guard case .tcp(let host, let port)? = SocketAddress(text) else {
@@ -269,10 +296,10 @@ public final class ConfiguredGateway {
     }
     /// Tells whoever started it, once nothing of the first configuration is left untried.
     private func tellReady() {
-        guard !isReady, version > 0 || configuration != nil else { return }
-        guard lanes.allSatisfy({ $0.facts.version == version && $0.facts.isTried }) || plan == nil else {
-            return
-        }
+        guard !isReady || !mayOpen, version > 0 || configuration != nil else { return }
+        let isTried = lanes.allSatisfy { $0.facts.version == version && $0.facts.isTried }
+        if !lanes.isEmpty, isTried { openPortals() }
+        guard !isReady, isTried || plan == nil else { return }
         isReady = true
         ready?(portals.compactMap(\.listens))
     }
@@ -280,19 +307,23 @@ public final class ConfiguredGateway {
     // MARK: Drain
 
     /// An operator sends initiators elsewhere, or lets them come again: by one volume, and meant for all.
-    private func drain(_ isWanted: Bool, redirecting: Bool, _ index: Int) {
+    private func drain(_ isWanted: Bool, redirecting: Bool) {
         guard isWanted != isDraining || redirecting != isRedirecting else {
-            // One of the other volumes has heard of it; nobody may be left by now.
+            // It was asked by another of its volumes, too; nobody may be left by now.
             return confirmDrained()
         }
-        (isDraining, isRedirecting) = (isWanted, redirecting)
+        (isDraining, isRedirecting, isDrainConfirmed) = (isWanted, redirecting, false)
+        drainCount += 1
         log(.notice, isWanted ? "initiators are asked to log out" : "initiators may log in again")
         for index in lanes.indices { lanes[index].isDrained = false }
-        for lane in lanes { lane.tell { $0.drain(isWanted, redirecting: redirecting) } }
+        for lane in lanes {
+            lane.tell { [drainCount] in $0.drain(isWanted, redirecting: redirecting, number: drainCount) }
+        }
     }
     private func confirmDrained() {
         guard isDraining, lanes.allSatisfy(\.isDrained) else { return }
-        log(.notice, "no session is left; the gateway can be stopped")
+        if !isDrainConfirmed { log(.notice, "no session is left; the gateway can be stopped") }
+        isDrainConfirmed = true
         for lane in lanes { lane.tell { $0.confirmDrained() } }
     }
 

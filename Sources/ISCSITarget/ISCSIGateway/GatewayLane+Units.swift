@@ -92,6 +92,9 @@ extension GatewayLane {
         coordinator.drainChanged = { [weak self, weak coordinator] in
             self?.drainAsked($0, redirecting: coordinator?.isRedirecting ?? false)
         }
+        coordinator.drainTold = { [weak self, weak coordinator] in
+            if let self, let coordinator { drainTold(by: coordinator) }
+        }
         coordinator.enter(tag: tag) { [self] result in
             guard !isStopping, coordinator === unit.coordinator else { return }
             switch result {

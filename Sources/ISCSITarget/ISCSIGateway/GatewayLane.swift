@@ -1,6 +1,7 @@
 import BlockTypes
 import Environment
 import ISCSIConfiguration
+import ISCSICoordination
 import ISCSIProtocol
 import ISCSIServer
 import SCSICommands
@@ -26,6 +27,11 @@ struct LaneFacts: Sendable {
     var offered: [TargetDescription] = []
     /// Where other gateways offer them.
     var otherAddresses: [String: [String]] = [:]
+}
+
+/// What a lane says when it is asked.
+struct LaneReport: Sendable {
+    var facts = LaneFacts()
     /// Targets with a problem.
     var targetItems: [GatewayReport.Item] = []
     var unitItems: [GatewayReport.Item] = []
@@ -39,8 +45,8 @@ enum LaneNews: Sendable {
     case changed(LaneFacts)
     /// An operator drains one of its volumes, and means the gateway.
     case drainAsked(Bool, redirecting: Bool)
-    /// No session is left in the lane.
-    case drained
+    /// No session is left in the lane since the drain with this number began.
+    case drained(UInt64)
 }
 
 /// The part of a gateway's targets that one loop serves, from what is served to what is wanted. What cannot
@@ -63,6 +69,10 @@ final class GatewayLane {
     private(set) var isDraining = false
     /// Their logins are answered with another gateway's address.
     private(set) var isRedirecting = false
+    /// Counts what the gateway said of drains.
+    private var drainNumber: UInt64 = 0
+    /// The gateway said that no session is left in any lane.
+    private var isDrainConfirmed = false
 
     /// - Parameter tell: called at any time, also from inside calls.
     init(
@@ -120,21 +130,27 @@ final class GatewayLane {
     }
     func announce(_ unit: GatewayUnit) { unit.coordinator?.announce(portals: portals) }
     /// Sends initiators elsewhere, or lets them come again.
-    func drain(_ isWanted: Bool, redirecting: Bool) {
+    func drain(_ isWanted: Bool, redirecting: Bool, number: UInt64) {
         guard !isStopping else { return }
         (isDraining, isRedirecting) = (isWanted, redirecting)
+        (drainNumber, isDrainConfirmed) = (number, false)
         for unit in units where unit.hasEntered {
             unit.coordinator?.drain(isWanted, redirecting: redirecting)
         }
         guard isWanted else { return server.endDrain() }
         server.drain(redirecting: redirecting) { [weak self] in
-            guard let self, isDraining else { return }
-            tell(.drained)
+            guard let self, isDraining, drainNumber == number else { return }
+            tell(.drained(number))
         }
     }
     /// No session is left in any lane: whoever asked for the drain is told.
     func confirmDrained() {
+        isDrainConfirmed = true
         for unit in units { unit.coordinator?.drained() }
+    }
+    /// The list of a unit says now that initiators are to go; whoever asked may have to hear that they have.
+    func drainTold(by coordinator: ClusterCoordinator) {
+        if isDrainConfirmed { coordinator.drained() }
     }
     func drainAsked(_ isWanted: Bool, redirecting: Bool) {
         if !isStopping { tell(.drainAsked(isWanted, redirecting: redirecting)) }
@@ -147,28 +163,34 @@ final class GatewayLane {
     }
     var facts: LaneFacts {
         var facts = LaneFacts(version: plan.version)
-        facts.isTried = units.allSatisfy { $0.wasTried || $0.phase == .served }
+        facts.isTried =
+            targets.allSatisfy { $0.isServed || $0.problem != nil || $0.wanted == nil }
+            && units.allSatisfy { $0.wasTried || $0.phase == .served }
         facts.isSettled = isSettled
         facts.targetNames = targets.map(\.name)
         facts.offered = server.offeredTargets
         for name in facts.targetNames { facts.otherAddresses[name] = coordinators.addresses(of: name) }
-        facts.targetItems = targets.filter { $0.problem != nil }.map {
+        return facts
+    }
+    var report: LaneReport {
+        var report = LaneReport(facts: facts)
+        report.targetItems = targets.filter { $0.problem != nil }.map {
             GatewayReport.Item(name: "target \($0.name)", problem: $0.problem)
         }
-        facts.unitItems = units.map { unit in
+        report.unitItems = units.map { unit in
             let problem = unit.problem ?? (unit.phase == .served ? nil : "under way")
             return GatewayReport.Item(name: unit.name, problem: problem)
         }
         let sessions = server.sessionFacts
-        facts.sessionCount = sessions.count
-        facts.sessions = sessions.prefix(GatewayReport.sessionsMax).map { session in
+        report.sessionCount = sessions.count
+        report.sessions = sessions.prefix(GatewayReport.sessionsMax).map { session in
             let digits = String(session.names.sessionIdentifier, radix: 16)
             return GatewayReport.Session(
                 number: session.nexus.rawValue, initiator: session.names.initiatorName,
                 identifier: String(repeating: "0", count: 12 - digits.utf8.count) + digits,
                 target: session.names.targetName, addresses: session.peers, user: session.userName)
         }
-        return facts
+        return report
     }
     private var isSettled: Bool {
         targets.allSatisfy { !$0.isBusy && ($0.isServed || $0.problem != nil) && $0.wanted != nil }

@@ -1,5 +1,6 @@
 import Environment
 import ISCSIProtocol
+import ISCSIServer
 
 /// A loop of the process, as others see it.
 public struct GatewayLoop: Sendable {
@@ -22,6 +23,12 @@ final class LaneLink {
     var facts = LaneFacts()
     /// No session is left there since the last drain began.
     var isDrained = false
+    /// Connections on their way there.
+    private var passing = 0 { didSet { if passing == 0 { hasComplained = false } } }
+    /// One line per shortage is enough.
+    var hasComplained = false
+    /// As many as may be logging in there: more of them means that the loop stands still.
+    static let passingMax = ISCSIServerLimits().loginsMax
 
     /// A lane on the gateway's own loop.
     init(_ lane: GatewayLane) { (local, loop) = (lane, nil) }
@@ -35,6 +42,25 @@ final class LaneLink {
         loop?.post { [remote] _ in
             if let lane = remote.value { action(lane) }
         }
+    }
+    /// Hands a connection over.
+    /// - Returns: false when too many wait there to be taken; then it is dropped, which closes it.
+    func pass(_ connection: any MovedConnection, _ login: MovingLogin, portal: Int?, home: GatewayLoop?)
+        -> Bool
+    {
+        guard passing < Self.passingMax else { return false }
+        if let local {
+            local.serve(connection, login, portal: portal)
+            return true
+        }
+        passing += 1
+        let link = LoopBound<LaneLink>()
+        link.value = self
+        tell { lane in
+            lane.serve(connection, login, portal: portal)
+            home?.post { _ in link.value?.passing -= 1 }
+        }
+        return true
     }
     /// Nothing is said to it any more.
     func forget() { loop?.post { [remote] _ in remote.value = nil } }
