@@ -125,18 +125,24 @@ class Tgt:
         self.process.terminate()
 
 
+def load_programs(row, cpus):
+    """One for each connection where there are CPUs for them beside the server's; else as few as will do, because programs
+    that take CPUs from each other measure the scheduler."""
+    return row.connections if cpus > row.connections + row.targets else row.targets
+
+
 def measure(server, name, seconds, programs):
     row, pid = ROWS[name], server.process.pid
     pin(pid, row.pinned)
     server.set_digests(row.digests)
     cpu = cpu_seconds(pid)
-    # A program for each connection, so that four can use more than one CPU.
     targets = server.targets[:row.targets]
+    count = load_programs(row, os.cpu_count())
     loads = [subprocess.Popen(
         [*(["taskset", "-c", str(PINNED_CPU)] if row.pinned else []), f"{programs}/iscsi-load", f"127.0.0.1:{server.port}",
-         targets[number % len(targets)], str(server.lun), row.rw, str(row.block), str(row.depth // row.connections), "1",
-         str(seconds), *(["digests"] if row.digests else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in range(row.connections)]
+         targets[number % len(targets)], str(server.lun), row.rw, str(row.block), str(row.depth // count),
+         str(row.connections // count), str(seconds), *(["digests"] if row.digests else [])],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for number in range(count)]
     results = []
     try:
         for load in loads:

@@ -141,7 +141,7 @@ private struct UnitGate {
             require(
                 (try? ReservationTable(decoding: table.encoded)) == table, "a table that cannot be read")
         }
-        require(target.units.allSatisfy { $0.taskCount == 0 && $0.locks.isEmpty }, "something is left")
+        require(target.units.allSatisfy { $0.tasks.taskCount == 0 && $0.locks.isEmpty }, "something is left")
     }
 }
 
