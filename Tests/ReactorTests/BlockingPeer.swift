@@ -49,6 +49,7 @@ final class BlockingPeer: @unchecked Sendable {
             let count = min(bytes.count - start, Int.random(in: 1...pieceBytesMax, using: &random))
             try send(bytes[start..<(start + count)])
             start += count
+            // So that the loop also sleeps between arrivals; nothing depends on how long.
             if random.oneIn(8) { usleep(random.oneIn(4) ? 300 : 1) }
         }
     }
@@ -59,6 +60,7 @@ final class BlockingPeer: @unchecked Sendable {
                 let count = Glibc.send(
                     descriptor, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count,
                     Int32(MSG_NOSIGNAL))
+                if count < 0, errno == EINTR { continue }
                 guard count > 0 else { throw Failed("send: \(systemMessage(errno))") }
                 rest = rest.dropFirst(count)
             }
@@ -74,6 +76,8 @@ final class BlockingPeer: @unchecked Sendable {
         var some = [UInt8](repeating: 0, count: 1 << 16)
         while all.count < count {
             let got = Glibc.read(descriptor, &some, min(some.count, count - all.count))
+            // A read that has a time limit is not begun again by the kernel.
+            if got < 0, errno == EINTR { continue }
             guard got >= 0 else { throw Failed("read: \(systemMessage(errno))") }
             if got == 0 { break }
             all.append(contentsOf: some[..<got])

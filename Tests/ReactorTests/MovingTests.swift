@@ -50,7 +50,7 @@ import Testing
             let peer = try BlockingPeer(journey.address)
             try peer.write(stream, pieceBytesMax: 10_000, seed: seed)
             if how == "end" { peer.stopSending() } else { peer.reset() }
-            waitUntil { journey.isOver.value }
+            journey.isOver.wait { $0 }
             journey.end()
         }
         #expect(traveller.reasons == [how == "end" ? .closedByPeer : .reset])
@@ -329,11 +329,6 @@ private func release(_ connection: any Connection, completed: @escaping ((any Mo
     }
     isInside = false
 }
-/// Looks again and again; gives up, with a record, after a minute.
-private func waitUntil(_ condition: () -> Bool) {
-    for _ in 0..<600_000 where !condition() { usleep(100) }
-    if !condition() { Issue.record("it did not come") }
-}
 
 private func callFaults(seed: UInt64) -> CallFaults {
     var random = SeededRandom(seed: seed)
@@ -371,7 +366,7 @@ private final class Journey {
             found.change { $0 = listener?.address ?? .inherited(descriptor: -1) }
         }
         self.second = second
-        waitUntil { found.value != nil }
+        found.wait { $0 != nil }
         address = found.value ?? anyPort
     }
     /// What the traveller knows may be looked at afterwards.

@@ -112,7 +112,16 @@ final class Shared<Value: Sendable>: @unchecked Sendable {
     private var current: Value
     init(_ value: Value) { current = value }
     var value: Value { lock.with { current } }
-    func change(_ body: (inout Value) -> Void) { lock.with { body(&current) } }
+    func change(_ body: (inout Value) -> Void) {
+        lock.with {
+            body(&current)
+            lock.wakeAll()
+        }
+    }
+    /// Sleeps until somebody has changed it so.
+    func wait(until isSo: (Value) -> Bool) {
+        lock.with { while !isSo(current) { lock.wait() } }
+    }
 }
 
 extension UnsafeRawBufferPointer {

@@ -183,16 +183,16 @@ public final class ConfiguredGateway {
         server.discoveryAuthentication = plan?.discovery.authentication ?? .none
         if mayOpen { reconcilePortals(server) }
         var plans = lanes.map { _ in LanePlan(version: version) }
-        for target in plan?.targets ?? [] { plans[place(of: target, plans)].targets.append(target) }
+        for target in plan?.targets ?? [] { plans[place(of: target)].targets.append(target) }
         for (lane, plan) in zip(lanes, plans) { lane.tell { $0.go(by: plan) } }
         tellReady()
         report()
     }
     /// A target stays where it is; a new one goes where the fewest units are, rather not to the loop that has
     /// the portals.
-    private func place(of target: GatewayPlan.Target, _ plans: [LanePlan]) -> Int {
+    private func place(of target: GatewayPlan.Target) -> Int {
         if let place = places[target.name] { return place }
-        let loads = plans.indices.map { index in
+        let loads = lanes.indices.map { index in
             let there = plan?.targets.filter { places[$0.name] == index } ?? []
             return there.reduce(0) { $0 + 1 + $1.units.count }
         }
