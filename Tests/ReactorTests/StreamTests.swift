@@ -38,6 +38,37 @@ import Testing
         #expect(server.begun >= 3 && server.ended >= 3, "the receive went on \(server.begun) times")
     }
 
+    /// Eight commands with 4 KiB each at a time, as a database with several connections sends them. Over a
+    /// local socket what one call sends arrives at once.
+    @Test("a receive goes on over arrivals that leave room in their buffers")
+    func roomyArrivals() throws {
+        let burst = [UInt8](repeating: 7, count: 40_000)
+        let recorder = Recorder()
+        var (received, arrivals, longest, wasStreaming) = (0, 0, 0, false)
+        try withFolder { folder in
+            try onLoop { reactor in
+                var peer: BlockingPeer?
+                let listener = try reactor.listen(on: .unix(path: "\(folder)/s")) { accepted in
+                    recorder.received = { bytes in
+                        wasStreaming = wasStreaming || (accepted as? SocketConnection)?.isStreaming == true
+                        (received, arrivals) = (received + bytes.count, arrivals + 1)
+                        longest = max(longest, bytes.count)
+                        guard received % burst.count == 0 else { return }
+                        if received == 40 * burst.count { return reactor.stop() }
+                        do { try peer?.write(burst) } catch { reactor.stop() }
+                    }
+                    accepted.handler = recorder
+                }
+                let made = try BlockingPeer(listener.address)
+                peer = made
+                try made.write(burst)
+            }
+        }
+        #expect(received == 40 * burst.count)
+        #expect(longest > 16 << 10, "nothing that this is about: the longest had \(longest) bytes")
+        #expect(wasStreaming, "\(arrivals) arrivals")
+    }
+
     @Test(
         "the end of a peer, a reset and a close end a receive that goes on",
         arguments: ["end", "reset", "close"])

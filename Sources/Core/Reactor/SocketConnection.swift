@@ -58,7 +58,8 @@ import Glibc
     private static let receiveBytesMax = 1 << 20
     /// After so many small arrivals a receive that goes on is worth its end.
     private static let smallArrivalsMin = 16
-    private static let smallArrivalBytesMax = 16 << 10
+    /// Fuller buffers are mostly parts of something larger, which would take many of them at once.
+    private static let smallArrivalBytesMax = StagingBuffers.bufferBytes / 4 * 3
     /// What a socket mostly has room for. More is held until the kernel says that it is done with it.
     private static let quickSendBytesMax = 160 << 10
 
