@@ -167,7 +167,7 @@ struct GatewayDrain: ParsableCommand {
     ) throws {
         guard options.json else { return print("\(roll.words(gateway)): \(text)") }
         let (name, tag) = (gateway.name, gateway.group.tag)
-        print(try Text.json(Outcome(gateway: name, tag: tag, initiators: GatewayRoll.words(drain))))
+        print(try Text.json(Outcome(gateway: name, tag: tag, initiators: drain.words)))
     }
     private static let pollSeconds = 0.3
     /// A day.
@@ -252,6 +252,17 @@ private struct GatewayRemove: ParsableCommand {
     private static let pollSeconds = 0.3
 }
 
+extension Gateway.Drain {
+    /// How initiators are there.
+    var words: String {
+        switch self {
+        case .none: "welcome"
+        case .asked: "asked to leave"
+        case .done: "have left"
+        }
+    }
+}
+
 /// What the cluster knows of the gateways of a target.
 private struct GatewayRoll {
     struct Attachment: Encodable {
@@ -311,7 +322,7 @@ private struct GatewayRoll {
         let member = volume.members.first { $0.epoch == own?.epoch ?? 0 }
         return Row(
             tag: gateway.group.tag, name: gateway.name, state: Self.words(gateway.group.state),
-            initiators: Self.words(gateway.drain),
+            initiators: gateway.drain.words,
             lease: member.map { $0.silent ? "ran out" : "runs" } ?? "ended", portals: gateway.portals,
             attachments: gateway.sessions.map { Attachment(volume: $0.volume, epoch: $0.epoch) })
     }
@@ -322,13 +333,6 @@ private struct GatewayRoll {
         case .standby: "standby"
         case .unavailable: "unavailable"
         case .transitioning: "in transition"
-        }
-    }
-    static func words(_ drain: Gateway.Drain) -> String {
-        switch drain {
-        case .none: "welcome"
-        case .asked: "asked to leave"
-        case .done: "have left"
         }
     }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import ISCSIConfiguration
+import ISCSICoordination
 import ToolSupport
 
 struct GatewayStatus: ParsableCommand {
@@ -17,11 +18,12 @@ struct GatewayStatus: ParsableCommand {
     private struct Item: Encodable { let name: String, problem: String? }
     private struct Status: Encodable {
         let gateway: String, groupTag: UInt16, answers: Bool, process: String?, version: UInt64?
-        let newestVersion: UInt64, sessions: Int?, items: [Item]
+        let newestVersion: UInt64, sessions: Int?, initiators: String?, items: [Item]
         init(_ entry: GatewayEntry, _ report: GatewayReport?, newest: UInt64) {
             (gateway, groupTag, newestVersion) = (entry.name, entry.groupTag, newest)
             (answers, process, version) = (report != nil, report?.process, report?.version)
             sessions = report?.sessionCount
+            initiators = report?.welcome.words
             items = (report?.items ?? []).map { Item(name: $0.name, problem: $0.problem) }
         }
         var words: String {
@@ -43,11 +45,11 @@ struct GatewayStatus: ParsableCommand {
         } else {
             print(
                 Text.table(
-                    [["GATEWAY", "GROUP", "STATE", "SESSIONS", "PROCESS"]]
+                    [["GATEWAY", "GROUP", "STATE", "INITIATORS", "SESSIONS", "PROCESS"]]
                         + found.map {
                             [
-                                $0.gateway, "\($0.groupTag)", $0.words, $0.sessions.map { "\($0)" } ?? "-",
-                                $0.process ?? "-",
+                                $0.gateway, "\($0.groupTag)", $0.words, $0.initiators ?? "-",
+                                $0.sessions.map { "\($0)" } ?? "-", $0.process ?? "-",
                             ]
                         }))
             for status in found {
@@ -59,5 +61,15 @@ struct GatewayStatus: ParsableCommand {
         guard name != nil, let only = found.first else { return }
         if !only.answers { throw ExitCode(1) }
         if only.items.contains(where: { $0.problem != nil }) { throw ExitCode(2) }
+    }
+}
+
+extension GatewayReport {
+    fileprivate var welcome: Gateway.Drain {
+        switch drain {
+        case nil: .none
+        case .asked?: .asked
+        case .done?: .done
+        }
     }
 }

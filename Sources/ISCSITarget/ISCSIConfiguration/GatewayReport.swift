@@ -33,6 +33,13 @@ public struct GatewayReport: Hashable, Sendable, Codable {
             (self.target, self.addresses, self.user) = (target, addresses, user)
         }
     }
+    /// Whether initiators are to go elsewhere.
+    public enum Drain: String, Hashable, Sendable, Codable {
+        /// They were asked to, and no more are let in.
+        case asked
+        /// None is left.
+        case done
+    }
     /// The gateway's name.
     public var gateway: String
     /// The process, for people.
@@ -49,6 +56,8 @@ public struct GatewayReport: Hashable, Sendable, Codable {
     public var sessionCount = 0
     /// The last order that it has carried out.
     public var ordersDone: UInt64 = 0
+    /// Initiators are to go elsewhere; `nil`: they may come.
+    public var drain: Drain?
     /// It ended in order.
     public var hasEnded = false
     /// So many fit into a value.

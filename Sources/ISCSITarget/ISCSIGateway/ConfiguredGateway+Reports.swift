@@ -133,6 +133,7 @@ extension ConfiguredGateway {
         if isSettled { reporter.settledVersion = version }
         var report = GatewayReport(gateway: options.name, process: options.process, start: start)
         (report.version, report.ordersDone) = (reporter.settledVersion, ordersDone)
+        if isDraining { report.drain = isDrainConfirmed ? .done : .asked }
         if let problem { report.items.append(GatewayReport.Item(name: "configuration", problem: problem)) }
         report.items += portals.map {
             GatewayReport.Item(name: "portal \($0.address)", problem: $0.problem)

@@ -67,12 +67,12 @@ public final class ConfiguredGateway {
     private var isReady = false
     private(set) var isStopping = false
     /// Initiators are to go elsewhere.
-    private var isDraining = false
+    private(set) var isDraining = false
     /// Their logins are answered with another gateway's address.
     private var isRedirecting = false
     /// Counts what was said of that.
     private var drainCount: UInt64 = 0
-    private var isDrainConfirmed = false
+    private(set) var isDrainConfirmed = false
     private var stopped: (() -> Void)?
     var reporter = GatewayReporter()
 
@@ -319,12 +319,14 @@ public final class ConfiguredGateway {
         for lane in lanes {
             lane.tell { [drainCount] in $0.drain(isWanted, redirecting: redirecting, number: drainCount) }
         }
+        report()
     }
     private func confirmDrained() {
         guard isDraining, lanes.allSatisfy(\.isDrained) else { return }
         if !isDrainConfirmed { log(.notice, "no session is left; the gateway can be stopped") }
         isDrainConfirmed = true
         for lane in lanes { lane.tell { $0.confirmDrained() } }
+        report()
     }
 
     // MARK: The end
