@@ -243,8 +243,9 @@ let package = Package(
         tests(
             "ISCSIGatewayTests",
             [
-                "BlockTypes", "CurveClient", "Environment", "ISCSIConfiguration", "ISCSIGateway",
-                "ISCSIInitiator", "ISCSIServer", "MemoryEnvironment", "MetadataServer",
+                "BlockTypes", "ControlMessages", "CurveClient", "CurveWire", "Environment", "FramedLink",
+                "ISCSIConfiguration", "ISCSIGateway", "ISCSIInitiator", "ISCSIServer", "MemoryEnvironment",
+                "MetadataServer",
             ]),
         tests("TidyTests", []),
     ]

@@ -6,12 +6,13 @@ import Testing
 
 @testable import ISCSIGateway
 
-/// An initiator that logs in and listens.
-private final class Guest: ConnectionHandler {
+/// An initiator that logs in, asks and listens.
+final class Guest: ConnectionHandler {
     private var link: (any Connection)?
     private var listener = PDUListener()
     private(set) var heard: [Heard] = []
     private(set) var closed: NetworkError?
+    private var commands: UInt32 = 0
     private let site: Site
 
     /// - Parameter waits: it says the first word in its own time.
@@ -31,6 +32,15 @@ private final class Guest: ConnectionHandler {
     func say(_ bytes: [UInt8]) {
         link?.send([.bytes(bytes)])
         site.world.settle()
+    }
+    /// The sense of a command that moves nothing; empty when it ends well.
+    func ask(_ cdb: [UInt8], lun: UInt64 = 0) -> [UInt8]? {
+        commands += 1
+        say(Wire().command(tag: 1000 + commands, cdb: cdb, lun: lun << 48, cmdSN: 99 + commands))
+        guard let answer = heard.last, answer.opcode == 0x21, answer.tag == 1000 + commands else {
+            return nil
+        }
+        return answer.status == 0 ? [] : answer.sense
     }
     var isLoggedIn: Bool { heard.first?.half(36) == 0 && closed == nil }
     func leave() { link?.close() }

@@ -115,6 +115,49 @@ import Testing
         site.world.settle()
         #expect(said.last?.contains("has no LUN 7") == true)
     }
+    @Test("a suspended unit makes initiators wait; its volume goes on with it, another volume does not")
+    func suspension() throws {
+        let site = try Site()
+        let initiator = site.servedInitiator()
+        func add(_ unit: UnitConfiguration, _ volume: MemoryVolume) {
+            site.server.addUnit(unit, over: volume, to: targetName) { #expect($0 == nil) }
+            site.world.settle()
+        }
+        func suspend(_ completed: @escaping () -> Void = {}) {
+            site.server.suspendUnit(0, of: targetName) {
+                #expect($0 == nil)
+                completed()
+            }
+            site.world.settle()
+        }
+        func ready(lun: UInt64 = 0) -> [UInt8]? {
+            initiator.run(TestInitiator.testUnitReady, lun: lun)?.sense
+        }
+        add(Site.unit(1), MemoryVolume(environment: site.environment, size: ByteCount(bytes: 1 << 20)))
+        #expect(ready() == [6, 0x3f, 0x0e] && ready(lun: 1) == [6, 0x29, 0])
+        site.volume.isHolding = true
+        let read = initiator.send(TestInitiator.read10(0, 1), read: 512)
+        site.world.settle()
+        var isGone = false
+        suspend { isGone = true }
+        #expect(ready() == [2, 4, 1] && !isGone)
+        site.volume.release()
+        site.world.settle()
+        #expect(isGone && initiator.ended[read]?.status == 0)
+        site.volume.isHolding = false
+        add(Site.unit(0), site.volume)
+        #expect(ready() == [6, 0x29, 0] && initiator.read(0, 1)?.status == 0)
+        #expect(ready(lun: 1) == [])
+        suspend()
+        var other = Site.unit(0)
+        other.identifier[15] ^= 0xff
+        add(other, MemoryVolume(environment: site.environment, size: ByteCount(bytes: 1 << 20)))
+        #expect(ready() == [6, 0x29, 0] && ready(lun: 1) == [6, 0x3f, 0x0e])
+        suspend()
+        site.server.removeUnit(0, from: targetName) { #expect($0 == nil) }
+        site.world.settle()
+        #expect(ready() == [5, 0x25, 0] && ready(lun: 1) == [6, 0x3f, 0x0e])
+    }
     @Test("blocks of 4096 bytes move as many bytes as they have")
     func largeBlocks() throws {
         let site = try Site()

@@ -42,11 +42,11 @@ class Initiator:
             data += more
         return data
 
-    def run(self, cdb, out=b"", length=0):
+    def run(self, cdb, out=b"", length=0, lun=0):
         flags = 0x81 | (0x20 if out else 0) | (0x40 if length else 0)
         number, self.number = self.number, self.number + 1
         word = number.to_bytes(4, "big")
-        self.send(0x01, flags, {16: word, 20: (len(out) or length).to_bytes(4, "big"), 24: word,
+        self.send(0x01, flags, {8: bytes((0, lun)), 16: word, 20: (len(out) or length).to_bytes(4, "big"), 24: word,
                                 32: cdb.ljust(16, b"\0")}, out)
         data = b""
         while True:

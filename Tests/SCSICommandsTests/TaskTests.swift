@@ -293,7 +293,10 @@ import Testing
 
     // MARK: Random input
 
-    @Test("any CDB with any data: one answer each, nothing left behind", arguments: UInt64(0)..<60)
+    @Test(
+        "any CDB with any data, while a volume comes and goes: one answer each, nothing left behind",
+        arguments: UInt64(0)..<60
+    )
     func random(seed: UInt64) {
         var random = SeededRandom(seed: seed)
         var limits = SCSILimits()
@@ -339,8 +342,12 @@ import Testing
                 let function = ManagementFunction(rawValue: UInt8.random(in: 1...12, using: &random))
                 _ = bench.manage(function ?? .abortTask, lun: lun)
             }
+            if seed % 2 == 1, random.oneIn(bench.target.units[0].isSuspended ? 8 : 40) {
+                SuspensionTests.toggle(bench)
+            }
         }
         while !bench.held.isEmpty { bench.completeHeld() }
+        #expect(bench.target.leaving.isEmpty)
         for task in sent { #expect(bench.answers[task] != nil || bench.aborted.contains(task)) }
         for unit in bench.target.units {
             #expect(unit.tasks.taskCount == 0 && unit.locks.isEmpty)

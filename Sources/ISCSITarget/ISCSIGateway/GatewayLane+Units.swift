@@ -10,6 +10,7 @@ extension GatewayLane {
     /// Takes the unit's next step, if it waits for nothing.
     func goOn(_ unit: GatewayUnit) {
         guard !isStopping else { return }
+        goOnWaiting(unit)
         switch unit.phase {
         case .idle: begin(unit)
         case .served:
@@ -20,6 +21,22 @@ extension GatewayLane {
             server.changePoolThreshold(of: wanted.lun.number, of: unit.target, wanted.lun.poolThreshold)
         case .attaching, .entering, .adding, .leaving: break
         }
+    }
+    /// Initiators wait for a unit as long as the configuration wants it as they know it.
+    private func goOnWaiting(_ unit: GatewayUnit) {
+        guard let awaited = unit.suspended else { return }
+        if let wanted = unit.wanted, wanted.lun.isSameUnit(as: awaited) {
+            server.changeAccess(to: unit.number, of: unit.target, wanted.access)
+        } else if unit.phase != .adding {
+            // One that is just being added is removed when it is there.
+            letGo(unit)
+        }
+    }
+    /// Nobody is to wait for the unit any more.
+    private func letGo(_ unit: GatewayUnit) {
+        guard unit.suspended != nil else { return }
+        unit.suspended = nil
+        server.removeUnit(unit.number, from: unit.target) { _ in }
     }
     private func begin(_ unit: GatewayUnit) {
         guard let wanted = unit.wanted else {
@@ -47,6 +64,8 @@ extension GatewayLane {
             switch result {
             case .failure(let error):
                 guard !isStopping else { return }
+                // What was deleted does not come back.
+                if error.isNotFound { letGo(unit) }
                 fail(unit, "\(error)")
             case .success(let volume):
                 // The end, or another wish, may have come while it was attached.
@@ -125,6 +144,7 @@ extension GatewayLane {
             guard !isStopping else { return }
             if let error { return fail(unit, "\(error)") }
             (unit.phase, unit.problem, unit.wasTried) = (.served, nil, true)
+            unit.suspended = nil
             log(.notice, "\(unit.name) is served: \(wanted.lun.volume)")
             goOn(unit)
             tellFacts()
@@ -156,7 +176,10 @@ extension GatewayLane {
             giveBack(unit) { [self] in
                 guard !isStopping else { return }
                 (unit.phase, unit.isLost) = (.idle, false)
-                if wasServed { log(.notice, "\(unit.name) is served no more") }
+                if wasServed {
+                    let isAwaited = unit.suspended != nil
+                    log(.notice, "\(unit.name) \(isAwaited ? "makes initiators wait" : "is served no more")")
+                }
                 if unit.wanted != nil, unit.problem != nil {
                     unit.retry = environment.after(ConfiguredGateway.retryAfter) { [weak self, weak unit] in
                         guard let self, let unit else { return }
@@ -168,7 +191,10 @@ extension GatewayLane {
             }
         }
         guard wasServed else { return back() }
-        server.removeUnit(unit.number, from: unit.target) { _ in back() }
+        guard unit.isLost, let present = unit.present, unit.wanted?.lun.isSameUnit(as: present.lun) == true
+        else { return server.removeUnit(unit.number, from: unit.target) { _ in back() } }
+        unit.suspended = present.lun
+        server.suspendUnit(unit.number, of: unit.target) { _ in back() }
     }
     /// Gives up the unit's place among the gateways and its volume.
     func giveBack(_ unit: GatewayUnit, completed: @escaping () -> Void) {

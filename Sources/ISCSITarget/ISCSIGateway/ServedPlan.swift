@@ -25,6 +25,8 @@ final class GatewayUnit {
     var hasEntered = false
     /// Its volume, or its place among the gateways, is another's.
     var isLost = false
+    /// What initiators wait for while its volume is attached again; `nil`: nothing.
+    var suspended: LUNEntry?
     /// Why it is not served.
     var problem: String?
     var retry: TimerID?

@@ -41,9 +41,11 @@ extension ISCSIServer {
     }
     /// Changes who sees a unit and who writes to it; those whom it concerns are told.
     public func changeAccess(to lun: UInt16, of name: String, _ access: UnitAccess?) {
-        guard let served = target(named: name), let unit = served.unit(lun: lun), unit.isPresent else {
-            return
+        guard let served = target(named: name) else { return }
+        if let suspended = served.suspended.first(where: { $0.lun == lun }) {
+            act(served, .accessChanged(suspended.number, access))
+        } else if let unit = served.unit(lun: lun), unit.isPresent {
+            act(served, .accessChanged(unit.number, access))
         }
-        act(served, .accessChanged(unit.number, access))
     }
 }

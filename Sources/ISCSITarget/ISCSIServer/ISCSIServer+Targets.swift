@@ -89,7 +89,7 @@ extension ISCSIServer {
         environment.after(.zero) { ended() }
     }
 
-    /// Offers a volume as a logical unit.
+    /// Offers a volume as a logical unit, or goes on with one that was suspended.
     /// - Parameter completed: runs once, never from inside this call; initiators see the unit from then on.
     public func addUnit(
         _ configuration: UnitConfiguration, over volume: any BlockVolume, to name: String,
@@ -103,6 +103,9 @@ extension ISCSIServer {
             environment.after(.zero) { completed(error) }
             return
         }
+        // Another volume is another unit: initiators are to notice, whatever they wait for.
+        let key = UnitKey(identifier: configuration.identifier)
+        forgetSuspended(of: served) { $0.lun == configuration.lun && $0.key != key }
         var configuration = configuration
         configuration.isReadOnly = configuration.isReadOnly || volume.isReadOnly
         let unit = ServedUnit(takeUnitNumber(), configuration, volume)
@@ -122,6 +125,7 @@ extension ISCSIServer {
     }
     private func present(_ unit: ServedUnit, _ table: ReservationTable, in served: ServedTarget) {
         unit.isPresent = true
+        served.suspended.removeAll { $0.lun == unit.configuration.lun }
         unit.volume.resized = { [own, name = served.name, number = unit.number] size in
             guard let server = own.target else { return }
             // A target that was removed, and came again by the same name, has other units.
@@ -139,7 +143,8 @@ extension ISCSIServer {
         guard served.unit(lun: configuration.lun) == nil else {
             return .lunTaken(configuration.lun, target: served.name)
         }
-        guard served.units.count < limits.unitsPerTargetMax else {
+        let waiting = served.suspended.count { $0.lun != configuration.lun }
+        guard served.units.count + waiting < limits.unitsPerTargetMax else {
             return .tooManyUnits(limits.unitsPerTargetMax, target: served.name)
         }
         // One volume is one logical unit: its commands see each other's locks and reservations.
@@ -152,14 +157,18 @@ extension ISCSIServer {
         }
         return nil
     }
-    /// Removes a logical unit; what it has begun it ends.
+    /// Removes a logical unit, suspended or not; what it has begun it ends.
     /// - Parameter completed: nothing is asked of its volume any more.
     public func removeUnit(
         _ lun: UInt16, from name: String, completed: @escaping (ISCSIServerError?) -> Void
     ) {
-        guard let served = target(named: name), let unit = served.unit(lun: lun) else {
-            let error = target(named: name) == nil ? ISCSIServerError.noSuchTarget(name) : nil
-            environment.after(.zero) { completed(error ?? .noSuchLUN(lun, target: name)) }
+        guard let served = target(named: name) else {
+            environment.after(.zero) { completed(.noSuchTarget(name)) }
+            return
+        }
+        let wasSuspended = forgetSuspended(of: served) { $0.lun == lun }
+        guard let unit = served.unit(lun: lun) else {
+            environment.after(.zero) { completed(wasSuspended ? nil : .noSuchLUN(lun, target: name)) }
             return
         }
         unit.gone.append { completed(nil) }
@@ -173,6 +182,34 @@ extension ISCSIServer {
         unit.volume.resized = nil
         act(served, .unitRemoved(unit.number))
         tellTransferSizes()
+    }
+    /// The volume of a unit is away, and is to come back: initiators are told to wait. What it has begun it
+    /// ends, and the volume is no longer the server's; ``addUnit(_:over:to:completed:)`` goes on with it.
+    /// - Parameter completed: nothing is asked of its volume any more.
+    public func suspendUnit(
+        _ lun: UInt16, of name: String, completed: @escaping (ISCSIServerError?) -> Void
+    ) {
+        guard let served = target(named: name), let unit = served.unit(lun: lun), unit.isPresent else {
+            return removeUnit(lun, from: name, completed: completed)
+        }
+        unit.gone.append { completed(nil) }
+        unit.isLeaving = true
+        unit.volume.resized = nil
+        let substitute = SuspendedUnit(number: takeUnitNumber(), lun: lun, key: unit.key)
+        served.suspended.append(substitute)
+        act(served, .unitSuspended(unit.number, as: substitute.number))
+    }
+    /// They are not waited for any more.
+    /// - Returns: false when there are none.
+    @discardableResult private func forgetSuspended(
+        of served: ServedTarget, where isMeant: (SuspendedUnit) -> Bool
+    ) -> Bool {
+        let forgotten = served.suspended.filter(isMeant)
+        guard !forgotten.isEmpty else { return false }
+        served.suspended.removeAll(where: isMeant)
+        for unit in forgotten { act(served, .unitRemoved(unit.number)) }
+        tellTransferSizes()
+        return true
     }
     /// Nothing is asked of the unit's volume any more.
     func gone(_ number: UnitNumber, of served: ServedTarget) {

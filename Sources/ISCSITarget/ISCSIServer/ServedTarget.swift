@@ -8,6 +8,8 @@ final class ServedTarget {
     var logic: Target
     /// In the order in which they were added.
     var units: [ServedUnit] = []
+    /// LUNs whose volumes are away, with what stands for them.
+    var suspended: [SuspendedUnit] = []
     /// Its sessions are being ended, and no more begin.
     var isRemoved = false
     /// When another gateway's TARGET COLD RESET ended its sessions last.
@@ -21,6 +23,14 @@ final class ServedTarget {
     func unit(lun: UInt16) -> ServedUnit? {
         units.first { $0.configuration.lun == lun && !$0.isLeaving }
     }
+}
+
+/// A logical unit whose volume is away.
+struct SuspendedUnit {
+    let number: UnitNumber
+    let lun: UInt16
+    /// What comes back is this, or it is not the same unit.
+    let key: UnitKey
 }
 
 /// One volume as a logical unit.

@@ -150,6 +150,7 @@ extension LogicalUnit {
         }
     }
     private func checkReady(_ request: Request) throws(Sense) {
+        try checkPresence(request)
         if let sense = sanitizeSense {
             switch request.operation {
             case .inquiry, .requestSense, .reportLUNs, .reportPortGroups, .reportSupportedOpcodes,

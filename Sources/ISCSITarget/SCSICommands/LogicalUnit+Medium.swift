@@ -8,6 +8,8 @@ extension LogicalUnit {
         if let index = partyIndex[request.party.nexus], let attention = parties[index].attentions.takeFirst()
         {
             sense = Sense(.unitAttention, attention)
+        } else if isSuspended {
+            sense = Self.becomingReady
         } else if let pending = sanitizeSense {
             sense = pending
         } else if !hasMedium {

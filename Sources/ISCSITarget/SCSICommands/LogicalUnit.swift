@@ -58,6 +58,9 @@ struct LogicalUnit: Sendable {
     /// Nothing is left of what this version of the table and those before it ended.
     var settledVersion: UInt64 = 0
 
+    /// Its volume is away: it says what it is, and that it is not ready.
+    var isSuspended = false
+
     var modes: ModePages
     var hasMedium: Bool { !reservations.isEjected }
     /// A sanitize operation of this gateway, from the command until the cluster knows its end.
@@ -190,7 +193,8 @@ struct LogicalUnit: Sendable {
     private mutating func spread(
         _ request: ReservationRequest, _ id: ManagementID, _ nexus: NexusID, effects: inout [Effect]
     ) -> ManagementOutcome? {
-        guard let party = party(nexus)?.reservation else { return .rejected }
+        // Without its volume a unit cannot let the other gateways know.
+        guard !isSuspended, let party = party(nexus)?.reservation else { return .rejected }
         change(.request(request, party), for: .function(id, nexus), effects: &effects)
         return nil
     }

@@ -45,6 +45,7 @@ struct AdditionalSense: Hashable, Sendable {
 
     static let none = AdditionalSense(0x00, 0x00)
     static let operationInProgress = AdditionalSense(0x00, 0x16)
+    static let becomingReady = AdditionalSense(0x04, 0x01)
     static let notReadyManualIntervention = AdditionalSense(0x04, 0x03)
     static let sanitizeInProgress = AdditionalSense(0x04, 0x1b)
     static let targetPortUnavailable = AdditionalSense(0x04, 0x0c)

@@ -326,7 +326,7 @@ extension LogicalUnit {
         let isProtected =
             configuration.isReadOnly || modes.isWriteProtected || party(nexus)?.right != .writes
         let isWritable = !writes || !isProtected
-        guard isAllowed, isWritable, hasMedium, sanitizeSense == nil, run.end <= sizeBytes,
+        guard isAllowed, isWritable, hasMedium, !isSuspended, sanitizeSense == nil, run.end <= sizeBytes,
             tasks.taskCount < limits.tasksMax
         else {
             endedTransfers.append(

@@ -27,10 +27,14 @@ public struct Target: Sendable {
         case tasksEnded(UnitNumber, version: UInt64)
         /// A volume has answered.
         case volumeCompleted(VolumeToken, VolumeResult)
-        /// There is a new logical unit, with the reservations that the cluster knows.
+        /// There is a new logical unit, or a suspended one is back, with the reservations that the cluster
+        /// knows.
         case unitAdded(UnitNumber, UnitConfiguration, ByteCount, ReservationTable)
         /// It is gone for initiators; what it has begun it ends.
         case unitRemoved(UnitNumber)
+        /// Its volume is away, and is to come back: what it has begun it ends, and until a unit of this LUN
+        /// is added one without a volume stands for it, under a number of its own.
+        case unitSuspended(UnitNumber, as: UnitNumber)
         /// Others may see the unit or write to it.
         case accessChanged(UnitNumber, UnitAccess?)
         /// The volume has another size.
@@ -144,6 +148,7 @@ public struct Target: Sendable {
         case .unitAdded(let number, let configuration, let size, let table):
             add(number, configuration, size, table)
         case .unitRemoved(let number): remove(number)
+        case .unitSuspended(let number, let substitute): suspend(number, as: substitute)
         case .accessChanged(let number, let access): change(number, to: access)
         case .resized(let number, let size): with(number, &effects) { unit, _ in unit.resized(size.bytes) }
         case .softThresholdReached(let number):
@@ -187,14 +192,16 @@ public struct Target: Sendable {
         _ table: ReservationTable
     ) {
         invariant(index(number) == nil, "unit \(number.rawValue) is there already")
-        invariant(!units.contains { $0.configuration.lun == configuration.lun }, "LUN is taken")
         var unit = LogicalUnit(
             number: number, configuration: configuration, sizeBytes: size.bytes, limits: limits,
             ports: ports)
         (unit.reservations, unit.modes.shared) = (table, table.modes)
         unit.settledVersion = table.version
-        let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
         for nexus in nexuses { unit.nexusBegan(nexus.id, nexus.names, nexus.functions) }
+        if let place = units.firstIndex(where: { $0.configuration.lun == configuration.lun }) {
+            return unit.takePlace(of: &units[place])
+        }
+        let place = units.firstIndex { $0.configuration.lun > configuration.lun } ?? units.count
         for index in units.indices { units[index].attend(.inventoryChanged) }
         units.insert(unit, at: place)
     }
@@ -202,6 +209,12 @@ public struct Target: Sendable {
         guard let index = index(number) else { return }
         leaving.append(units.remove(at: index))
         for index in units.indices { units[index].attend(.inventoryChanged) }
+    }
+    private mutating func suspend(_ number: UnitNumber, as substitute: UnitNumber) {
+        guard let index = index(number) else { return }
+        invariant(self.index(substitute) == nil, "unit \(substitute.rawValue) is there already")
+        leaving.append(units[index])
+        units[index] = LogicalUnit(substitute, standingFor: units[index])
     }
     private mutating func nexusBegan(
         _ nexus: NexusID, _ names: Nexus, _ functions: Set<ManagementFunction>
