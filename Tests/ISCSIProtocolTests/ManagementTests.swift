@@ -78,7 +78,7 @@ import Testing
     @Test("functions that are about several tasks: whose, and in which order")
     func sets() {
         let table: [(UInt8, [UInt32])] = [
-            (2, [1, 2]), (4, [1, 2, 11]), (5, [1, 2, 11]), (6, [1, 2, 3, 11, 12]), (7, [1, 2, 3, 11, 12]),
+            (2, [1, 2]), (4, [1, 2]), (5, [1, 2, 11]), (6, [1, 2, 3, 11, 12]), (7, [1, 2, 3, 11, 12]),
             (11, [1, 2, 3]),
         ]
         for (function, affected) in table {

@@ -116,4 +116,31 @@ import Testing
         #expect(a.run(second, Bench.three, out: keys).status == 0)
         #expect(b.target.units[0].reservations.registrations.count == 3)
     }
+    @Test(
+        "a gateway of before tells of a cleared task set: that stays in the table, and is about nobody here")
+    func clearedElsewhere() throws {
+        let bench = Bench()
+        let party = ReservationParty(initiatorPort: "iqn.2026-01.test:i2,i,0x000000000002", targetPort: 2)
+        var table = ReservationTable()
+        table.version = 1
+        table.notices = [.init(version: 1, party: party, kind: .taskSetCleared)]
+        var bytes = table.encoded
+        #expect(bytes.last == 8)
+        #expect(try ReservationTable(decoding: bytes) == table)
+        bytes[bytes.count - 1] = 11
+        #expect(throws: ReservationTable.DecodeError.self) { try ReservationTable(decoding: bytes) }
+        bench.holds = true
+        let read = bench.send(Make.ten(0x28, 0, 1))
+        bench.step(.reservationsChanged(Self.unit, table))
+        bench.keeper.tables[Self.unit] = table
+        #expect(bench.aborted.isEmpty && bench.settled[Self.unit] == 1)
+        bench.completeHeld()
+        #expect(bench.reply(read)?.status == 0)
+        for nexus in [Bench.one, Bench.two, Bench.three] {
+            #expect(bench.run(UnitTests.ready, nexus).status == 0)
+        }
+        let (register, list) = Make.reserveOut(0, actionKey: 5)
+        #expect(bench.run(register, out: list).status == 0)
+        #expect(bench.target.units[0].reservations.notices.first == table.notices.first)
+    }
 }

@@ -301,10 +301,10 @@ import Testing
     }
 
     @Test(
-        "a reset or CLEAR TASK SET ends commands at the other gateway too, and is told there",
+        "a reset ends commands at the other gateway too, and is told there",
         arguments: [
             (ManagementFunction.logicalUnitReset, 0x06_2903), (.targetWarmReset, 0x06_2902),
-            (.targetColdReset, 0x06_2901), (.clearTaskSet, 0x06_2f00),
+            (.targetColdReset, 0x06_2901),
         ])
     func resetElsewhere(function: ManagementFunction, code: Int) {
         let keeper = ModelKeeper()
@@ -312,8 +312,7 @@ import Testing
         let b = Bench(tag: 2, keeper: keeper, volumes: a.volumes) { $0.isRemovable = true }
         let unit = UnitNumber(rawValue: 0)
         #expect(b.run([0x1e, 0, 0, 0, 1, 0], Bench.two).status == 0)
-        let isReset = function != .clearTaskSet
-        if isReset { #expect(b.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0) }
+        #expect(b.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0)
         let before = b.settled[unit] ?? 0
         b.holds = true
         let read = b.send(Make.ten(0x28, 0, 1), Bench.two)
@@ -331,9 +330,9 @@ import Testing
         }
         #expect(a.run([0, 0, 0, 0, 0, 0], Bench.two).code == code)
         #expect(a.run([0, 0, 0, 0, 0, 0], Bench.two).status == 0)
-        // Nobody holds it, and nobody prevents removal, but for a cleared task set.
+        // Nobody holds it, and nobody prevents removal.
         #expect(a.run([0x16, 0, 0, 0, 0, 0], Bench.two).status == 0)
-        if isReset { #expect(b.target.units[0].reservations.preventingPorts.isEmpty) }
+        #expect(b.target.units[0].reservations.preventingPorts.isEmpty)
         #expect(b.endedSessions == (function == .targetColdReset ? 1 : 0) && a.endedSessions == 0)
         #expect(a.answers.values.allSatisfy { $0.status != 0x40 })
     }

@@ -141,6 +141,8 @@ import Testing
         let described = bench.run([0x1a, 0, 0x0a, 0, 255, 0]).data
         #expect(
             described[3] == 8 && Int(described.word(at: 4)) == bench.blocks && described.half(at: 10) == 512)
+        // A task set for each nexus, and GLTSD; nobody changes the one or the other.
+        #expect(described[14] == 0x22 && bench.run([0x1a, 8, 0x4a, 0, 255, 0]).data[6] == 0x04)
         let long = bench.run([0x5a, 0x10, 0x0a, 0, 0, 0, 0, 1, 0, 0]).data
         #expect(long[4] == 1 && long.half(at: 6) == 16 && Int(long.long(at: 8)) == bench.blocks)
         #expect(bench.run([0x1a, 0, 0x05, 0, 255, 0]).code == 0x05_2400)

@@ -113,8 +113,9 @@ extension PortalGroup {
             $0 !== session && $0.names?.targetName == session.names?.targetName
         }.flatMap { $0.tasks.filter { $0.stage != .arriving } }
         switch function.function {
-        case .abortTaskSet: return own.filter { $0.lun.isSame(as: function.lun) }
-        case .clearTaskSet, .logicalUnitReset:
+        // The task set is that of the nexus: the Control mode page says TST = 001b (SPC-5, section 7.5.10).
+        case .abortTaskSet, .clearTaskSet: return own.filter { $0.lun.isSame(as: function.lun) }
+        case .logicalUnitReset:
             return (own + others).filter { $0.lun.isSame(as: function.lun) }
         case .targetWarmReset, .targetColdReset: return own + others
         case .nexusReset: return own

@@ -50,10 +50,10 @@ extension ReservationTable.Notice.Kind {
         case .unitReset: .unitReset
         case .targetReset: .targetReset
         case .powerOn: .powerOn
-        case .taskSetCleared: .commandsCleared
         case .modesChanged: .modeParametersChanged
         case .mediumLoaded: .mediumMayHaveChanged
-        case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted: nil
+        case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted, .taskSetCleared:
+            nil
         }
     }
 }
@@ -254,7 +254,8 @@ extension LogicalUnit {
             // Its start may be older than the newest change.
             holdForSanitize(before.version + 1)
         }
-        for notice in table.notices where notice.version > before.version {
+        for notice in table.notices
+        where notice.version > before.version && notice.kind != .taskSetCleared {
             if let attention = notice.kind.attentionOfAll {
                 if isPlanted(.resetUnspread), own == nil { continue }
                 // What a function does here it has done already.

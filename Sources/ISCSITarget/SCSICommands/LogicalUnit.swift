@@ -156,11 +156,7 @@ struct LogicalUnit: Sendable {
         _ id: ManagementID, _ function: ManagementFunction, _ nexus: NexusID, effects: inout [Effect]
     ) -> ManagementOutcome? {
         switch function {
-        case .abortTask, .abortTaskSet: return .complete
-        case .clearTaskSet:
-            // Whose commands were ended is not known here, so all others are told.
-            attend(.commandsCleared, except: nexus)
-            return spread(.clearTaskSet, id, nexus, effects: &effects)
+        case .abortTask, .abortTaskSet, .clearTaskSet: return .complete
         case .logicalUnitReset: return reset(.unit, .unitReset, id, nexus, effects: &effects)
         case .targetWarmReset: return reset(.target, .targetReset, id, nexus, effects: &effects)
         case .targetColdReset: return reset(.powerOn, .powerOn, id, nexus, effects: &effects)

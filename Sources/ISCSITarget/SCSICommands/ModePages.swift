@@ -58,9 +58,10 @@ struct ModePages: Hashable, Sendable {
             // Caching: WCE tells whether an answered write may be lost.
             return [0x08, 0x12, hasWriteCache ? 0x04 : 0] + [UInt8](repeating: 0, count: 17)
         case (0x0a, 0):
-            // Control: GLTSD, unrestricted reordering, no timeout for a busy unit.
+            // Control: a task set for each I_T nexus (TST = 001b), as gateways order commands and end them
+            // without asking each other; GLTSD, unrestricted reordering, no timeout for a busy unit.
             var page: [UInt8] = [0x0a, 0x0a] + [UInt8](repeating: 0, count: 10)
-            page[2] = 0x02 | (usesDescriptorSense ? 0x04 : 0)
+            page[2] = 0x22 | (usesDescriptorSense ? 0x04 : 0)
             page[3] = 0x10
             page[4] = isWriteProtected ? 0x08 : 0
             (page[8], page[9]) = (0xff, 0xff)

@@ -16,8 +16,6 @@ public enum ReservationRequest: Hashable, Sendable {
     case simpleRelease
     /// LOGICAL UNIT RESET and its greater kin.
     case reset(UnitReset)
-    /// CLEAR TASK SET.
-    case clearTaskSet
     /// MODE SELECT.
     case selectModes(SharedModes)
     /// SANITIZE: the gateway of the party begins to overwrite the blocks.
@@ -80,7 +78,6 @@ extension ReservationTable {
         case .reset(let reset):
             (next.simpleHolder, next.modes, next.preventingPorts) = (nil, SharedModes(), [])
             next.notify(party, reset.notice)
-        case .clearTaskSet: next.notify(party, .taskSetCleared)
         case .selectModes(let modes):
             if modes != next.modes { next.notify(party, .modesChanged) }
             next.modes = modes
@@ -113,8 +110,7 @@ extension ReservationTable {
         case .clear(let key): try clear(party, key)
         case .preempt(let key, let victimKey, let type, let aborting):
             try preempt(party, key, victimKey, type, aborting)
-        case .simpleReserve, .simpleRelease, .reset, .clearTaskSet, .selectModes, .startSanitize,
-            .endSanitize,
+        case .simpleReserve, .simpleRelease, .reset, .selectModes, .startSanitize, .endSanitize,
             .exitSanitizeFailure, .loadMedium, .preventRemoval:
             break
         }

@@ -109,7 +109,8 @@ public struct ReservationTable: Hashable, Sendable {
             case targetReset = 6
             /// For everybody: the target was reset as by a loss of power.
             case powerOn = 7
-            /// For everybody but the party: all commands were ended.
+            /// For nobody: a gateway of before TST = 001b had a CLEAR TASK SET, which ended the commands of
+            /// all nexuses. Kept where it stands in a table, never made.
             case taskSetCleared = 8
             /// For everybody but the party: mode parameters have changed.
             case modesChanged = 9
@@ -119,9 +120,9 @@ public struct ReservationTable: Hashable, Sendable {
             /// All commands of the unit end with it, wherever they are.
             var endsCommands: Bool {
                 switch self {
-                case .unitReset, .targetReset, .powerOn, .taskSetCleared: true
+                case .unitReset, .targetReset, .powerOn: true
                 case .registrationPreempted, .reservationPreempted, .reservationReleased, .aborted,
-                    .modesChanged, .mediumLoaded:
+                    .taskSetCleared, .modesChanged, .mediumLoaded:
                     false
                 }
             }
