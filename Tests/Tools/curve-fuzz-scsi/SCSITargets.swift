@@ -56,6 +56,8 @@ private struct UnitGate {
     var open: [TaskID] = []
     var tables: [UnitNumber: ReservationTable] = [:]
     var sent: UInt64 = 0
+    /// What the first unit was called last while it had a volume.
+    private var first = UnitNumber(rawValue: 0)
     private var spare: [[Target.Effect]] = []
 
     init(_ target: Target) { self.target = target }
@@ -116,6 +118,17 @@ private struct UnitGate {
                     dataOut: min(data.byteCount, wanted) == 0
                         ? [] : [data.slice(0, min(data.byteCount, wanted))])))
     }
+    /// The volume of the first unit goes away, or comes back with the reservations that the keeper has.
+    mutating func toggle() {
+        let (unit, size) = (target.units[0], ByteCount(bytes: volumeBytes))
+        let next = UnitNumber(rawValue: unit.number.rawValue + 2)
+        guard unit.isSuspended else {
+            first = unit.number
+            return step(.unitSuspended(unit.number, as: next))
+        }
+        tables[next] = tables[first]
+        step(.unitAdded(next, unit.configuration, size, tables[first] ?? ReservationTable()))
+    }
     mutating func completeOne(_ index: Int) {
         guard !held.isEmpty else { return }
         let next = held.remove(at: index % held.count)
@@ -173,6 +186,7 @@ private func feedCommands(_ input: [UInt8]) {
                 .manage(
                     ManagementID(rawValue: gate.sent), function, NexusID(rawValue: 1), LUN(rawValue: 0)))
         }
+        if steering & 128 == 128 { gate.toggle() }
     }
     gate.end()
 }
