@@ -271,7 +271,7 @@ import Testing
         "errors of the volume have their sense data",
         arguments: [
             (VolumeError.noSpace, 0x07_2707), (.readOnly, 0x07_2700), (.checksumMismatch, 0x03_1100),
-            (.replicasUnavailable, 0x02_0403), (.fenced, 0x02_0403), (.outOfRange, 0x05_2100),
+            (.replicasUnavailable, 0x02_0403), (.fenced, 0x02_0401), (.outOfRange, 0x05_2100),
         ])
     func volumeErrors(error: VolumeError, code: Int) {
         let bench = Bench()

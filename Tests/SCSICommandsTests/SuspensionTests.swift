@@ -75,8 +75,20 @@ import Testing
         bench.volume.failure = .fenced
         bench.completeHeld()
         bench.completeHeld()
-        #expect(bench.reply(write)?.code == 0x02_0403 && bench.reply(read)?.code == 0x02_0403)
+        // Whoever sent them sends them again when the volume is back.
+        #expect([write, read].map { bench.reply($0)?.code } == [Self.becomingReady, Self.becomingReady])
         #expect(bench.goneUnits == [Self.first])
+    }
+    @Test("what may not be done twice is not asked for again: nobody knows whether it was done")
+    func notRepeated() {
+        let bench = Bench()
+        bench.holds = true
+        let compare = bench.send(
+            Make.compare(0, 1), out: bench.pattern(1) + bench.pattern(2))
+        bench.step(.unitSuspended(Self.first, as: Self.stands))
+        bench.volume.failure = .fenced
+        bench.completeHeld()
+        #expect(bench.reply(compare)?.code == 0x02_0403)
     }
     @Test("when it is back everybody hears of a reset, nobody of another inventory")
     func comesBack() {

@@ -85,6 +85,14 @@ enum Work: Sendable {
     /// The target does the copying.
     case copy
 
+    /// Done twice it has the same end as done once. A comparison whose write has happened fails the next
+    /// time, and a SANITIZE begins anew.
+    fileprivate var isRepeatable: Bool {
+        switch self {
+        case .compare, .sanitize, .sanitizeStart, .sanitizeEnd, .reserve, .copy: false
+        case .read, .write, .verify, .or, .same, .zero, .discard, .status, .flush: true
+        }
+    }
     fileprivate var shape: WorkShape {
         switch self {
         case .read: .oneRead
@@ -376,6 +384,8 @@ extension LogicalUnit {
         case .readOnly: Sense(.dataProtect, .writeProtected)
         case .noSpace: Sense(.dataProtect, .spaceAllocationFailed)
         case .checksumMismatch: Sense(.mediumError, .unrecoveredReadError)
+        // The volume may be attached again, and initiators ask again for what can be done twice.
+        case .fenced where work.isRepeatable: Self.becomingReady
         case .fenced, .deleted, .shuttingDown, .replicasUnavailable:
             Sense(.notReady, .notReadyManualIntervention)
         case .miscompare(let byte):
