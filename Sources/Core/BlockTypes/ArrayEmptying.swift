@@ -5,4 +5,12 @@ extension Array {
     /// goes the way of a replacement of any range by any collection, which costs several times as much as to
     /// take a few elements off.
     @inlinable public mutating func empty() { while popLast() != nil {} }
+    /// Hands out everything, the first one first, and keeps the memory.
+    ///
+    /// Each element is taken out, where a `for` loop would hold on to the array and to what an element refers
+    /// to. `body` must not touch the array.
+    @inlinable public mutating func empty(into body: (Element) -> Void) {
+        if count > 1 { reverse() }
+        while let element = popLast() { body(element) }
+    }
 }

@@ -30,7 +30,7 @@ public final class Reactor: Environment {
     let jobs: BlockingJobs
 
     private let inbox: Inbox
-    private var timers = TimerHeap<() -> Void>()
+    private var timers = TimerHeap<TimerAction>()
     private var generator = SystemRandomNumberGenerator()
     private var turnNanoseconds: Int64?
     /// When the last turn began.
@@ -42,6 +42,8 @@ public final class Reactor: Environment {
     private var signals: SignalWatch?
     private var hasRun = false
 
+    /// A closure by itself as a type's parameter would be wrapped into another one.
+    private struct TimerAction { let run: () -> Void }
     private struct Deferred {
         let target: RingTarget
         let kind: UInt8
@@ -77,7 +79,9 @@ public final class Reactor: Environment {
     @discardableResult public func after(_ delay: Duration, _ action: @escaping () -> Void) -> TimerID {
         let (deadline, overflowed) = nowNanoseconds.addingReportingOverflow(max(0, delay.wholeNanoseconds))
         return TimerID(
-            rawValue: timers.set(deadline: overflowed ? .max : deadline, isDue: delay == .zero, action))
+            rawValue: timers.set(
+                deadline: overflowed ? .max : deadline, isDue: delay == .zero,
+                TimerAction(run: action)))
     }
     /// Forgets a timer; harmless when it has fired.
     public func cancel(_ timer: TimerID) {
@@ -145,8 +149,7 @@ public final class Reactor: Environment {
         while !attention.isEmpty, rounds < Self.attentionRoundsMax {
             rounds += 1
             swap(&attended, &attention)
-            for connection in attended { connection.attend() }
-            attended.empty()
+            attended.empty { $0.attend() }
         }
     }
     private func runDeferred() {
@@ -157,7 +160,7 @@ public final class Reactor: Environment {
     }
     private func fireTimers() {
         let mark = timers.orderMark
-        while let action = timers.popDue(now: nowNanoseconds, before: mark) { action() }
+        while let run = timers.popDue(now: nowNanoseconds, before: mark)?.run { run() }
     }
 
     /// The connection has something to send, to receive or to end; it is asked at the end of the turn, so

@@ -191,8 +191,7 @@ class RingTarget {
     func settle() {
         guard !hasUnread, silent.isEmpty, !unsettled.isEmpty else { return }
         inFlight -= unsettled.count
-        for target in unsettled { target.settled() }
-        unsettled.empty()
+        unsettled.empty { $0.settled() }
     }
 
     /// Registers memory from which the kernel picks a buffer when data arrives.

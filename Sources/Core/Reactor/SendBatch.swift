@@ -119,7 +119,7 @@ final class SendBatchPool {
     private static let keptMax = 64
 
     func take() -> SendBatch { free.popLast() ?? SendBatch() }
-    func giveBack(_ batch: SendBatch) {
+    func giveBack(_ batch: consuming SendBatch) {
         batch.reset()
         if free.count < Self.keptMax { free.append(batch) }
     }

@@ -14,6 +14,7 @@ import Glibc
     // `connectionClosed` or the end of a release, and none comes while a receive into it is in flight.
     /// Until it is gone, the loop has it in a table.
     let reactor: Reactor
+    private let batches: SendBatchPool
     let peer: String
     private let descriptor: Int32
     private let isLocal: Bool
@@ -78,7 +79,7 @@ import Glibc
     /// Takes over a connected socket.
     /// - Parameter unread: what had arrived already; it comes first.
     init(_ reactor: Reactor, descriptor: Int32, peer: String, isAccepted: Bool, unread: [UInt8] = []) {
-        (self.reactor, self.descriptor) = (reactor, descriptor)
+        (self.reactor, batches, self.descriptor) = (reactor, reactor.batches, descriptor)
         isLocal = SocketName.isLocal(descriptor)
         (self.peer, self.isAccepted, kept) = (peer, isAccepted, unread)
         super.init()
@@ -96,13 +97,11 @@ import Glibc
 
     func send(_ pieces: [SendPiece]) {
         guard life == .open || (life == .ending && mayFlush && reason != .closedHere) else { return }
-        for piece in pieces where piece.byteCount > 0 {
-            queuedSendBytes += piece.byteCount
-            if case .bytes(let bytes) = piece, bytes.count > SendBatch.packedBytesMax {
-                queue(.payload(Self.payload(copying: bytes)))
-            } else {
-                queue(piece)
-            }
+        // In their places: nothing is copied of what they refer to.
+        let pieces = pieces.span
+        for index in pieces.indices where pieces[index].byteCount > 0 {
+            queuedSendBytes += pieces[index].byteCount
+            queue(pieces[index])
         }
         if queuedSendBytes > sendQueueBytesSoftMax { wasAboveSoftMax = true }
         if queuedSendBytes > reactor.limits.sendQueueBytesMax {
@@ -113,15 +112,20 @@ import Glibc
     }
     /// Most of what is sent goes into its batch at once.
     private func queue(_ piece: SendPiece) {
-        if isSending || !sendQueue.isEmpty || !openBatch().add(piece) { sendQueue.append(piece) }
+        switch piece {
+        case .bytes(let bytes) where bytes.count > SendBatch.packedBytesMax:
+            queue(.payload(Self.payload(copying: bytes)))
+        default:
+            if isSending || !sendQueue.isEmpty || !pack(piece) { sendQueue.append(piece) }
+        }
     }
-    private func openBatch() -> SendBatch {
-        if let batch { return batch }
-        let taken = reactor.batches.take()
-        batch = taken
-        return taken
+    /// - Returns: false when the batch is full.
+    private func pack(_ piece: SendPiece) -> Bool {
+        if batch == nil { batch = batches.take() }
+        return batch?.add(piece) ?? false
     }
-    private var hasUnsent: Bool { !sendQueue.isEmpty || (batch.map { $0.byteCount > 0 } ?? false) }
+    /// Of what may still leave.
+    private var hasUnsent: Bool { queuedSendBytes > 0 }
 
     func pauseReceiving() { isPaused = true }
     func resumeReceiving() {
@@ -182,9 +186,9 @@ import Glibc
         }
     }
     override func settled() {
-        guard isSendingQuickly, let batch else { return }
+        guard isSendingQuickly else { return }
         isSendingQuickly = false
-        sent(Int32(batch.preparedBytes))
+        sent(Int32(batch?.preparedBytes ?? 0))
         if !sendQueue.isEmpty || isSending || life != .open { wantAttention() }
     }
 
@@ -322,8 +326,8 @@ import Glibc
     // MARK: Sending
 
     private func startSend() {
-        let batch = openBatch()
-        while let piece = sendQueue.first, batch.add(piece) { sendQueue.popFirst() }
+        while let piece = sendQueue.first, pack(piece) { sendQueue.popFirst() }
+        guard let batch else { return }
         let isLast = sendQueue.isEmpty && !wasAboveSoftMax && life == .open
         submitSend(batch, quickly: isLast && batch.byteCount <= Self.quickSendBytesMax)
     }
@@ -346,24 +350,30 @@ import Glibc
     }
     private func sent(_ result: Int32) {
         isSending = false
-        guard let batch, result >= 0 else {
-            if result != -EINTR, result != -EAGAIN { return fail(-result, call: "send") }
-            if let batch, life == .open || mayFlush { submitSend(batch) }
+        guard result > 0 else {
+            switch -result {
+            case 0: fail(EPIPE, call: "send")
+            case EINTR, EAGAIN: sendRest()
+            case let errno: fail(errno, call: "send")
+            }
             return
         }
-        guard result > 0 else { return fail(EPIPE, call: "send") }
-        batch.advance(Int(result))
+        guard let sent = batch.take() else { return }
+        sent.advance(Int(result))
         queuedSendBytes -= Int(result)
-        if batch.byteCount > 0 {
-            if life == .open || mayFlush { submitSend(batch) }
+        if sent.byteCount > 0 {
+            batch = consume sent
+            sendRest()
         } else {
-            self.batch = nil
-            reactor.batches.giveBack(batch)
+            batches.giveBack(consume sent)
         }
         if wasAboveSoftMax, queuedSendBytes < sendQueueBytesSoftMax / 2 {
             wasAboveSoftMax = false
             if life == .open { handler?.connectionDrained() }
         }
+    }
+    private func sendRest() {
+        if let batch, life == .open || mayFlush { submitSend(batch) }
     }
     private static func payload(copying bytes: [UInt8]) -> Payload {
         let buffer = BlockBuffer(byteCount: bytes.count)
@@ -410,8 +420,7 @@ import Glibc
     /// Tells the owner once nothing is in flight that uses its memory.
     private func finishIfDone() {
         guard !isReceiving, !isSending, !hasUnsent || !mayFlush else { return }
-        if let batch { reactor.batches.giveBack(batch) }
-        batch = nil
+        if let batch = batch.take() { batches.giveBack(batch) }
         (queuedSendBytes, kept, keptInWindow) = (0, [], 0)
         unsafe window = nil
         if reason == .closedHere, mayFlush, lingerTimer != nil, !reactor.isStopping {
@@ -478,8 +487,8 @@ import Glibc
             unsafe unread.append(contentsOf: UnsafeRawBufferPointer(rebasing: window[..<keptInWindow]))
         }
         unread += kept
-        if let batch { reactor.batches.giveBack(batch) }
-        (batch, kept, keptInWindow, released, handler) = (nil, [], 0, nil, nil)
+        if let batch = batch.take() { batches.giveBack(batch) }
+        (kept, keptInWindow, released, handler) = ([], 0, nil, nil)
         unsafe window = nil
         leaveTables()
         completed(

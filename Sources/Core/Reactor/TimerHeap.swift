@@ -40,7 +40,7 @@ struct TimerHeap<Action> {
 
     /// - Parameter isDue: the deadline is the clock's time of this call, which never goes back.
     /// - Returns: the timer's name: generation in the upper, slot in the lower half.
-    mutating func set(deadline: Int64, isDue: Bool = false, _ action: Action) -> UInt64 {
+    mutating func set(deadline: Int64, isDue: Bool = false, _ action: consuming Action) -> UInt64 {
         invariant(count < Self.countMax, "\(count) timers at once")
         let slot: UInt32
         if let free = freeSlots.popLast() {
@@ -82,7 +82,7 @@ struct TimerHeap<Action> {
     mutating func popDue(now: Int64, before mark: UInt64) -> Action? {
         guard let first, first.deadline <= now, first.order < mark else { return nil }
         let slot = Int(first.slot)
-        let action = slots[slot].action
+        let action = slots[slot].action.take()
         if slots[slot].place == Self.isQueued {
             forgetQueued(slot)
         } else {

@@ -35,8 +35,7 @@ public final class NullVolume: BlockVolume {
     }
     private func give() {
         swap(&round, &answers)
-        for answer in round { answer.completed(answer.result) }
-        round.empty()
+        round.empty { $0.completed($0.result) }
     }
     private func segments(_ request: VolumeRequest) -> [ReadSegment] {
         switch request {
