@@ -24,6 +24,15 @@ struct PDUReader {
         case bytes
         /// Into the buffer from byte `at`; only the first `keep` bytes, the rest is dropped.
         case buffer(BlockBuffer, at: Int, keep: Int)
+
+        /// What is to be kept of `byteCount` bytes of data is no more than those, and lies in the buffer.
+        func hasRoom(for byteCount: Int) -> Bool {
+            switch self {
+            case .skip, .bytes: true
+            case .buffer(let buffer, let start, let keep):
+                keep <= byteCount && start + keep <= buffer.capacityBytes
+            }
+        }
     }
     private enum Phase { case header, undirected, data, trailer }
 
@@ -45,13 +54,12 @@ struct PDUReader {
     /// A PDU has begun and is not whole.
     var isInsidePDU: Bool { phase != .header || !held.isEmpty }
 
-    mutating func direct(_ destination: Destination) {
+    mutating func direct(_ destination: consuming Destination) {
         invariant(phase == .undirected, "data was directed without a header")
-        if case .buffer(let buffer, let start, let keep) = destination {
-            invariant(keep <= dataBytes && start + keep <= buffer.capacityBytes, "data beyond its buffer")
-        }
-        (self.destination, phase, passedBytes, checksum) = (destination, .data, 0, 0)
+        invariant(destination.hasRoom(for: dataBytes), "data beyond its buffer")
         if case .bytes = destination { collected.reserveCapacity(dataBytes) }
+        self.destination = destination
+        (phase, passedBytes, checksum) = (.data, 0, 0)
     }
 
     /// Where the rest of the data under way belongs.

@@ -156,7 +156,7 @@ struct Residuals {
     private(set) var count: UInt32 = 0
     private(set) var bidirectionalRead: UInt32 = 0
 
-    init(_ task: SCSITask, _ answer: SCSIAnswer, offeredBytes: Int) {
+    init(_ task: borrowing SCSITask, _ answer: borrowing SCSIAnswer, offeredBytes: Int) {
         let read = (answer.wantedInBytes ?? offeredBytes) - task.expectedInBytes
         let written = (answer.wantedOutBytes ?? task.expectedOutBytes) - task.expectedOutBytes
         if task.isRead && task.isWrite {

@@ -142,7 +142,7 @@ final class TargetConnection {
             appendTrailer(dataBytes: data.count, checksum: 0, countedFrom: start, to: &bytes)
         }
         queuedSendBytes += bytes.count
-        effects.append(.send(id, bytes))
+        effects.append(.send(id, consume bytes))
     }
     /// Appends a header, whose data will have `dataBytes`, and its digest.
     func append(_ header: PDUHeader, dataBytes: Int, to bytes: inout [UInt8]) {

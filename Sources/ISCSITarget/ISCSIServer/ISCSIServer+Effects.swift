@@ -24,14 +24,13 @@ extension ISCSIServer {
         if isStopping { goOnStopping() }
     }
     private func flush() {
-        for link in unflushed {
+        unflushed.empty { link in
             link.flush()
             // The group counts what it sent, and learns here what was taken at once.
-            guard !link.isOver, group.waitsForDrain(link.id) else { continue }
+            guard !link.isOver, group.waitsForDrain(link.id) else { return }
             group.drained(link.id, queuedSendBytes: link.queuedSendBytes, effects: &effects)
             if group.waitsForDrain(link.id) { link.watchDrain() }
         }
-        unflushed.empty()
     }
     private func carryOut(_ effect: consuming PortalGroup.Effect) {
         switch consume effect {
@@ -70,8 +69,9 @@ extension ISCSIServer {
             tellDrained()
         }
     }
-    private func queue(_ piece: SendPiece, on id: ConnectionID) {
-        if let link = link(id), link.queue(piece) { unflushed.append(link) }
+    private func queue(_ piece: consuming SendPiece, on id: ConnectionID) {
+        guard let link = link(id), link.queue(piece) else { return }
+        unflushed.append(consume link)
     }
     private func close(_ id: ConnectionID, _ reason: ISCSIEndReason) {
         guard let link = link(id) else { return }

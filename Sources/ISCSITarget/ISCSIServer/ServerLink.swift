@@ -41,7 +41,7 @@ final class ServerLink: ConnectionHandler {
     // What the server says.
 
     /// - Returns: true when it is the first piece since the last flush.
-    func queue(_ piece: SendPiece) -> Bool {
+    func queue(_ piece: consuming SendPiece) -> Bool {
         pieces.append(piece)
         return pieces.count == 1
     }
