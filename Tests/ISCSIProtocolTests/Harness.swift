@@ -12,7 +12,7 @@ func fakeDigest(_ algorithm: CHAPAlgorithm, _ bytes: [UInt8]) -> [UInt8] {
 }
 
 /// What READ(10) and WRITE(10) of 512-byte blocks want; everything else moves nothing.
-func blockSizes(_ cdb: [UInt8]) -> TransferSizes {
+func blockSizes(_ cdb: CDB) -> TransferSizes {
     let bytes = (Int(cdb[7]) << 8 | Int(cdb[8])) * 512
     switch cdb[0] {
     case 0x28: return TransferSizes(inBytes: bytes, outBytes: 0)

@@ -81,7 +81,7 @@ final class ModelWorld {
         busy[command.lun]?.subtract(command.block..<(command.block + command.blocks))
     }
     private func serial(_ command: SCSICommand) -> UInt32 {
-        command.cdb[10..<14].reduce(0) { $0 << 8 | UInt32($1) }
+        UInt32(command.cdb.number(at: 10, bytes: 4))
     }
 
     private func execute(_ id: TaskID, _ command: SCSICommand) {
@@ -99,7 +99,7 @@ final class ModelWorld {
         if command.dataOut.flatMap(\.array) != expected {
             problems.append("command \(own.serial) has other data")
         }
-        if command.cdb != own.cdb + [0, 0] || command.lun.rawValue != own.lun
+        if command.cdb != CDB(own.cdb) || command.lun.rawValue != own.lun
             || command.attribute.rawValue != own.attribute
             || command.expectedInBytes + command.expectedOutBytes != own.length
         {
@@ -148,8 +148,8 @@ final class ModelWorld {
         if let (lost, _) = own, lost.fate == .lost { unlock(lost) }
     }
     private func carryOut(_ command: SCSICommand) -> SCSIAnswer {
-        let start = 512 * command.cdb[2..<6].reduce(0) { $0 << 8 | Int($1) }
-        let count = 512 * (Int(command.cdb[7]) << 8 | Int(command.cdb[8]))
+        let start = 512 * Int(command.cdb.number(at: 2, bytes: 4))
+        let count = 512 * Int(command.cdb.number(at: 7, bytes: 2))
         guard let unit = units[command.lun.rawValue] else { return SCSIAnswer(status: 2, sense: sense) }
         if random.oneIn(12) { return SCSIAnswer(status: 2, sense: sense) }
         guard command.cdb[0] == 0x2a else {

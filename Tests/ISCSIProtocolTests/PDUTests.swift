@@ -135,7 +135,7 @@ import Testing
         #expect(header.connectionIdentifier == 0x1415 && header.commandNumber == 0x1819_1a1b)
         #expect(header.expectedStatusNumber == 0x1c1d_1e1f && header.dataNumber == 0x2425_2627)
         #expect(header.bufferOffset == 0x2829_2a2b && header.lastWord == 0x2c2d_2e2f)
-        #expect(header.commandBytes == Array(32..<48) && header.encoded == bytes)
+        #expect(header.cdb == CDB(Array(32..<48)) && header.encoded == bytes)
     }
     @Test("serial numbers compare across their wrap")
     func serials() {

@@ -306,17 +306,16 @@ final class Bench {
         taskCount += 1
         let task = TaskID(slot: Int(taskCount % 64), generation: taskCount)
         let address = LUN(rawValue: lunBytes ?? UInt64(lun) << 48)
-        let wanted = target.transferSizes(address, cdb: cdb)
+        let wanted = target.transferSizes(address, cdb: CDB(cdb))
         let kept = Array(out.prefix(wanted.outBytes))
         open.append((task, lun))
         step(
             .execute(
                 task,
                 SCSICommand(
-                    nexus: nexus, lun: address,
-                    cdb: cdb + [UInt8](repeating: 0, count: max(0, 16 - cdb.count)),
-                    attribute: .simple, expectedInBytes: 1 << 20, expectedOutBytes: offered ?? out.count,
-                    dataOut: kept.isEmpty ? [] : [Self.payload(kept)])))
+                    nexus: nexus, lun: address, cdb: CDB(cdb), attribute: .simple, expectedInBytes: 1 << 20,
+                    expectedOutBytes: offered ?? out.count, dataOut: kept.isEmpty ? [] : [Self.payload(kept)])
+            ))
         return task
     }
     /// As `Payload(copying:)`, in one go: tests run unoptimized.

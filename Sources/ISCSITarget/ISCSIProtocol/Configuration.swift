@@ -106,14 +106,14 @@ public struct PortalGroupConfiguration: Sendable {
     /// The same for data.
     public var dataDigests = DigestPolicy.either
     /// What a CDB of this target's logical unit wants to move. Pure: the same question, the same answer.
-    public var transferSizes: @Sendable (_ target: String, _ lun: LUN, _ cdb: [UInt8]) -> TransferSizes
+    public var transferSizes: @Sendable (_ target: String, _ lun: LUN, _ cdb: CDB) -> TransferSizes
     /// The hash functions that CHAP may use.
     public var chap: CHAPDigests
 
     /// A portal group without targets.
     public init(
         chap: CHAPDigests,
-        transferSizes: @escaping @Sendable (_ target: String, _ lun: LUN, _ cdb: [UInt8]) -> TransferSizes
+        transferSizes: @escaping @Sendable (_ target: String, _ lun: LUN, _ cdb: CDB) -> TransferSizes
     ) { (self.chap, self.transferSizes) = (chap, transferSizes) }
 
     func target(named name: String) -> TargetDescription? { targets.first { $0.name == name } }

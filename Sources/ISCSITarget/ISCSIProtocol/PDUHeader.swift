@@ -123,13 +123,9 @@ public struct PDUHeader: Sendable {
     /// Of a login or logout: the connection's identifier.
     var connectionIdentifier: UInt16 { half(20) }
     /// The CDB of a SCSI command, its first 16 bytes.
-    var commandBytes: [UInt8] {
-        let swapped = (
-            words[8].bigEndian, words[9].bigEndian, words[10].bigEndian, words[11].bigEndian
-        )
-        // Of all ways to make an array, appending asks the runtime for the least.
-        var bytes: [UInt8] = []
-        unsafe withUnsafeBytes(of: swapped) { unsafe bytes.append(contentsOf: $0) }
-        return bytes
+    var cdb: CDB {
+        CDB(
+            first: UInt64(words[8]) << 32 | UInt64(words[9]),
+            last: UInt64(words[10]) << 32 | UInt64(words[11]))
     }
 }

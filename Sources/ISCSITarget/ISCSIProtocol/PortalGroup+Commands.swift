@@ -39,8 +39,7 @@ extension PortalGroup {
         _ header: PDUHeader, _ extras: AdditionalSegments, _ attribute: TaskAttribute,
         _ connection: TargetConnection, _ session: TargetSession
     ) -> SCSITask {
-        var cdb = header.commandBytes
-        if !extras.commandBytes.isEmpty { cdb += extras.commandBytes }
+        let cdb = header.cdb
         let length = Int(header.transferTag)
         let isWrite = header.has(Flag.write)
         let isRead = header.has(Flag.read)
@@ -202,16 +201,18 @@ extension PortalGroup {
 
 /// Additional header segments of a SCSI command (RFC 7143, section 11.2.2).
 struct AdditionalSegments {
-    /// The CDB from its 17th byte.
-    private(set) var commandBytes: [UInt8] = []
+    /// The CDB goes on here, from its 17th byte.
+    private var extendsCDB = false
     /// The read's expected length, when the command also writes.
     private(set) var bidirectionalReadBytes = 0
     /// The segment with the read's length is there, as a command that reads and writes must have it.
     private(set) var hasReadLength = false
 
     /// - Returns: `nil` when the segments are not what they may be: each kind once, whole, and in its place.
-    init?(_ bytes: [UInt8], of header: PDUHeader) {
-        var rest = bytes[...]
+    init?(_ bytes: borrowing [UInt8], of header: PDUHeader) {
+        // Mostly there are none.
+        guard !bytes.isEmpty else { return }
+        var rest = (copy bytes)[...]
         while !rest.isEmpty {
             guard rest.count >= 4 else { return nil }
             let start = rest.startIndex
@@ -222,10 +223,10 @@ struct AdditionalSegments {
             let content = rest[(start + 4)..<(start + 3 + length)]
             switch rest[start + 2] & AdditionalHeader.kindMask {
             case AdditionalHeader.extendedCDB:
-                guard commandBytes.isEmpty, !content.isEmpty,
-                    content.count + 16 <= ISCSILimits.commandBytesMax
+                guard !extendsCDB, !content.isEmpty,
+                    content.count + CDB.byteCount <= ISCSILimits.commandBytesMax
                 else { return nil }
-                commandBytes = Array(content)
+                extendsCDB = true
             case AdditionalHeader.bidirectionalReadLength:
                 guard !hasReadLength, content.count == 4 else { return nil }
                 hasReadLength = true

@@ -41,7 +41,7 @@ final class SCSITask {
     let id: TaskID
     let taskTag: UInt32
     let lun: LUN
-    let cdb: [UInt8]
+    let cdb: CDB
     let attribute: TaskAttribute
     /// 1 to 15, the most to the least; 0: none was given.
     let priority: UInt8
@@ -80,7 +80,7 @@ final class SCSITask {
     var endings: [TaskEnding] = []
 
     init(
-        id: TaskID, header: PDUHeader, cdb: [UInt8], attribute: TaskAttribute, expected: TransferSizes,
+        id: TaskID, header: PDUHeader, cdb: CDB, attribute: TaskAttribute, expected: TransferSizes,
         wanted: TransferSizes, session: TargetSession, connection: TargetConnection, limits: ISCSILimits
     ) {
         (self.id, self.cdb, self.attribute) = (id, cdb, attribute)
@@ -121,9 +121,11 @@ final class SCSITask {
             solicited = buffer
             return .buffer(buffer, at: offset - unsolicitedBytes, keep: kept)
         }
-        let buffer = unsolicited ?? pool.take(byteCount: min(bursts.first?.endByte ?? 0, keptOutBytes))
-        unsolicited = buffer
-        return .buffer(buffer, at: offset, keep: kept)
+        if unsolicited == nil {
+            unsolicited = pool.take(byteCount: min(bursts.first?.endByte ?? 0, keptOutBytes))
+        }
+        guard let unsolicited else { return .skip }
+        return .buffer(unsolicited, at: offset, keep: kept)
     }
     /// The unsolicited data is over: what is missing is asked for.
     func endUnsolicited() {
@@ -133,11 +135,12 @@ final class SCSITask {
     /// The data as it goes out: what came unasked, then what was asked for.
     func takeData() -> [Payload] {
         var pieces: [Payload] = []
-        if let unsolicited, unsolicitedBytes > 0 {
-            pieces.append(Payload(unsolicited, byteCount: unsolicitedBytes))
+        if let first = unsolicited.take(), unsolicitedBytes > 0 {
+            pieces.append(Payload(first, byteCount: unsolicitedBytes))
         }
-        if let solicited { pieces.append(Payload(solicited, byteCount: keptOutBytes - unsolicitedBytes)) }
-        dropData()
+        if let rest = solicited.take() {
+            pieces.append(Payload(rest, byteCount: keptOutBytes - unsolicitedBytes))
+        }
         return pieces
     }
     func dropData() { (unsolicited, solicited) = (nil, nil) }

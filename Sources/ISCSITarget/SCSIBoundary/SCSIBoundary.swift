@@ -88,8 +88,8 @@ public struct SCSICommand: Sendable {
     public let nexus: NexusID
     /// The logical unit.
     public let lun: LUN
-    /// 16 bytes, or up to 260 when the initiator extended it. Short CDBs are filled up with zeroes.
-    public let cdb: [UInt8]
+    /// What is to be done.
+    public let cdb: CDB
     /// Its place among other commands.
     public let attribute: TaskAttribute
     /// Bytes that the initiator has room for: more of an answer's data is cut off and told as a residual.
@@ -100,7 +100,7 @@ public struct SCSICommand: Sendable {
     public let dataOut: [Payload]
     /// A command; `expectedInBytes` and `expectedOutBytes` as its initiator announced them.
     public init(
-        nexus: NexusID, lun: LUN, cdb: [UInt8], attribute: TaskAttribute, expectedInBytes: Int,
+        nexus: NexusID, lun: LUN, cdb: CDB, attribute: TaskAttribute, expectedInBytes: Int,
         expectedOutBytes: Int, dataOut: [Payload]
     ) {
         (self.nexus, self.lun, self.cdb, self.attribute) = (nexus, lun, cdb, attribute)

@@ -1,19 +1,5 @@
 import BlockTypes
 
-/// A CDB: at least 16 bytes, so that no command's fields lie outside.
-struct CDB: Hashable, Sendable {
-    let bytes: [UInt8]
-    init(_ bytes: [UInt8]) {
-        self.bytes = bytes.count >= 16 ? bytes : bytes + [UInt8](repeating: 0, count: 16 - bytes.count)
-    }
-    subscript(_ index: Int) -> UInt8 { bytes[index] }
-    func has(_ mask: UInt8, at byte: Int) -> Bool { bytes[byte] & mask != 0 }
-    /// The big-endian number of `count` bytes.
-    func number(at start: Int, bytes count: Int) -> UInt64 { bytes.number(at: start, bytes: count) }
-    var opcode: UInt8 { bytes[0] }
-    var serviceAction: UInt8 { bytes[1] & 0x1f }
-}
-
 extension [UInt8] {
     func half(at start: Int) -> Int { Int(number(at: start, bytes: 2)) }
     func word(at start: Int) -> UInt32 { UInt32(truncatingIfNeeded: number(at: start, bytes: 4)) }

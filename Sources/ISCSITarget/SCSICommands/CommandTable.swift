@@ -136,30 +136,16 @@ struct BlockField: Hashable, Sendable {
 /// All commands there are. Decoding, REPORT SUPPORTED OPERATION CODES, transfer sizes and reservations read
 /// the same rows, so they cannot disagree.
 public enum CommandTable {
-    /// What was found for a CDB.
-    enum Lookup {
-        case row(CommandRow)
-        /// The operation code is known, this service is not.
-        case noSuchService
-        case noSuchCode
-    }
-    static func lookup(_ cdb: CDB) -> Lookup {
-        let candidates = index[Int(cdb.opcode)]
-        guard !candidates.isEmpty else { return .noSuchCode }
-        for row in candidates {
-            if row.serviceAction == nil || row.serviceAction == cdb.serviceAction { return .row(row) }
-        }
-        return .noSuchService
-    }
+    /// The row of a CDB, if there is such a command.
+    static func row(_ cdb: CDB) -> CommandRow? { services[Int(cdb.opcode) << 5 | Int(cdb.serviceAction)] }
     static func row(_ opcode: UInt8, _ serviceAction: UInt8?) -> CommandRow? {
         index[Int(opcode)].first { $0.serviceAction == serviceAction }
     }
     static func rows(_ opcode: UInt8) -> [CommandRow] { index[Int(opcode)] }
 
     /// What a CDB wants to move, for ``ISCSIProtocol``'s `transferSizes`. An unknown one wants nothing.
-    public static func transferSizes(cdb: [UInt8], blockBytes: Int) -> TransferSizes {
-        let cdb = CDB(cdb)
-        guard case .row(let row) = lookup(cdb) else { return TransferSizes(inBytes: 0, outBytes: 0) }
+    public static func transferSizes(cdb: CDB, blockBytes: Int) -> TransferSizes {
+        guard let row = row(cdb) else { return TransferSizes(inBytes: 0, outBytes: 0) }
         return row.transferSizes(cdb, blockBytes: blockBytes)
     }
 
@@ -169,4 +155,9 @@ public enum CommandTable {
         for row in rows { index[Int(row.opcode)].append(row) }
         return index
     }()
+    /// For each operation code and, below it, each of 32 service actions the row; the same one for all of
+    /// those where a code has no services.
+    private static let services: [CommandRow?] = index.flatMap { rows in
+        (0..<32).map { action in rows.first { $0.serviceAction == nil || $0.serviceAction == UInt8(action) } }
+    }
 }

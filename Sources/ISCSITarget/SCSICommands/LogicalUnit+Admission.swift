@@ -7,7 +7,8 @@ extension LogicalUnit {
     /// A command with its row and what it came with.
     struct Request {
         let task: TaskID
-        let party: Party
+        let party: Party.Identity
+        let right: UnitAccess.Right
         let row: CommandRow
         let cdb: CDB
         let data: [Payload]
@@ -31,30 +32,22 @@ extension LogicalUnit {
     }
 
     /// Begins a command. Its answer is among the effects, or comes later.
-    mutating func execute(_ id: TaskID, _ command: SCSICommand, effects: inout [Effect]) {
+    mutating func execute(_ id: TaskID, _ command: borrowing SCSICommand, effects: inout [Effect]) {
         guard let index = place(of: command.nexus) else {
             effects.append(.answer(id, answer(status: Status.busy, wantedOutBytes: 0)))
             return
         }
-        endOrphanedSanitize(parties[index].reservation, effects: &effects)
-        let cdb = CDB(command.cdb)
-        let lookup = offered(cdb)
-        let wanted: TransferSizes =
-            if case .row(let row) = lookup {
-                row.transferSizes(cdb, blockBytes: blockBytes)
-            } else {
-                TransferSizes(inBytes: 0, outBytes: 0)
-            }
+        endOrphanedSanitize(parties[index].identity, effects: &effects)
+        let row = offered(command.cdb)
+        let wanted =
+            row?.transferSizes(command.cdb, blockBytes: blockBytes) ?? TransferSizes(inBytes: 0, outBytes: 0)
         do throws(Sense) {
-            try pendingAttention(index, lookup)
-            guard case .row(let row) = lookup else {
-                if case .noSuchService = lookup { throw .invalidField(1, bit: 4) }
-                throw Sense(.illegalRequest, .invalidOperationCode)
-            }
+            try pendingAttention(index, row?.operation)
+            guard let row else { throw unknown(command.cdb) }
             let request = Request(
-                task: id, party: parties[index], row: row, cdb: cdb, data: command.dataOut,
-                allocationBytes: wanted.inBytes, wantedOutBytes: wanted.outBytes,
-                offeredOutBytes: command.expectedOutBytes)
+                task: id, party: parties[index].identity, right: parties[index].right, row: row,
+                cdb: command.cdb, data: command.dataOut, allocationBytes: wanted.inBytes,
+                wantedOutBytes: wanted.outBytes, offeredOutBytes: command.expectedOutBytes)
             if let status = try refusal(request) {
                 effects.append(.answer(id, answer(status: status, wantedOutBytes: wanted.outBytes)))
                 return
@@ -66,10 +59,15 @@ extension LogicalUnit {
     }
 
     /// The row of a CDB, if this unit has the command.
-    func offered(_ cdb: CDB) -> CommandTable.Lookup {
-        let lookup = CommandTable.lookup(cdb)
-        guard case .row(let row) = lookup, !offers(row) else { return lookup }
-        return CommandTable.rows(row.opcode).contains { offers($0) } ? .noSuchService : .noSuchCode
+    private func offered(_ cdb: CDB) -> CommandRow? {
+        guard let row = CommandTable.row(cdb), offers(row) else { return nil }
+        return row
+    }
+    /// Why a command that this unit does not have is refused: its service is unknown, or all of its code.
+    private func unknown(_ cdb: CDB) -> Sense {
+        let rows = CommandTable.rows(cdb.opcode)
+        let hasOthers = CommandTable.row(cdb) == nil ? !rows.isEmpty : rows.contains { offers($0) }
+        return hasOthers ? .invalidField(1, bit: 4) : Sense(.illegalRequest, .invalidOperationCode)
     }
     /// Whether this unit has a command at all.
     func offers(_ row: CommandRow) -> Bool {
@@ -86,16 +84,14 @@ extension LogicalUnit {
 
     /// SAM-5, section 5.14: all but three commands tell what is pending, and do nothing else.
     private mutating func pendingAttention(
-        _ index: Int, _ lookup: CommandTable.Lookup
+        _ index: Int, _ operation: Operation?
     ) throws(Sense) {
-        if case .row(let row) = lookup {
-            switch row.operation {
-            case .inquiry, .requestSense: return
-            case .reportLUNs:
-                parties[index].attentions.remove(.inventoryChanged)
-                return
-            default: break
-            }
+        switch operation {
+        case .inquiry, .requestSense: return
+        case .reportLUNs:
+            parties[index].attentions.remove(.inventoryChanged)
+            return
+        default: break
         }
         if let attention = parties[index].attentions.takeFirst() { throw Sense(.unitAttention, attention) }
     }
@@ -116,7 +112,7 @@ extension LogicalUnit {
             }
         }
         try checkReady(request)
-        if request.row.writes { try checkWritable(request.party) }
+        if request.row.writes { try checkWritable(request.right) }
         return nil
     }
     private func reservationClass(_ request: Request) -> ReservationClass {
@@ -164,8 +160,8 @@ extension LogicalUnit {
         if !hasMedium { throw Sense(.notReady, .mediumNotPresent) }
     }
     /// What keeps the unit from being written, if anything.
-    func checkWritable(_ party: Party) throws(Sense) {
-        if configuration.isReadOnly || party.right != .writes { throw Sense(.dataProtect, .writeProtected) }
+    func checkWritable(_ right: UnitAccess.Right) throws(Sense) {
+        if configuration.isReadOnly || right != .writes { throw Sense(.dataProtect, .writeProtected) }
         if modes.isWriteProtected { throw Sense(.dataProtect, .softwareWriteProtected) }
     }
 
@@ -181,8 +177,8 @@ extension LogicalUnit {
     }
     /// Gives a command's work a place and starts it.
     mutating func start(
-        _ work: Work, of request: Request, locking blocks: Range<UInt64>? = nil, exclusive: Bool = false,
-        effects: inout [Effect]
+        _ work: consuming Work, of request: Request, locking blocks: Range<UInt64>? = nil,
+        exclusive: Bool = false, effects: inout [Effect]
     ) {
         start(
             work, from: .command(request.task), nexus: request.party.nexus,

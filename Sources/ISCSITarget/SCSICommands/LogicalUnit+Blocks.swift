@@ -72,7 +72,7 @@ extension LogicalUnit {
     /// readers of this unit from seeing a part.
     mutating func writeAtomic(_ request: Request, effects: inout [Effect]) throws(Sense) {
         try checkProtection(request)
-        let boundary = request.cdb.bytes.half(at: 10)
+        let boundary = request.cdb.number(at: 10, bytes: 2)
         guard boundary == 0 else { throw .invalidField(10) }
         let atomicBytes = UInt64(configuration.atomicBytes)
         let run = try run(request, atMost: configuration.atomicBytes / blockBytes)
@@ -207,7 +207,7 @@ extension LogicalUnit {
     // MARK: The map
 
     mutating func getLBAStatus(_ request: Request, effects: inout [Effect]) throws(Sense) {
-        let first = request.cdb.bytes.long(at: 2)
+        let first = request.cdb.number(at: 2, bytes: 8)
         guard first < blockCount else {
             throw Sense(.illegalRequest, .blockOutOfRange, information: first)
         }

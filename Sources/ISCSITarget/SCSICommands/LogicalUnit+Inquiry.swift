@@ -52,7 +52,7 @@ extension LogicalUnit {
     private var pages: [UInt8] {
         [0x00, 0x80, 0x83, 0x86] + (configuration.allowsCopies ? [0x8f] : []) + [0xb0, 0xb1, 0xb2]
     }
-    private func contents(of page: UInt8, for party: Party) -> [UInt8]? {
+    private func contents(of page: UInt8, for party: Party.Identity) -> [UInt8]? {
         guard pages.contains(page) else { return nil }
         switch page {
         case 0x00: return pages
@@ -67,7 +67,7 @@ extension LogicalUnit {
         default: return nil
         }
     }
-    private func designators(_ party: Party) -> [UInt8] {
+    private func designators(_ party: Party.Identity) -> [UInt8] {
         var bytes: [UInt8] = [0x01, 0x03, 0, 16] + configuration.identifier
         let vendorName = configuration.vendorDesignator
         bytes += [0x02, 0x01, 0, UInt8(vendorName.count)] + vendorName

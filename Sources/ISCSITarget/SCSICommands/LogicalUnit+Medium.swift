@@ -20,14 +20,14 @@ extension LogicalUnit {
 
     mutating func readCapacity10(_ request: Request, effects: inout [Effect]) throws(Sense) {
         // PMI is obsolete; without it an address has no meaning.
-        if !request.has(0x01, at: 8), request.cdb.bytes.word(at: 2) != 0 { throw .invalidField(2) }
+        if !request.has(0x01, at: 8), request.cdb.number(at: 2, bytes: 4) != 0 { throw .invalidField(2) }
         var bytes: [UInt8] = []
         bytes.append(bigEndian: UInt32(clamping: blockCount - min(blockCount, 1)))
         bytes.append(bigEndian: UInt32(blockBytes))
         answer(request, bytes, effects: &effects)
     }
     mutating func readCapacity16(_ request: Request, effects: inout [Effect]) throws(Sense) {
-        if !request.has(0x01, at: 14), request.cdb.bytes.long(at: 2) != 0 { throw .invalidField(2) }
+        if !request.has(0x01, at: 14), request.cdb.number(at: 2, bytes: 8) != 0 { throw .invalidField(2) }
         var bytes: [UInt8] = []
         bytes.append(bigEndian: blockCount - min(blockCount, 1))
         bytes.append(bigEndian: UInt32(blockBytes))

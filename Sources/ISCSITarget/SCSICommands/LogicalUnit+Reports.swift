@@ -5,7 +5,7 @@ import SCSIBoundary
 extension LogicalUnit {
     func supportedOpcodes(_ request: Request) throws(Sense) -> [UInt8] {
         let wantsTimeouts = request.has(0x80, at: 2)
-        let (opcode, action) = (request.cdb[3], request.cdb.bytes.half(at: 4))
+        let (opcode, action) = (request.cdb[3], Int(request.cdb.number(at: 4, bytes: 2)))
         let rows = CommandTable.rows(opcode).filter { offers($0) }
         let hasServices = rows.contains { $0.serviceAction != nil }
         switch request.cdb[2] & 0x07 {

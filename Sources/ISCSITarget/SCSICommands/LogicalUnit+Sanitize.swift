@@ -166,11 +166,11 @@ extension LogicalUnit {
     }
     /// The table says that this gateway sanitizes, and it does not: it was started anew, or could not say how
     /// it ended. Then it has failed.
-    mutating func endOrphanedSanitize(_ party: ReservationParty, effects: inout [Effect]) {
-        guard case .running(port: party.targetPort, _) = reservations.sanitize, sanitizeWork == nil,
+    mutating func endOrphanedSanitize(_ party: Party.Identity, effects: inout [Effect]) {
+        guard case .running(port: party.names.portalGroupTag, _) = reservations.sanitize, sanitizeWork == nil,
             changes.waiting.isEmpty
         else { return }
-        change(.request(.endSanitize(hasFailed: true), party), for: .nobody, effects: &effects)
+        change(.request(.endSanitize(hasFailed: true), party.reservation), for: .nobody, effects: &effects)
     }
     /// Another gateway sanitizes: it begins when what is under way here has ended.
     /// - Parameter version: the table that is settled by then.

@@ -11,7 +11,7 @@ struct LogicalUnit: Sendable {
     /// Somebody whose commands come.
     struct Party: Sendable {
         /// What never changes, by reference: every command has its party with it.
-        private final class Identity: Sendable {
+        final class Identity: Sendable {
             let nexus: NexusID
             let names: Nexus
             let functions: Set<ManagementFunction>
@@ -22,7 +22,7 @@ struct LogicalUnit: Sendable {
                     initiatorPort: names.initiatorPort, targetPort: names.portalGroupTag)
             }
         }
-        private let identity: Identity
+        let identity: Identity
         var nexus: NexusID { identity.nexus }
         var names: Nexus { identity.names }
         /// Task management functions that its transport answers.

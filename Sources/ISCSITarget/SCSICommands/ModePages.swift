@@ -117,7 +117,7 @@ extension LogicalUnit {
         let descriptor = request.has(0x08, at: 1) ? [] : blockDescriptor(isLong: isLong)
         let pages = wanted.flatMap { modes.bytes($0, control) }
         // WP; and DPO and FUA are taken.
-        let isProtected = configuration.isReadOnly || modes.isWriteProtected || request.party.right != .writes
+        let isProtected = configuration.isReadOnly || modes.isWriteProtected || request.right != .writes
         let specific: UInt8 = (isProtected ? 0x80 : 0) | 0x10
         var bytes: [UInt8] = []
         if isShort {

@@ -124,23 +124,21 @@ struct BlockStatusWork: Sendable {
 extension LogicalUnit {
     /// Starts work that stands for itself.
     mutating func start(
-        _ work: Work, from origin: RunningTask.Origin, nexus: NexusID?, wantedOutBytes: Int = 0,
+        _ work: consuming Work, from origin: RunningTask.Origin, nexus: NexusID?, wantedOutBytes: Int = 0,
         locking blocks: Range<UInt64>?, exclusive: Bool, effects: inout [Effect]
     ) {
         let number = tasks.add(
             RunningTask(
                 origin: origin, nexus: nexus, stage: .queued, wantedOutBytes: wantedOutBytes, work: work))
         if let blocks, !blocks.isEmpty, !locks.acquire(number, blocks, exclusive: exclusive) { return }
-        submit(number, work, effects: &effects)
+        submit(number, effects: &effects)
     }
     /// Asks the volume for what the task's work needs next.
     mutating func submit(_ number: TaskNumber, effects: inout [Effect]) {
-        if let work = tasks[number.rawValue]?.work { submit(number, work, effects: &effects) }
-    }
-    private mutating func submit(_ number: TaskNumber, _ work: Work, effects: inout [Effect]) {
+        guard let work = tasks.work(of: number) else { return }
         tasks.setStage(.submitted, of: number)
         let request: VolumeRequest
-        switch work {
+        switch consume work {
         case .read(let run): request = .read(start: run.offset, byteCount: Int(run.count))
         case .write(let run, let data, _): request = .write(start: run.offset, payloads: data)
         case .verify(let run, _, _, _):
@@ -179,14 +177,14 @@ extension LogicalUnit {
             tasks.stage(of: number) == .submitted, "an answer of the volume that nothing waits for")
         switch result {
         case .failure(let error):
-            guard let work = tasks[number.rawValue]?.work else { return }
+            guard let work = tasks.work(of: number) else { return }
             finish(number, .failure(sense(for: error, during: work)), effects: &effects)
         case .success(let segments) where tasks.shape(of: number) == .oneRead:
             finish(number, .success(segments), effects: &effects)
         case .success where tasks.shape(of: number) == .oneWrite:
             finish(number, .success([]), effects: &effects)
         case .success(let segments):
-            guard let work = tasks[number.rawValue]?.work else { return }
+            guard let work = tasks.work(of: number) else { return }
             advance(number, work, segments, effects: &effects)
         }
     }
@@ -286,7 +284,7 @@ extension LogicalUnit {
     }
     /// Ends a task: answers, lets those go on that waited for its blocks, forgets it.
     mutating func finish(
-        _ number: TaskNumber, _ result: Result<[ReadSegment], Sense>, effects: inout [Effect]
+        _ number: TaskNumber, _ result: consuming Result<[ReadSegment], Sense>, effects: inout [Effect]
     ) {
         if tasks.shape(of: number) == .sanitize {
             return storeSanitizeEnd(number, result, effects: &effects)
@@ -294,7 +292,7 @@ extension LogicalUnit {
         guard let task = forget(number) else { return }
         switch task.origin {
         case .command(let id):
-            switch result {
+            switch consume result {
             case _ where task.isPreempted: effects.append(.answer(id, SCSIAnswer(status: Status.taskAborted)))
             case .success(let data):
                 effects.append(.answer(id, SCSIAnswer(dataIn: data, wantedOutBytes: task.wantedOutBytes)))
@@ -333,7 +331,7 @@ extension LogicalUnit {
             })
         else { return false }
         let number = TaskNumber(rawValue: place)
-        switch tasks[number.rawValue]?.work {
+        switch tasks.work(of: number) {
         case .sanitize, .sanitizeEnd:
             // SBC-4, section 4.11.2: it goes on, only nobody waits for it any more.
             tasks[number.rawValue]?.origin = .background

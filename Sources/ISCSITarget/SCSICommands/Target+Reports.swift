@@ -33,11 +33,11 @@ extension Target {
     mutating func executeWithoutUnit(
         _ task: TaskID, _ command: SCSICommand, effects: inout [Effect]
     ) {
-        let cdb = CDB(command.cdb)
+        let cdb = command.cdb
         let isWellKnown = Address(command.lun) == .reportLUNs
         var wantedOut = 0
         do throws(Sense) {
-            guard case .row(let row) = CommandTable.lookup(cdb) else {
+            guard let row = CommandTable.row(cdb) else {
                 throw isWellKnown
                     ? Sense(.illegalRequest, .invalidOperationCode)
                     : Sense(.illegalRequest, .logicalUnitNotSupported)

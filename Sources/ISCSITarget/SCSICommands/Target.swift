@@ -113,7 +113,7 @@ public struct Target: Sendable {
     }
 
     /// What a CDB for a LUN wants to move, for the transport.
-    public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
+    public func transferSizes(_ lun: LUN, cdb: CDB) -> TransferSizes {
         transferTable.transferSizes(lun, cdb: cdb)
     }
     /// The same for the units that are here now, as a value to be handed on.
@@ -354,7 +354,7 @@ public struct TransferTable: Hashable, Sendable {
     /// The blocks of all units have the same size.
     public var isUniform: Bool { blockBytes.isEmpty }
     /// What `cdb` for `lun` wants to move.
-    public func transferSizes(_ lun: LUN, cdb: [UInt8]) -> TransferSizes {
+    public func transferSizes(_ lun: LUN, cdb: CDB) -> TransferSizes {
         var bytes = Self.usualBlockBytes
         if !blockBytes.isEmpty, case .unit(let number)? = Target.Address(lun) {
             bytes = blockBytes[number] ?? bytes

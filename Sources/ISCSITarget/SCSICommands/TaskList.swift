@@ -2,8 +2,8 @@ import BlockTypes
 
 /// The tasks of one logical unit, each in its place until it is taken out; places are used again.
 ///
-/// Whoever only wants to know a task's stage or the shape of its work asks for that: to take the task out of
-/// its place copies all of it, which is as dear as the rest of a step.
+/// Whoever only wants to know a task's stage, its work or the shape of that asks for it: to take the task out
+/// of its place copies all of it, which is as dear as the rest of a step.
 struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
     private struct Place {
         var isTaken: Bool
@@ -30,6 +30,9 @@ struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
     }
     func shape(of number: TaskNumber) -> WorkShape? {
         places[number.rawValue].isTaken ? places[number.rawValue].task.shape : nil
+    }
+    func work(of number: TaskNumber) -> Work? {
+        places[number.rawValue].isTaken ? places[number.rawValue].task.work : nil
     }
     mutating func setStage(_ stage: RunningTask.Stage, of number: TaskNumber) {
         places[number.rawValue].task.stage = stage

@@ -107,14 +107,14 @@ private struct UnitGate {
         sent += 1
         let task = TaskID(slot: Int(sent), generation: sent)
         let address = LUN(rawValue: lun << 48)
-        let wanted = target.transferSizes(address, cdb: cdb).outBytes
+        let wanted = target.transferSizes(address, cdb: CDB(cdb)).outBytes
         open.append(task)
         step(
             .execute(
                 task,
                 SCSICommand(
-                    nexus: NexusID(rawValue: UInt64(nexus) + 1), lun: address, cdb: cdb, attribute: .simple,
-                    expectedInBytes: 4096, expectedOutBytes: data.byteCount,
+                    nexus: NexusID(rawValue: UInt64(nexus) + 1), lun: address, cdb: CDB(cdb),
+                    attribute: .simple, expectedInBytes: 4096, expectedOutBytes: data.byteCount,
                     dataOut: min(data.byteCount, wanted) == 0
                         ? [] : [data.slice(0, min(data.byteCount, wanted))])))
     }
@@ -228,7 +228,7 @@ private func feedCommand(_ input: [UInt8]) {
     let (kind, steering) = (Int(input[0]) % kinds, Int(input[1]))
     var cdb = Array(input[2..<18])
     let data = steering & 1 == 0 ? Payload(copying: Array(input[18...])) : ones
-    if steering & 2 == 0, case .row(let row) = CommandTable.lookup(CDB(cdb)),
+    if steering & 2 == 0, let row = CommandTable.row(CDB(cdb)),
         case .parameters(let at, let bytes) = row.transfer
     {
         for index in 0..<bytes {
