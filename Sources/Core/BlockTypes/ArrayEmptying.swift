@@ -9,8 +9,9 @@ extension Array {
     ///
     /// Each element is taken out, where a `for` loop would hold on to the array and to what an element refers
     /// to. `body` must not touch the array.
-    @inlinable public mutating func empty(into body: (Element) -> Void) {
-        if count > 1 { reverse() }
-        while let element = popLast() { body(element) }
+    @inlinable public mutating func empty(into body: (consuming Element) -> Void) {
+        // In place: an array that turns itself around copies each of its elements.
+        if count > 1 { unsafe withUnsafeMutableBufferPointer { unsafe $0.reverse() } }
+        while let element = popLast() { body(consume element) }
     }
 }

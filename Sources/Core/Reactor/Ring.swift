@@ -180,10 +180,13 @@ class RingTarget {
             let goesOn =
                 completion.flags & UInt32(IORING_CQE_F_MORE) != 0
                 || completion.token & UInt64(Self.silentBit) != 0
-            let target = unsafe goesOn ? reference.takeUnretainedValue() : reference.takeRetainedValue()
             if !goesOn { inFlight -= 1 }
-            target.completed(
-                UInt8(completion.token & Self.kindMask), result: completion.result, flags: completion.flags)
+            unsafe reference._withUnsafeGuaranteedRef {
+                $0.completed(
+                    UInt8(completion.token & Self.kindMask), result: completion.result,
+                    flags: completion.flags)
+            }
+            if !goesOn { unsafe reference.release() }
         }
     }
 

@@ -99,10 +99,7 @@ import Glibc
         guard life == .open || (life == .ending && mayFlush && reason != .closedHere) else { return }
         // In their places: nothing is copied of what they refer to.
         let pieces = pieces.span
-        for index in pieces.indices where pieces[index].byteCount > 0 {
-            queuedSendBytes += pieces[index].byteCount
-            queue(pieces[index])
-        }
+        for index in pieces.indices { queue(pieces[index]) }
         if queuedSendBytes > sendQueueBytesSoftMax { wasAboveSoftMax = true }
         if queuedSendBytes > reactor.limits.sendQueueBytesMax {
             reactor.log(.error, "\(peer): gave up with \(queuedSendBytes) bytes queued that it does not take")
@@ -110,14 +107,19 @@ import Glibc
         }
         if !isSending { wantAttention() }
     }
-    /// Most of what is sent goes into its batch at once.
     private func queue(_ piece: SendPiece) {
+        let byteCount = piece.byteCount
+        guard byteCount > 0 else { return }
+        queuedSendBytes += byteCount
         switch piece {
-        case .bytes(let bytes) where bytes.count > SendBatch.packedBytesMax:
-            queue(.payload(Self.payload(copying: bytes)))
-        default:
-            if isSending || !sendQueue.isEmpty || !pack(piece) { sendQueue.append(piece) }
+        case .bytes(let bytes) where byteCount > SendBatch.packedBytesMax:
+            append(.payload(Self.payload(copying: bytes)))
+        default: append(piece)
         }
+    }
+    /// Most of what is sent goes into its batch at once.
+    private func append(_ piece: SendPiece) {
+        if isSending || !sendQueue.isEmpty || !pack(piece) { sendQueue.append(piece) }
     }
     /// - Returns: false when the batch is full.
     private func pack(_ piece: SendPiece) -> Bool {

@@ -75,7 +75,7 @@ extension PortalGroup {
     }
     private func write(_ answer: SCSIAnswer, of task: SCSITask, effects: inout [Effect]) {
         let connection = task.connection
-        let offered = answer.dataIn.reduce(0) { $0 + $1.byteCount }
+        let offered = answer.dataInBytes
         let sentBytes = min(offered, task.expectedInBytes)
         let residuals = Residuals(task, answer, offeredBytes: offered)
         // A status may ride on the last data when it says nothing but "good" (section 11.7.1).
@@ -96,11 +96,12 @@ extension PortalGroup {
         header.bufferOffset = residuals.bidirectionalRead
         header.lastWord = residuals.count
         connection.stamp(&header, usesStatus: true)
-        var data: [UInt8] = []
-        if !answer.sense.isEmpty {
-            data = [UInt8(answer.sense.count >> 8), UInt8(answer.sense.count & 0xff)] + answer.sense
-        }
-        connection.send(header, data: data, effects: &effects)
+        connection.send(header, data: Self.dataSegment(of: answer), effects: &effects)
+    }
+    /// The sense data with its length in front, if there is any.
+    private static func dataSegment(of answer: SCSIAnswer) -> [UInt8] {
+        let count = answer.sense.count
+        return count == 0 ? [] : [UInt8(count >> 8), UInt8(count & 0xff)] + answer.sense
     }
     /// Sends data in sequences of MaxBurstLength, cut into what the initiator takes at a time.
     /// - Returns: the number of PDUs.

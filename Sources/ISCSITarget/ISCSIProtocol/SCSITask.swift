@@ -136,7 +136,7 @@ final class SCSITask {
     func takeData() -> [Payload] {
         var pieces: [Payload] = []
         if let first = unsolicited.take(), unsolicitedBytes > 0 {
-            pieces.append(Payload(first, byteCount: unsolicitedBytes))
+            pieces.append(Payload(consume first, byteCount: unsolicitedBytes))
         }
         if let rest = solicited.take() {
             pieces.append(Payload(rest, byteCount: keptOutBytes - unsolicitedBytes))

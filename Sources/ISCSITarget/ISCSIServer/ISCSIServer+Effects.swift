@@ -14,9 +14,7 @@ extension ISCSIServer {
             // Carrying one out may bring others about, which come behind those that are there.
             while !effects.isEmpty {
                 swap(&effects, &round)
-                if round.count > 1 { round.reverse() }
-                // Taken out, which spares the copies of what each refers to.
-                while let effect = round.popLast() { carryOut(effect) }
+                round.empty { carryOut($0) }
             }
             flush()
         }
@@ -201,11 +199,11 @@ extension ISCSIServer {
     // MARK: Volumes
 
     private func submit(_ token: VolumeToken, _ request: VolumeRequest, of target: ServedTarget) {
-        guard let unit = target.unit(token.unit) else {
+        guard let volume = target.volume(of: token.unit) else {
             return invariant(false, "a request to the volume of a unit that is not there")
         }
         counters.volumeRequests += 1
-        unit.volume.submit(request) { [self] result in
+        volume.submit(request) { [self] result in
             guard !isAbandoned else { return }
             // It is there as long as something is asked of its volume.
             if case .failure(let error) = result, let unit = target.unit(token.unit) {

@@ -19,6 +19,10 @@ final class ServedTarget {
         (name, logic) = (configuration.name, Target(configuration))
     }
     func unit(_ number: UnitNumber) -> ServedUnit? { units.first { $0.number == number } }
+    /// The volume below a unit.
+    func volume(of number: UnitNumber) -> (any BlockVolume)? {
+        units.firstIndex { $0.number == number }.map { units[$0].volume }
+    }
     /// The unit that initiators know by `lun`, or soon will.
     func unit(lun: UInt16) -> ServedUnit? {
         units.first { $0.configuration.lun == lun && !$0.isLeaving }

@@ -9,6 +9,7 @@ final class ServerLink: ConnectionHandler {
     let portal: Int?
     private let link: any Connection
     private let server: ISCSIServer
+    private let group: PortalGroup
     private var loginTimer: TimerID?
     /// What the effects of one turn send; one send takes them all.
     private var pieces: [SendPiece] = []
@@ -24,6 +25,7 @@ final class ServerLink: ConnectionHandler {
 
     init(_ id: ConnectionID, _ link: any Connection, _ server: ISCSIServer, portal: Int? = nil) {
         (self.id, self.link, self.server, self.portal) = (id, link, server, portal)
+        group = server.group
     }
     var peer: String { link.peer }
     var peerHost: String { link.peerHost }
@@ -97,7 +99,7 @@ final class ServerLink: ConnectionHandler {
     // What the link reports.
 
     @unsafe func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? {
-        unsafe isOver ? nil : server.group.receiveWindow(of: id)
+        unsafe isOver ? nil : group.receiveWindow(of: id)
     }
     @unsafe func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         guard !isOver else { return }

@@ -30,8 +30,8 @@ public struct CDB: Hashable, Sendable {
         invariant(
             start >= 0 && (1...8).contains(count) && start + count <= Self.byteCount,
             "a field outside of a CDB")
-        let shifted = UInt64(truncatingIfNeeded: bits >> UInt128(8 * (Self.byteCount - start - count)))
-        return shifted & UInt64.max >> UInt64(64 - 8 * count)
+        let end = UInt64(truncatingIfNeeded: bits &>> UInt128(8 * (Self.byteCount - start - count)))
+        return end & UInt64.max &>> UInt64(64 - 8 * count)
     }
     /// The first byte: which command it is.
     public var opcode: UInt8 { self[0] }

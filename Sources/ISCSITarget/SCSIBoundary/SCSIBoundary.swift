@@ -130,6 +130,12 @@ public struct SCSIAnswer: Sendable {
     public var sense: [UInt8]
     /// The data, handed on by reference.
     public var dataIn: [ReadSegment]
+    /// Bytes of ``dataIn``.
+    public var dataInBytes: Int {
+        var count = 0
+        for index in dataIn.indices { count += dataIn[index].byteCount }
+        return count
+    }
     /// Bytes to the initiator that the CDB asked for, when that is not what ``dataIn`` has.
     public var wantedInBytes: Int?
     /// Bytes from the initiator that the CDB asked for, when that is not what was offered.

@@ -37,13 +37,15 @@ extension LogicalUnit {
             effects.append(.answer(id, answer(status: Status.busy, wantedOutBytes: 0)))
             return
         }
-        endOrphanedSanitize(parties[index].identity, effects: &effects)
-        let row = offered(command.cdb)
-        let wanted =
-            row?.transferSizes(command.cdb, blockBytes: blockBytes) ?? TransferSizes(inBytes: 0, outBytes: 0)
+        endOrphanedSanitize(by: index, effects: &effects)
+        var wanted = TransferSizes(inBytes: 0, outBytes: 0)
         do throws(Sense) {
-            try pendingAttention(index, row?.operation)
-            guard let row else { throw unknown(command.cdb) }
+            guard let row = offered(command.cdb) else {
+                try pendingAttention(index, nil)
+                throw unknown(command.cdb)
+            }
+            wanted = row.transferSizes(command.cdb, blockBytes: blockBytes)
+            try pendingAttention(index, row.operation)
             let request = Request(
                 task: id, party: parties[index].identity, right: parties[index].right, row: row,
                 cdb: command.cdb, data: command.dataOut, allocationBytes: wanted.inBytes,

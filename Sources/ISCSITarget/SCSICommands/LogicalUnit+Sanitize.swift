@@ -166,11 +166,12 @@ extension LogicalUnit {
     }
     /// The table says that this gateway sanitizes, and it does not: it was started anew, or could not say how
     /// it ended. Then it has failed.
-    mutating func endOrphanedSanitize(_ party: Party.Identity, effects: inout [Effect]) {
-        guard case .running(port: party.names.portalGroupTag, _) = reservations.sanitize, sanitizeWork == nil,
-            changes.waiting.isEmpty
+    mutating func endOrphanedSanitize(by place: Int, effects: inout [Effect]) {
+        guard case .running(let port, _) = reservations.sanitize, sanitizeWork == nil,
+            port == parties[place].names.portalGroupTag, changes.waiting.isEmpty
         else { return }
-        change(.request(.endSanitize(hasFailed: true), party.reservation), for: .nobody, effects: &effects)
+        let party = parties[place].reservation
+        change(.request(.endSanitize(hasFailed: true), party), for: .nobody, effects: &effects)
     }
     /// Another gateway sanitizes: it begins when what is under way here has ended.
     /// - Parameter version: the table that is settled by then.
