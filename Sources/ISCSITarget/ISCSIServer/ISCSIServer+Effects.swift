@@ -101,7 +101,7 @@ extension ISCSIServer {
             // The target was removed while the login waited for an older session.
             return group.dropSessions(ofTarget: names.targetName, seconds: 0, effects: &effects)
         }
-        nexuses[nexus] = (target, names)
+        nexuses[nexus] = ServedNexus(target, names)
         step(target, .nexusBegan(nexus, names, functions: functions))
     }
     private func execute(_ id: TaskID, _ command: SCSICommand) {

@@ -50,7 +50,7 @@ public final class ISCSIServer {
     /// Links with something to send.
     var unflushed: [ServerLink] = []
     // Looked up, never iterated.
-    var nexuses: [NexusID: (target: ServedTarget, names: Nexus)] = [:] { didSet { recentNexus = nil } }
+    var nexuses: [NexusID: ServedNexus] = [:] { didSet { recentNexus = nil } }
     /// The one whose command came last.
     private var recentNexus: (id: NexusID, target: ServedTarget)?
     /// What may outlive the server and calls back holds this.

@@ -1,5 +1,6 @@
 import BlockTypes
 import Environment
+import ISCSIProtocol
 import SCSICommands
 
 /// One target: its logic, and the volumes below its units.
@@ -55,4 +56,12 @@ final class ServedUnit {
         (self.number, self.configuration, self.volume) = (number, configuration, volume)
     }
     var key: UnitKey { UnitKey(identifier: configuration.identifier) }
+}
+
+/// One session with a target. An object: names are long, and each command asks for the target alone.
+final class ServedNexus {
+    let target: ServedTarget
+    let names: Nexus
+
+    init(_ target: ServedTarget, _ names: Nexus) { (self.target, self.names) = (target, names) }
 }

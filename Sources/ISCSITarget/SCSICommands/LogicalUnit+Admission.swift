@@ -61,7 +61,7 @@ extension LogicalUnit {
     }
 
     /// The row of a CDB, if this unit has the command.
-    private func offered(_ cdb: CDB) -> CommandRow? {
+    @inline(__always) private func offered(_ cdb: CDB) -> CommandRow? {
         guard let row = CommandTable.row(cdb), offers(row) else { return nil }
         return row
     }
@@ -72,7 +72,7 @@ extension LogicalUnit {
         return hasOthers ? .invalidField(1, bit: 4) : Sense(.illegalRequest, .invalidOperationCode)
     }
     /// Whether this unit has a command at all.
-    func offers(_ row: CommandRow) -> Bool {
+    @inline(__always) func offers(_ row: CommandRow) -> Bool {
         switch row.operation {
         case .unmap: configuration.isThin
         case .sanitize: row.serviceAction != 0x02 || configuration.isThin

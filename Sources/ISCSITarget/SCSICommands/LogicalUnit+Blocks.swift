@@ -5,7 +5,7 @@ import SCSIBoundary
 extension LogicalUnit {
     /// The run of the volume that a CDB names, checked against the end and the longest transfer.
     /// - Parameter max: the most blocks that the command may name.
-    func run(_ request: Request, atMost max: Int) throws(Sense) -> ByteRun {
+    @inline(__always) func run(_ request: Request, atMost max: Int) throws(Sense) -> ByteRun {
         let (first, count) = (request.firstBlock, request.blockCount)
         guard first <= blockCount, UInt64(count) <= blockCount - first else {
             throw Sense(.illegalRequest, .blockOutOfRange, information: first)
@@ -25,7 +25,9 @@ extension LogicalUnit {
         if request.row.cdbBytes > 6, request.has(0xe0, at: 1) { throw .invalidField(1, bit: 7) }
     }
     /// What a write does at its end. Without a volatile cache every write is durable when it is answered.
-    func flushes(_ request: Request) -> Bool { configuration.hasWriteCache && request.forcesAccess }
+    @inline(__always) func flushes(_ request: Request) -> Bool {
+        configuration.hasWriteCache && request.forcesAccess
+    }
 
     mutating func read(_ request: Request, effects: inout [Effect]) throws(Sense) {
         try checkProtection(request)
@@ -49,7 +51,7 @@ extension LogicalUnit {
             .write(run, data, then: after), of: request, locking: locked(run), exclusive: checks,
             effects: &effects)
     }
-    private func offered(_ run: ByteRun, _ request: Request) -> (ByteRun, [Payload]) {
+    @inline(__always) private func offered(_ run: ByteRun, _ request: Request) -> (ByteRun, [Payload]) {
         let had = request.data.reduce(0) { $0 + $1.byteCount }
         guard had < run.count else {
             return (run, had > run.count ? ByteRuns.slice(request.data, 0, Int(run.count)) : request.data)
@@ -57,7 +59,7 @@ extension LogicalUnit {
         let whole = had / blockBytes * blockBytes
         return (ByteRun(start: run.start, count: UInt64(whole)), ByteRuns.slice(request.data, 0, whole))
     }
-    private func locked(_ run: ByteRun) -> Range<UInt64> {
+    @inline(__always) private func locked(_ run: ByteRun) -> Range<UInt64> {
         (run.start / UInt64(blockBytes))..<(run.end / UInt64(blockBytes))
     }
     /// Commands that make no sense with a part of their data.

@@ -32,7 +32,8 @@ struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
         places[number.rawValue].isTaken ? places[number.rawValue].task.shape : nil
     }
     func work(of number: TaskNumber) -> Work? {
-        places[number.rawValue].isTaken ? places[number.rawValue].task.work : nil
+        guard places[number.rawValue].isTaken else { return nil }
+        return places[number.rawValue].task.work
     }
     mutating func setStage(_ stage: RunningTask.Stage, of number: TaskNumber) {
         places[number.rawValue].task.stage = stage
