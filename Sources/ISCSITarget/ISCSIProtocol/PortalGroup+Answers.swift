@@ -134,7 +134,7 @@ extension PortalGroup {
             header.bufferOffset = UInt32(offset)
             connection.append(header, dataBytes: count, to: &bytes)
             queuedBytes += bytes.count + count
-            effects.append(.send(connection.id, bytes))
+            effects.append(.send(connection.id, consume bytes))
             bytes = []
             let sum = cursor.send(
                 count, to: connection.id, summing: connection.parameters.hasDataDigest, effects: &effects)

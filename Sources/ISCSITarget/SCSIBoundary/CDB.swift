@@ -10,7 +10,7 @@ public struct CDB: Hashable, Sendable {
     public static let byteCount = 16
 
     /// The first byte is the highest.
-    private let bits: UInt128
+    @usableFromInline let bits: UInt128
 
     /// The first 16 of `bytes`.
     public init(_ bytes: [UInt8]) {
@@ -22,9 +22,12 @@ public struct CDB: Hashable, Sendable {
     public init(first: UInt64, last: UInt64) { bits = UInt128(first) << 64 | UInt128(last) }
 
     /// The byte at `index`.
-    public subscript(_ index: Int) -> UInt8 { UInt8(truncatingIfNeeded: number(at: index, bytes: 1)) }
+    @inlinable public subscript(_ index: Int) -> UInt8 {
+        invariant(index >= 0 && index < Self.byteCount, "a byte outside of a CDB")
+        return UInt8(truncatingIfNeeded: bits &>> UInt128(8 * (Self.byteCount - 1 - index)))
+    }
     /// Whether a bit of `mask` is set in a byte.
-    public func has(_ mask: UInt8, at byte: Int) -> Bool { self[byte] & mask != 0 }
+    @inlinable public func has(_ mask: UInt8, at byte: Int) -> Bool { self[byte] & mask != 0 }
     /// The big-endian number of `count` bytes, 1 to 8, from `start`.
     public func number(at start: Int, bytes count: Int) -> UInt64 {
         invariant(
@@ -34,7 +37,7 @@ public struct CDB: Hashable, Sendable {
         return end & UInt64.max &>> UInt64(64 - 8 * count)
     }
     /// The first byte: which command it is.
-    public var opcode: UInt8 { self[0] }
+    @inlinable public var opcode: UInt8 { self[0] }
     /// Bits 0 to 4 of byte 1: which service of an operation code that has several.
-    public var serviceAction: UInt8 { self[1] & 0x1f }
+    @inlinable public var serviceAction: UInt8 { self[1] & 0x1f }
 }

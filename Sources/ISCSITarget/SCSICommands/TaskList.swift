@@ -32,8 +32,9 @@ struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
         places[number.rawValue].isTaken ? places[number.rawValue].task.shape : nil
     }
     func work(of number: TaskNumber) -> Work? {
-        guard places[number.rawValue].isTaken else { return nil }
-        return places[number.rawValue].task.work
+        // What an array hands out is a copy, what a span does is lent.
+        let places = places.span
+        return places[number.rawValue].isTaken ? places[number.rawValue].task.work : nil
     }
     mutating func setStage(_ stage: RunningTask.Stage, of number: TaskNumber) {
         places[number.rawValue].task.stage = stage
