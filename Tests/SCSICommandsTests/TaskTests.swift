@@ -87,7 +87,7 @@ import Testing
         #expect(bench.reply(write)?.status == 0)
         #expect(bench.volume.requests == ["read 0+512", "write 0+512"])
     }
-    @Test("more commands than the bound: TASK SET FULL, and room again")
+    @Test("more commands than the bound: TASK SET FULL, BUSY for who has none there, and room again")
     func full() {
         var limits = SCSILimits()
         limits.tasksMax = 4
@@ -96,6 +96,8 @@ import Testing
         for _ in 0..<4 { _ = bench.send(Make.ten(0x28, 0, 1)) }
         let turnedAway = bench.run(Make.ten(0x28, 0, 1))
         #expect(turnedAway.status == 0x28 && turnedAway.qualifier == limits.retryTenths)
+        let other = bench.run(Make.ten(0x28, 0, 1), Bench.two)
+        #expect(other.status == 0x08 && other.qualifier == limits.retryTenths)
         // A nexus that nobody has told of: BUSY, with the same hint; a status for good has none.
         let stranger = bench.run(UnitTests.ready, NexusID(rawValue: 99))
         #expect(stranger.status == 0x08 && stranger.qualifier == limits.retryTenths)

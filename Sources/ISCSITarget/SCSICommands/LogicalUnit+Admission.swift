@@ -100,7 +100,10 @@ extension LogicalUnit {
 
     /// - Returns: a status without sense data, when there is such a reason not to go on.
     private func refusal(_ request: Request) throws(Sense) -> UInt8? {
-        guard tasks.taskCount < limits.tasksMax else { return Status.taskSetFull }
+        guard tasks.taskCount < limits.tasksMax else {
+            // SAM-5, section 5.3.1: its own task set is full only for who has a task there.
+            return tasks.hasTask(of: request.party.nexus) ? Status.taskSetFull : Status.busy
+        }
         guard reservations.allows(reservationClass(request), from: request.party.reservation) else {
             return Status.reservationConflict
         }

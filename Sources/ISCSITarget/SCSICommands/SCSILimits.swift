@@ -12,7 +12,8 @@ public struct SCSILimits: Hashable, Sendable {
     public var unmapBlocksMax = 1 << 20
     /// Descriptors of one UNMAP.
     public var unmapDescriptorsMax = 256
-    /// Commands of all nexuses under way or waiting in one logical unit; the next is told TASK SET FULL.
+    /// Commands of all nexuses under way or waiting in one logical unit; the next is told TASK SET FULL, or
+    /// BUSY where its nexus has none.
     public var tasksMax = 4096
     /// Tenths of a second after which a command that found no room may be sent again: it takes some answers,
     /// and these come in milliseconds.

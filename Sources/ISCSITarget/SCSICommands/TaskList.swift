@@ -1,4 +1,5 @@
 import BlockTypes
+import SCSIBoundary
 
 /// The tasks of one logical unit, each in its place until it is taken out; places are used again.
 ///
@@ -35,6 +36,9 @@ struct TaskList: RandomAccessCollection, MutableCollection, Sendable {
         // What an array hands out is a copy, what a span does is lent.
         let places = places.span
         return places[number.rawValue].isTaken ? places[number.rawValue].task.work : nil
+    }
+    func hasTask(of nexus: NexusID) -> Bool {
+        places.indices.contains { places[$0].isTaken && places[$0].task.nexus == nexus }
     }
     mutating func setStage(_ stage: RunningTask.Stage, of number: TaskNumber) {
         places[number.rawValue].task.stage = stage
