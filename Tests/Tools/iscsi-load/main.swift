@@ -19,6 +19,8 @@ final class Load {
     let data: Payload
     let dataChecksum: UInt32
     let hasDigests: Bool
+    /// Where all sessions throw away what comes, so that more of them need no more of the processor's cache.
+    let scratch = BlockBuffer(byteCount: 1 << 20)
     private(set) var end = Duration.zero
     private var sessions: [LoadSession] = []
     private var waiting = 0
@@ -89,7 +91,6 @@ final class LoadSession: ConnectionHandler {
     private var text: [UInt8] = []
     /// Of the data segment under way, with padding and digest.
     private var leftBytes = 0
-    private let scratch = BlockBuffer(byteCount: 1 << 20)
 
     private var commandNumber: UInt32 = 1
     private var statusNumber: UInt32 = 0
@@ -213,7 +214,8 @@ final class LoadSession: ConnectionHandler {
 
     func connectionReceiveWindow() -> UnsafeMutableRawBufferPointer? {
         guard leftBytes > 0, stage == .running else { return nil }
-        return UnsafeMutableRawBufferPointer(rebasing: scratch.bytes[..<min(leftBytes, scratch.bytes.count)])
+        return UnsafeMutableRawBufferPointer(
+            rebasing: load.scratch.bytes[..<min(leftBytes, load.scratch.bytes.count)])
     }
     func connectionReceived(_ bytes: UnsafeRawBufferPointer) {
         var rest = bytes
