@@ -38,6 +38,55 @@ import Testing
     }
 
     @Test(
+        "what is under way to this very host is bounded, at both ends",
+        arguments: ["127.0.0.1", "::1"])
+    func boundedOnThisHost(host: String) throws {
+        try onLoop { reactor in
+            var bounds: [Int32] = []
+            func look(_ connection: any Connection) {
+                var (bytes, length) = (Int32(0), socklen_t(MemoryLayout<Int32>.size))
+                guard let descriptor = (connection as? SocketConnection)?.descriptor,
+                    getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, &length) == 0
+                else {
+                    Issue.record("a connection without a socket")
+                    return
+                }
+                bounds.append(bytes)
+                guard bounds.count == 2 else { return }
+                // The kernel's own bound of what a program may ask for may be lower.
+                #expect(bounds.allSatisfy { $0 > 0 && $0 <= sendBufferBytesMaxOnThisHost })
+                #expect(bounds[0] == bounds[1])
+                reactor.stop()
+            }
+            let listener = try reactor.listen(on: .tcp(host: host, port: 0)) {
+                $0.handler = EchoHandler($0)
+                look($0)
+            }
+            reactor.dial(listener.address) { connection in
+                connection.handler = Recorder()
+                look(connection)
+            }
+        }
+    }
+    @Test("addresses of one host are told from those of two")
+    func hosts() throws {
+        func name(_ host: String) throws -> SocketName {
+            try #require(NameLookup.numeric(host: host, port: 3260)?.first)
+        }
+        for (one, other, isSame) in [
+            ("127.0.0.1", "127.0.0.1", true), ("127.0.0.1", "127.0.0.2", true), ("::1", "::1", true),
+            ("192.0.2.1", "192.0.2.1", true), ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "127.0.0.1", false),
+            ("2001:db8::1", "2001:db8::1", true), ("2001:db8::1", "2001:db8::2", false),
+            ("::1", "127.0.0.1", false),
+        ] {
+            #expect(try name(one).isOnHost(of: name(other)) == isSame, "\(one) and \(other)")
+        }
+        let unix = try #require(SocketName(unixPath: "/run/a"))
+        #expect(!unix.isOnHost(of: unix))
+    }
+
+    @Test(
         "megabytes go both ways at once and arrive as sent, whatever the pieces, windows and system calls",
         arguments: UInt64(0)..<12)
     func bothWays(seed: UInt64) throws {

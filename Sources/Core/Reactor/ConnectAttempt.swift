@@ -122,6 +122,7 @@ import Glibc
             return tell(.failure(verdict))
         }
         guard result < 0 else {
+            boundSendBufferOnThisHost(descriptor)
             return tell(
                 .success(
                     SocketConnection(

@@ -16,7 +16,7 @@ import Glibc
     let reactor: Reactor
     private let batches: SendBatchPool
     let peer: String
-    private let descriptor: Int32
+    let descriptor: Int32
     private let isLocal: Bool
     private let isAccepted: Bool
     private var slot = 0

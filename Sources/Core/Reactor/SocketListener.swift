@@ -97,6 +97,7 @@ final class SocketListener: RingTarget, Listener {
             return SocketAddress.vsock(cid: cid, port: port).description
         case (.tcp, _), (.inherited, _):
             tuneTCP(descriptor)
+            boundSendBufferOnThisHost(descriptor)
             guard let (host, port) = peer?.hostAndPort else { return "tcp" }
             return SocketAddress.tcp(host: host, port: port).description
         }

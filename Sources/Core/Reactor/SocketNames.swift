@@ -78,6 +78,25 @@ struct SocketName: Sendable {
     /// Writes the address where the kernel will read it.
     func copy(to pointer: UnsafeMutablePointer<sockaddr_storage>) { unsafe pointer.pointee = storage }
 
+    /// True for names of one host: the same IP address, or a loopback address of version 4 (127.0.0.0/8).
+    func isOnHost(of other: SocketName) -> Bool {
+        guard family == other.family, let address, address == other.address else {
+            return isLoopback && other.isLoopback
+        }
+        return true
+    }
+    private var isLoopback: Bool { family == AF_INET && address?.first == 127 }
+    /// The bytes of an IP address.
+    private var address: [UInt8]? {
+        let bytes: Range<Int>
+        switch family {
+        case AF_INET: bytes = 4..<8
+        case AF_INET6: bytes = 8..<24
+        default: return nil
+        }
+        return unsafe withUnsafeBytes(of: storage) { unsafe Array($0[bytes]) }
+    }
+
     /// Numeric host and port of a TCP address.
     var hostAndPort: (host: String, port: UInt16)? {
         guard family == AF_INET || family == AF_INET6 else { return nil }
@@ -171,3 +190,19 @@ func boundUnacknowledgedTime(_ descriptor: Int32) {
         descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, Int32(unacknowledgedMillisecondsMax))
 }
 let unacknowledgedMillisecondsMax = 5000
+
+/// Keeps what a TCP connection to this very host has under way within the processor's caches.
+///
+/// Nothing is lost on the way here, so the kernel lets a sender run ahead by `net.ipv4.tcp_wmem`, mostly 4
+/// MiB, and every byte is out of the cache when its reader comes: a megabyte then costs both sides half as
+/// much again. Half of the bound is what one asks for, as the kernel doubles it for its bookkeeping; it
+/// gives no more than `net.core.wmem_max`, and what that mostly is, 208 KiB, does as well. Connections to
+/// other hosts go on as the kernel finds best: what they need is the network's affair.
+func boundSendBufferOnThisHost(_ descriptor: Int32) {
+    guard let here = SocketName(of: descriptor, peer: false),
+        let there = SocketName(of: descriptor, peer: true),
+        here.isOnHost(of: there)
+    else { return }
+    _ = curve_set_option(descriptor, SOL_SOCKET, SO_SNDBUF, Int32(sendBufferBytesMaxOnThisHost / 2))
+}
+let sendBufferBytesMaxOnThisHost = 1 << 20
