@@ -3,8 +3,9 @@ import Environment
 
 /// A volume that keeps nothing: writes are dropped, reads give zeroes. What is left is the server's cost.
 ///
-/// A read is answered as a real volume's is: by a buffer of its own, filled for it. That is also what the
-/// null plugin of nbdkit does.
+/// What a read costs the volume is what it costs in the servers beside it: nbdkit's null plugin fills a
+/// buffer for each, tgt's null unit gives memory that nobody ever wrote, for which the kernel has one page of
+/// zeroes, always in the cache.
 public final class NullVolume: BlockVolume {
     /// Its size, which never changes.
     public let size: ByteCount
@@ -18,14 +19,20 @@ public final class NullVolume: BlockVolume {
         var completed: (VolumeResult) -> Void
     }
     private let environment: any Environment
+    /// Longer reads are filled all the same.
+    private static let zeroesBytes = 1 << 20
     private let pool = BufferPool()
+    /// For all reads, when none is filled.
+    private let zeroes: Payload?
     private var answers: [Answer] = []
     /// Those being given; swapped with ``answers``.
     private var round: [Answer] = []
 
     /// Nothing, `size` bytes of it.
-    public init(environment: any Environment, size: ByteCount) {
+    /// - Parameter fillsEveryRead: each read has a buffer of its own, filled for it; else all have the same.
+    public init(environment: any Environment, size: ByteCount, fillsEveryRead: Bool) {
         (self.environment, self.size) = (environment, size)
+        zeroes = fillsEveryRead ? nil : Payload(copying: [UInt8](repeating: 0, count: Self.zeroesBytes))
     }
 
     /// Answers in the same turn of the loop, together with all others of that turn.
@@ -39,13 +46,16 @@ public final class NullVolume: BlockVolume {
     }
     private func segments(_ request: VolumeRequest) -> [ReadSegment] {
         switch request {
-        case .read(_, let byteCount):
-            let buffer = pool.take(byteCount: byteCount)
-            UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<byteCount])
-                .initializeMemory(as: UInt8.self, repeating: 0)
-            return [.data(Payload(buffer, byteCount: byteCount))]
+        case .read(_, let byteCount): return [.data(zeroes(byteCount))]
         case .blockStatus(_, let length): return [.stored(Int(length.bytes))]
         case .write, .compareAndWrite, .trim, .writeZeroes, .flush: return []
         }
+    }
+    private func zeroes(_ byteCount: Int) -> Payload {
+        if let zeroes, byteCount <= zeroes.byteCount { return zeroes.slice(0, byteCount) }
+        let buffer = pool.take(byteCount: byteCount)
+        UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<byteCount])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        return Payload(buffer, byteCount: byteCount)
     }
 }

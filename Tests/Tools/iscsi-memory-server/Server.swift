@@ -95,7 +95,9 @@ import TestVolumes
     }
     static func makeVolume(_ kind: String, _ reactor: Reactor, _ options: Options) -> any BlockVolume {
         let size = ByteCount(bytes: UInt64(options["size"] ?? "") ?? 128 << 20)
-        guard !kind.hasPrefix("null") else { return NullVolume(environment: reactor, size: size) }
+        guard !kind.hasPrefix("null") else {
+            return NullVolume(environment: reactor, size: size, fillsEveryRead: false)
+        }
         let memory = MemoryVolume(environment: reactor, size: size, pageBytes: Geometry.blockBytes)
         memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
         memory.writeBytesPerSecond = Int(options["write-rate"] ?? "")

@@ -69,7 +69,9 @@ import TestVolumes
             file.firstWriteDelay = .milliseconds(Int(options["stall-ms"] ?? "") ?? 0)
             return file
         }
-        if options["null"] != nil { return NullVolume(environment: reactor, size: size) }
+        if options["null"] != nil {
+            return NullVolume(environment: reactor, size: size, fillsEveryRead: true)
+        }
         let memory = MemoryVolume(environment: reactor, size: size, isReadOnly: options["read-only"] != nil)
         memory.delay = .milliseconds(Int(options["delay-ms"] ?? "") ?? 0)
         return memory
