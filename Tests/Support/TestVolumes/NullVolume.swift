@@ -3,9 +3,8 @@ import Environment
 
 /// A volume that keeps nothing: writes are dropped, reads give zeroes. What is left is the server's cost.
 ///
-/// What a read costs the volume is what it costs in the servers beside it: nbdkit's null plugin fills a
-/// buffer for each, tgt's null unit gives memory that nobody ever wrote, for which the kernel has one page of
-/// zeroes, always in the cache.
+/// A volume fills a buffer for each read where the servers beside it do, as nbdkit's null plugin does. tgt's
+/// null unit fills nothing; there all reads have the same zeroes, which are always in the cache.
 public final class NullVolume: BlockVolume {
     /// Its size, which never changes.
     public let size: ByteCount
